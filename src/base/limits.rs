@@ -1,0 +1,44 @@
+//! Every bound on what a peer or a caller can make the library hold, by name.
+
+/// Longest guest or node name, in bytes.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Memory regions of one guest.
+pub const MAX_REGIONS: usize = 1024;
+/// Pages of one guest: 64 TiB of 4 KiB pages.
+pub const MAX_PAGES: u64 = 1 << 34;
+/// Smallest page; the simulator uses it.
+pub const MIN_PAGE_BYTES: u32 = 64;
+/// Largest page.
+pub const MAX_PAGE_BYTES: u32 = 64 * 1024;
+/// Data streams of one migration.
+pub const MAX_STREAMS: u16 = 64;
+/// Raw page bytes in one chunk.
+pub const MAX_CHUNK_BYTES: u32 = 1 << 20;
+/// Extents in one chunk.
+pub const MAX_CHUNK_EXTENTS: usize = 256;
+/// Pages that one chunk may declare zero.
+pub const MAX_CHUNK_ZERO_PAGES: u64 = 1 << 20;
+/// Payload of one control message.
+pub const MAX_CONTROL_BYTES: usize = 256 * 1024;
+/// Payload of one hello, either way.
+pub const MAX_HELLO_BYTES: usize = 128 * 1024;
+/// Payload of one frame, whatever its kind.
+pub const MAX_FRAME_BYTES: u32 = MAX_CHUNK_BYTES + 64 * 1024;
+/// Control messages sent and not yet acknowledged.
+pub const MAX_UNACKED_CONTROL: usize = 64;
+/// Chunks in flight on one stream.
+pub const MAX_STREAM_CHUNKS: usize = 256;
+/// Device state of one guest.
+pub const MAX_DEVICE_STATE_BYTES: usize = 256 << 20;
+/// Error text that a peer may send.
+pub const MAX_REASON_BYTES: usize = 1024;
+/// Events that a node remembers.
+pub const MAX_EVENTS: usize = 4096;
+/// Finished migrations that a node remembers.
+pub const MAX_FINISHED_MIGRATIONS: usize = 256;
+/// Guests registered on one node.
+pub const MAX_GUESTS: usize = 4096;
+/// Handshakes in progress on one listener.
+pub const MAX_PENDING_HANDSHAKES: usize = 128;
+/// Reconnects of one migration.
+pub const MAX_RECONNECTS: u32 = 100_000;

@@ -1,0 +1,14 @@
+//! L0: the vocabulary that every other layer shares. No input or output, no threads.
+
+pub mod bitmap;
+pub mod ids;
+pub mod layout;
+pub mod limits;
+pub mod status;
+pub mod time;
+
+pub use bitmap::PageBitmap;
+pub use ids::{ChunkId, MigrationId, StreamId};
+pub use layout::{LayoutError, MemoryLayout, PageRange, RegionLayout};
+pub use status::Status;
+pub use time::{Clock, Time};

@@ -1,0 +1,1 @@
+//! L2: pages into few bytes and back.

@@ -1,0 +1,176 @@
+//! What a hypervisor gives the library: a guest to take pages from, or one to put pages into.
+//!
+//! Offsets are within a region; lengths are whole pages. All calls may come from any library
+//! thread, several at a time for `read_pages`, `write_pages` and `receive_pages`; the control calls
+//! (`start`, `fetch_dirty`, `pause`, `resume`, device state, `finish`) come one at a time.
+
+use crate::base::MemoryLayout;
+use std::io::{self, Read};
+
+/// A call into the hypervisor failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{call} failed with {code}: {text}")]
+pub struct GuestError {
+    /// Which call.
+    pub call: &'static str,
+    /// The hypervisor's own code, 0 if it has none.
+    pub code: i64,
+    /// What it said.
+    pub text: String,
+}
+
+impl GuestError {
+    /// An error of `call` with the text of `error`.
+    pub fn new(call: &'static str, error: impl std::fmt::Display) -> Self {
+        Self { call, code: 0, text: error.to_string() }
+    }
+}
+
+/// How a destination guest is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest now belongs to the other side, or never came: release it.
+    Discard,
+    /// The guest stays with this side.
+    Keep,
+}
+
+/// A running guest at the source.
+pub trait GuestSource: Send + Sync {
+    /// The memory's shape; constant during a migration.
+    fn layout(&self) -> MemoryLayout;
+
+    /// Begins to log writes. Everything written from now on must show up in [`Self::fetch_dirty`].
+    ///
+    /// # Errors
+    /// Whatever keeps the hypervisor from logging.
+    fn start_dirty_log(&self) -> Result<(), GuestError>;
+
+    /// Copies the pages written since the last call, one bit a page, and begins anew.
+    ///
+    /// `log` has one bit for each page of the region, lowest bit first, and comes zeroed.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn fetch_dirty(&self, region: usize, log: &mut [u64]) -> Result<(), GuestError>;
+
+    /// Copies memory that the guest may be writing at the same time.
+    ///
+    /// # Errors
+    /// A range outside the region, or the hypervisor's own error.
+    fn read_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        into: &mut [u8],
+    ) -> Result<(), GuestError>;
+
+    /// Stops the guest; on return no virtual CPU or device writes memory.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports; the guest is then taken to be running.
+    fn pause(&self) -> Result<(), GuestError>;
+
+    /// Lets a paused guest go on. Called when a migration fails before the commit point.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn resume(&self) -> Result<(), GuestError>;
+
+    /// The state of CPUs and devices of the paused guest.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn save_device_state(&self) -> Result<Vec<u8>, GuestError>;
+
+    /// Holds the guest back for `percent` of its time, 0 for full speed. False: it cannot.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn throttle(&self, percent: u8) -> Result<bool, GuestError>;
+
+    /// Ends dirty logging. The last call of a migration; tells who has the guest.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn finish(&self, ending: Ending) -> Result<(), GuestError>;
+}
+
+/// A stopped, empty guest at the destination.
+pub trait GuestSink: Send + Sync {
+    /// The memory's shape; must equal the source's.
+    fn layout(&self) -> MemoryLayout;
+
+    /// Copies pages into the guest.
+    ///
+    /// # Errors
+    /// A range outside the region, or the hypervisor's own error.
+    fn write_pages(&self, region: usize, offset_bytes: u64, from: &[u8]) -> Result<(), GuestError>;
+
+    /// Makes pages read as zero, touching only those that do not.
+    ///
+    /// # Errors
+    /// A range outside the region, or the hypervisor's own error.
+    fn zero_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<(), GuestError>;
+
+    /// Copies pages out of the guest.
+    ///
+    /// # Errors
+    /// A range outside the region, or the hypervisor's own error.
+    fn read_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        into: &mut [u8],
+    ) -> Result<(), GuestError>;
+
+    /// Reads pages from `stream` straight into the guest, then shows them, still in cache, to
+    /// `inspect`. A sink without mapped memory keeps this default, which copies.
+    ///
+    /// # Errors
+    /// The stream's error, or the write's as `io::ErrorKind::Other`.
+    fn receive_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+        stream: &mut dyn Read,
+        inspect: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        const PIECE_BYTES: u64 = 64 * 1024;
+        let mut piece = vec![0; length_bytes.min(PIECE_BYTES) as usize];
+        let mut done = 0;
+        while done < length_bytes {
+            let length = (length_bytes - done).min(PIECE_BYTES) as usize;
+            stream.read_exact(&mut piece[..length])?;
+            self.write_pages(region, offset_bytes + done, &piece[..length])
+                .map_err(io::Error::other)?;
+            inspect(&piece[..length]);
+            done += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Restores CPUs and devices. The guest must stay stopped.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports; the source then keeps the guest.
+    fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError>;
+
+    /// Starts the guest: it belongs to this side now.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports. The guest still belongs to this side.
+    fn resume(&self) -> Result<(), GuestError>;
+
+    /// The last call of a migration.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor reports.
+    fn finish(&self, ending: Ending) -> Result<(), GuestError>;
+}

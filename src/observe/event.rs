@@ -1,0 +1,166 @@
+//! The typed events of a node.
+
+use crate::base::MigrationId;
+use serde::Serialize;
+
+/// Which part of the library speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Component {
+    /// Streams and peers.
+    Amst,
+    /// Encoding.
+    Hde,
+    /// The migration state machines.
+    Migration,
+    /// The node itself.
+    Node,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Detail for a developer.
+    Debug,
+    /// Normal course.
+    Info,
+    /// Something an operator may want to look at.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// One event, as it is stored, streamed and printed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Number of the event on this node, from 1.
+    pub sequence: u64,
+    /// Wall-clock time, microseconds since 1970.
+    pub time_us: u64,
+    /// The migration it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationId>,
+    /// The guest it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The node listens.
+    NodeStarted {
+        /// Where it listens, empty if it does not.
+        listen: String,
+    },
+    /// The node was stopped.
+    NodeStopped {},
+    /// A guest was registered or removed.
+    GuestChanged {
+        /// `source`, `destination` or `removed`.
+        role: String,
+    },
+    /// A migration entered a phase.
+    Phase {
+        /// The phase entered; see `migration::Phase`.
+        phase: &'static str,
+        /// How long the phase before took.
+        previous_us: u64,
+    },
+    /// A pre-copy pass ended.
+    PassCompleted {
+        /// The pass.
+        #[serde(flatten)]
+        pass: crate::migration::report::Pass,
+    },
+    /// The guest is slowed down so that the migration converges.
+    Throttled {
+        /// Share of its time that the guest is held back.
+        percent: u8,
+    },
+    /// A data stream is connected.
+    StreamUp {
+        /// Its number.
+        stream: u32,
+        /// The other end.
+        peer: String,
+    },
+    /// A data stream broke.
+    StreamDown {
+        /// Its number.
+        stream: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A chunk came damaged and will be sent again.
+    ChunkDamaged {
+        /// Its number.
+        chunk: u64,
+    },
+    /// A peer was turned away.
+    PeerRefused {
+        /// The peer.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something the operator should know, such as a missing congestion control.
+    Notice {
+        /// The text.
+        text: String,
+    },
+    /// A migration ended.
+    MigrationEnded {
+        /// Status name, `DWCP_OK` when it succeeded.
+        status: crate::Status,
+        /// Who owns the guest now: `source`, `destination` or `in_doubt`.
+        owner: &'static str,
+        /// Text of the failure, empty on success.
+        reason: String,
+        /// Whole duration.
+        total_us: u64,
+        /// How long the guest stood still.
+        downtime_us: u64,
+    },
+}
+
+impl EventKind {
+    /// The component that the event belongs to.
+    pub fn component(&self) -> Component {
+        match self {
+            EventKind::NodeStarted { .. }
+            | EventKind::NodeStopped {}
+            | EventKind::GuestChanged { .. } => Component::Node,
+            EventKind::StreamUp { .. }
+            | EventKind::StreamDown { .. }
+            | EventKind::PeerRefused { .. }
+            | EventKind::Notice { .. } => Component::Amst,
+            EventKind::ChunkDamaged { .. } => Component::Hde,
+            EventKind::Phase { .. }
+            | EventKind::PassCompleted { .. }
+            | EventKind::Throttled { .. }
+            | EventKind::MigrationEnded { .. } => Component::Migration,
+        }
+    }
+
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        match self {
+            EventKind::StreamUp { .. } | EventKind::PassCompleted { .. } => Level::Debug,
+            EventKind::StreamDown { .. }
+            | EventKind::ChunkDamaged { .. }
+            | EventKind::PeerRefused { .. }
+            | EventKind::Notice { .. }
+            | EventKind::Throttled { .. } => Level::Warn,
+            EventKind::MigrationEnded { status, .. } if *status != crate::Status::Ok => {
+                Level::Error
+            }
+            _ => Level::Info,
+        }
+    }
+}

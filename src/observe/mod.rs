@@ -1,0 +1,5 @@
+//! L3: what a node tells the outside. Events are declared once; metrics and logs derive from them.
+
+pub mod event;
+
+pub use event::{Component, Event, EventKind, Level};

@@ -1,0 +1,4 @@
+//! L4: where the engines meet threads, sockets, process memory and files.
+
+pub mod node;
+pub mod sys;

@@ -1,0 +1,1 @@
+//! L2: streams, acknowledgement, resending, pacing, as engines without sockets.
