@@ -1,0 +1,207 @@
+//! Control messages: numbered, acknowledged, delivered once and in order over any stream.
+
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_REASON_BYTES, MAX_STREAM_CHUNKS};
+use crate::base::{ChunkId, StreamId};
+use crate::wire::cursor::{Reader, WireError, put_numbers, put_text};
+
+/// A message between the two state machines. S: from the source, D: from the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// S: stream is lost; take nothing more from it and say what had arrived.
+    Fence {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// D: the answer to a fence.
+    Fenced {
+        /// The stream.
+        stream: StreamId,
+        /// The last chunks that arrived whole on it, a window's worth.
+        arrived: Vec<ChunkId>,
+    },
+    /// S: a piece of the device state, in order.
+    DeviceState {
+        /// Bytes before this piece.
+        offset_bytes: u64,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
+    /// S: the image is sent; this is what it must be.
+    Finalize {
+        /// Digest of every page.
+        digest: [u8; 16],
+        /// Length of the device state.
+        device_state_bytes: u64,
+        /// CRC-32 of the device state.
+        device_state_crc: u32,
+    },
+    /// S: every chunk has been acknowledged, so the digest must match now.
+    AllArrived,
+    /// D: image and device state are loaded and match.
+    Verified {
+        /// Digest of every page, as stored.
+        digest: [u8; 16],
+    },
+    /// S: the guest is yours. The source will not run it again unless it is told to by an abort.
+    Commit,
+    /// D: the guest is mine, and that is written down.
+    Committed,
+    /// D: the guest runs, or its start failed.
+    Resumed {
+        /// Status code of the start.
+        status: i32,
+        /// Why it failed.
+        reason: String,
+    },
+    /// Either: the migration is off. From the destination never after `Committed`.
+    Abort {
+        /// Status code.
+        status: i32,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl Control {
+    /// The payload of a control frame, as number `sequence`.
+    pub fn encode(&self, sequence: u64) -> Vec<u8> {
+        let mut out = sequence.to_le_bytes().to_vec();
+        match self {
+            Self::Fence { stream } => {
+                out.push(1);
+                out.extend_from_slice(&stream.0.to_le_bytes());
+            }
+            Self::Fenced { stream, arrived } => {
+                out.push(2);
+                out.extend_from_slice(&stream.0.to_le_bytes());
+                put_numbers(&mut out, &arrived.iter().map(|id| id.0).collect::<Vec<_>>());
+            }
+            Self::DeviceState { offset_bytes, bytes } => {
+                out.push(3);
+                out.extend_from_slice(&offset_bytes.to_le_bytes());
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Self::Finalize { digest, device_state_bytes, device_state_crc } => {
+                out.push(4);
+                out.extend_from_slice(digest);
+                out.extend_from_slice(&device_state_bytes.to_le_bytes());
+                out.extend_from_slice(&device_state_crc.to_le_bytes());
+            }
+            Self::AllArrived => out.push(5),
+            Self::Verified { digest } => {
+                out.push(6);
+                out.extend_from_slice(digest);
+            }
+            Self::Commit => out.push(7),
+            Self::Committed => out.push(8),
+            Self::Resumed { status, reason } => put_failure(&mut out, 9, *status, reason),
+            Self::Abort { status, reason } => put_failure(&mut out, 10, *status, reason),
+        }
+        out
+    }
+
+    /// Reads a control frame's payload: its number and message.
+    ///
+    /// # Errors
+    /// An unknown message, anything out of bounds, trailing bytes.
+    pub fn decode(bytes: &[u8]) -> Result<(u64, Self), WireError> {
+        let mut reader = Reader::new(bytes);
+        let sequence = reader.u64("control sequence")?;
+        let message = Self::decode_message(&mut reader)?;
+        reader.end("control message")?;
+        Ok((sequence, message))
+    }
+
+    fn decode_message(reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(match reader.u8("control message")? {
+            1 => Self::Fence { stream: StreamId(reader.u32("stream id")?) },
+            2 => Self::Fenced {
+                stream: StreamId(reader.u32("stream id")?),
+                arrived: reader
+                    .numbers("arrived chunks", MAX_STREAM_CHUNKS)?
+                    .into_iter()
+                    .map(ChunkId)
+                    .collect(),
+            },
+            3 => Self::DeviceState {
+                offset_bytes: reader.u64("device state offset")?,
+                bytes: {
+                    let length = reader.count("device state piece", MAX_CONTROL_BYTES)?;
+                    reader.bytes("device state piece", length)?.to_vec()
+                },
+            },
+            4 => Self::Finalize {
+                digest: reader.array("digest")?,
+                device_state_bytes: reader.u64("device state length")?,
+                device_state_crc: reader.u32("device state checksum")?,
+            },
+            5 => Self::AllArrived,
+            6 => Self::Verified { digest: reader.array("digest")? },
+            7 => Self::Commit,
+            8 => Self::Committed,
+            9 => {
+                let (status, reason) = take_failure(reader)?;
+                Self::Resumed { status, reason }
+            }
+            10 => {
+                let (status, reason) = take_failure(reader)?;
+                Self::Abort { status, reason }
+            }
+            other => {
+                let value = other.into();
+                return Err(WireError::Range {
+                    what: "control message",
+                    value,
+                    allowed: "1 to 10",
+                });
+            }
+        })
+    }
+}
+
+fn put_failure(out: &mut Vec<u8>, kind: u8, status: i32, reason: &str) {
+    out.push(kind);
+    out.extend_from_slice(&status.to_le_bytes());
+    put_text(out, reason, MAX_REASON_BYTES);
+}
+
+fn take_failure(reader: &mut Reader) -> Result<(i32, String), WireError> {
+    let status = i32::from_le_bytes(reader.array("status")?);
+    Ok((status, reader.text("reason", MAX_REASON_BYTES)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_round_trips_and_no_prefix_decodes() {
+        let reason = "why".to_string();
+        let messages = [
+            Control::Fence { stream: StreamId(4) },
+            Control::Fenced { stream: StreamId(4), arrived: vec![ChunkId(1), ChunkId(9)] },
+            Control::DeviceState { offset_bytes: 5, bytes: vec![1, 2, 3] },
+            Control::Finalize { digest: [2; 16], device_state_bytes: 8, device_state_crc: 3 },
+            Control::AllArrived,
+            Control::Verified { digest: [7; 16] },
+            Control::Commit,
+            Control::Committed,
+            Control::Resumed { status: 0, reason: String::new() },
+            Control::Abort { status: -9, reason },
+        ];
+        for message in messages {
+            let bytes = message.encode(11);
+            for length in 0..bytes.len() {
+                assert!(Control::decode(&bytes[..length]).is_err(), "{message:?} {length}");
+            }
+            assert_eq!(Control::decode(&bytes), Ok((11, message)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_message_is_named() {
+        let error = Control::decode(&[0, 0, 0, 0, 0, 0, 0, 0, 99]).unwrap_err().to_string();
+        assert!(error.contains("99"), "{error}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The preface that opens a connection, and the header in front of every frame.
+//!
+//! ```text
+//! preface:  "DWCP" | major u16 | minor u16
+//! header:   kind u8 | flags u8 | reserved u16 | payload_length u32 | sequence u64
+//!           | body_crc u32 | header_crc u32
+//! ```
+//! The sequence counts the frames of one direction of one connection, so a lost, doubled or
+//! swapped frame ends the connection and is made good by a new one. `body_crc` covers the payload;
+//! of a chunk frame only the chunk's own header, because its pages carry a stronger checksum.
+
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES};
+use crate::wire::cursor::{Reader, WireError};
+
+/// First bytes of every connection.
+pub const MAGIC: [u8; 4] = *b"DWCP";
+/// Protocol version that must match.
+pub const MAJOR: u16 = 3;
+/// Protocol version that may differ.
+pub const MINOR: u16 = 0;
+/// Length of a preface.
+pub const PREFACE_BYTES: usize = 8;
+/// Length of a frame header.
+pub const HEADER_BYTES: usize = 24;
+
+/// Opens a connection, each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preface {
+    /// The sender's minor version.
+    pub minor: u16,
+}
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// Opens or joins a migration.
+    Hello = 1,
+    /// Answers a hello.
+    HelloReply = 2,
+    /// A numbered control message.
+    Control = 3,
+    /// How many control messages have arrived.
+    ControlAck = 4,
+    /// Pages.
+    Chunk = 5,
+    /// Which chunks have arrived, whole or damaged.
+    ChunkAck = 6,
+    /// Shows that the sender is alive.
+    Ping = 7,
+}
+
+/// The header of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// What the payload is.
+    pub kind: FrameKind,
+    /// Length of the payload.
+    pub payload_bytes: u32,
+    /// Number of the frame on this direction of this connection.
+    pub sequence: u64,
+    /// CRC-32 of the payload, or of a chunk's header.
+    pub body_crc: u32,
+}
+
+/// A frame other than a chunk, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What the payload is.
+    pub kind: FrameKind,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Preface {
+    /// The bytes.
+    pub fn encode(self) -> [u8; PREFACE_BYTES] {
+        let mut out = [0; PREFACE_BYTES];
+        out[..4].copy_from_slice(&MAGIC);
+        out[4..6].copy_from_slice(&MAJOR.to_le_bytes());
+        out[6..].copy_from_slice(&self.minor.to_le_bytes());
+        out
+    }
+
+    /// Reads a preface.
+    ///
+    /// # Errors
+    /// Wrong magic or major version.
+    pub fn decode(bytes: [u8; PREFACE_BYTES]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(&bytes);
+        let magic = reader.array("magic")?;
+        if magic != MAGIC {
+            return Err(WireError::Magic(magic));
+        }
+        let (major, minor) = (reader.u16("major version")?, reader.u16("minor version")?);
+        if major != MAJOR {
+            return Err(WireError::Version { major, minor, ours: "3.0" });
+        }
+        Ok(Self { minor })
+    }
+}
+
+impl FrameKind {
+    fn from_byte(byte: u8) -> Result<Self, WireError> {
+        Ok(match byte {
+            1 => Self::Hello,
+            2 => Self::HelloReply,
+            3 => Self::Control,
+            4 => Self::ControlAck,
+            5 => Self::Chunk,
+            6 => Self::ChunkAck,
+            7 => Self::Ping,
+            _ => {
+                let value = byte.into();
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 7" });
+            }
+        })
+    }
+
+    /// The longest payload of this kind.
+    pub fn max_payload_bytes(self) -> u32 {
+        match self {
+            Self::Hello | Self::HelloReply => MAX_HELLO_BYTES as u32,
+            Self::Control => MAX_CONTROL_BYTES as u32 + 64,
+            Self::ControlAck => 8,
+            Self::Chunk => MAX_FRAME_BYTES,
+            Self::ChunkAck => 16 * 1024,
+            Self::Ping => 0,
+        }
+    }
+}
+
+impl FrameHeader {
+    /// The bytes, checksum included.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        out[0] = self.kind as u8;
+        out[4..8].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        out[16..20].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = crc32fast::hash(&out[..20]);
+        out[20..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// A checksum that does not match, an unknown kind, a payload over its kind's limit.
+    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Self, WireError> {
+        let found = crc32fast::hash(&bytes[..20]);
+        let mut reader = Reader::new(&bytes);
+        let kind = reader.u8("frame kind")?;
+        reader.array::<3>("frame flags")?;
+        let payload_bytes = reader.u32("payload length")?;
+        let sequence = reader.u64("frame sequence")?;
+        let body_crc = reader.u32("body checksum")?;
+        let expected = reader.u32("header checksum")?;
+        if found != expected {
+            return Err(WireError::Checksum { what: "frame header", found, expected });
+        }
+        let kind = FrameKind::from_byte(kind)?;
+        let limit = kind.max_payload_bytes();
+        if payload_bytes > limit {
+            let (value, limit) = (payload_bytes.into(), limit.into());
+            return Err(WireError::TooLong { what: "frame payload", value, limit });
+        }
+        Ok(Self { kind, payload_bytes, sequence, body_crc })
+    }
+
+    /// Checks that `body` is what the sender summed.
+    ///
+    /// # Errors
+    /// [`WireError::Checksum`].
+    pub fn check_body(&self, body: &[u8]) -> Result<(), WireError> {
+        let found = crc32fast::hash(body);
+        if found != self.body_crc {
+            return Err(WireError::Checksum { what: "frame body", found, expected: self.body_crc });
+        }
+        Ok(())
+    }
+
+    /// Checks that this is the frame due.
+    ///
+    /// # Errors
+    /// [`WireError::Sequence`].
+    pub fn check_sequence(&self, expected: u64) -> Result<(), WireError> {
+        if self.sequence != expected {
+            return Err(WireError::Sequence { found: self.sequence, expected });
+        }
+        Ok(())
+    }
+}
+
+impl Frame {
+    /// The header of this frame, as number `sequence`.
+    pub fn header(&self, sequence: u64) -> FrameHeader {
+        FrameHeader {
+            kind: self.kind,
+            payload_bytes: self.payload.len() as u32,
+            sequence,
+            body_crc: crc32fast::hash(&self.payload),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preface_refuses_other_protocols_and_versions() {
+        assert_eq!(Preface::decode(Preface { minor: 7 }.encode()), Ok(Preface { minor: 7 }));
+        let error = Preface::decode(*b"GET / HT").unwrap_err().to_string();
+        assert!(error.contains("47, 45, 54, 20"), "{error}");
+        let error = Preface::decode(*b"DWCP\x04\0\x01\0").unwrap_err().to_string();
+        assert!(error.contains("4.1"), "{error}");
+    }
+
+    #[test]
+    fn header_round_trips_and_any_flipped_bit_is_seen() {
+        let header =
+            FrameHeader { kind: FrameKind::Chunk, payload_bytes: 70_000, sequence: 9, body_crc: 3 };
+        let bytes = header.encode();
+        assert_eq!(FrameHeader::decode(bytes), Ok(header));
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(FrameHeader::decode(damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_oversized_payload_names_its_length() {
+        let header =
+            FrameHeader { kind: FrameKind::Ping, payload_bytes: 1, sequence: 0, body_crc: 0 };
+        let error = FrameHeader::decode(header.encode()).unwrap_err().to_string();
+        assert_eq!(error, "frame payload is 1 long, the limit is 0");
+    }
+}

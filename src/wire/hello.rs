@@ -1,0 +1,309 @@
+//! The first frame of a connection and its answer: who, which migration, which features.
+//!
+//! Features are a list of (id u16, flags u16, length u32, value). An unknown feature is ignored,
+//! unless its critical flag is set: then the hello is refused with its number.
+
+use crate::base::limits::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_REGIONS};
+use crate::base::{MemoryLayout, MigrationId, RegionLayout, StreamId};
+use crate::wire::cursor::{Reader, WireError, put_text};
+
+const CRITICAL: u16 = 1;
+const FEATURE_CODECS: u16 = 1;
+const FEATURE_CHUNK_BYTES: u16 = 2;
+const MAX_FEATURES: usize = 64;
+const MAX_FEATURE_BYTES: usize = 1024;
+
+/// What the two sides can do; each takes the lesser of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Bit `n` set: codec number `n` can be decoded.
+    pub codecs: u32,
+    /// Most raw bytes that one chunk may hold.
+    pub chunk_bytes: u32,
+}
+
+/// What the connection is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// First connection of a migration.
+    Open {
+        /// The guest, by name.
+        guest: String,
+        /// Its memory.
+        layout: MemoryLayout,
+    },
+    /// A further or renewed connection of an open migration.
+    Join {
+        /// What the reply to the first one gave.
+        token: [u8; 16],
+    },
+}
+
+/// The source's first frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The number that this connection gets.
+    pub stream: StreamId,
+    /// The sender's name.
+    pub node: String,
+    /// What it can do.
+    pub features: Features,
+    /// What the connection is for.
+    pub purpose: Purpose,
+}
+
+/// Who has the guest of a migration that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ended {
+    /// It has not ended, or was never heard of.
+    No = 0,
+    /// The source: the destination does not and will not run the guest.
+    SourceOwns = 1,
+    /// The destination has committed.
+    DestinationOwns = 2,
+}
+
+/// The destination's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HelloReply {
+    /// The connection is part of the migration now.
+    Accept {
+        /// To be shown by further connections.
+        token: [u8; 16],
+        /// What both can do.
+        features: Features,
+        /// The destination's name.
+        node: String,
+    },
+    /// The connection is of no use.
+    Refuse {
+        /// Status code.
+        status: i32,
+        /// Why, for people.
+        reason: String,
+        /// Set when the migration is known to be over.
+        ended: Ended,
+    },
+}
+
+impl Features {
+    /// What both can do.
+    pub fn common(self, other: Self) -> Self {
+        Self {
+            codecs: self.codecs & other.codecs,
+            chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
+        }
+    }
+
+    fn encode(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&2_u32.to_le_bytes());
+        for (id, value) in [(FEATURE_CODECS, self.codecs), (FEATURE_CHUNK_BYTES, self.chunk_bytes)]
+        {
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&0_u16.to_le_bytes());
+            out.extend_from_slice(&4_u32.to_le_bytes());
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let mut features = Self { codecs: 1, chunk_bytes: 64 * 1024 };
+        for _ in 0..reader.count("features", MAX_FEATURES)? {
+            let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
+            let length = reader.count("feature", MAX_FEATURE_BYTES)?;
+            let mut value = Reader::new(reader.bytes("feature", length)?);
+            match id {
+                FEATURE_CODECS => features.codecs = value.u32("codecs")? | 1,
+                FEATURE_CHUNK_BYTES => features.chunk_bytes = value.u32("chunk size")?,
+                _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
+                _ => {}
+            }
+        }
+        let allowed = crate::base::limits::MAX_PAGE_BYTES..=crate::base::limits::MAX_CHUNK_BYTES;
+        if !allowed.contains(&features.chunk_bytes) {
+            let value = features.chunk_bytes.into();
+            return Err(WireError::Range { what: "chunk size", value, allowed: "64 KiB to 1 MiB" });
+        }
+        Ok(features)
+    }
+}
+
+impl Hello {
+    /// The payload.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.migration.0);
+        out.extend_from_slice(&self.stream.0.to_le_bytes());
+        put_text(&mut out, &self.node, MAX_NAME_BYTES);
+        self.features.encode(&mut out);
+        match &self.purpose {
+            Purpose::Open { guest, layout } => {
+                out.push(0);
+                put_text(&mut out, guest, MAX_NAME_BYTES);
+                encode_layout(&mut out, layout);
+            }
+            Purpose::Join { token } => {
+                out.push(1);
+                out.extend_from_slice(token);
+            }
+        }
+        out
+    }
+
+    /// Reads a hello. Bytes after the known fields are a later minor version's and are ignored.
+    ///
+    /// # Errors
+    /// Anything out of bounds, a layout that is not usable, an unknown critical feature.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let migration = MigrationId(reader.array("migration id")?);
+        let stream = StreamId(reader.u32("stream id")?);
+        let node = reader.text("node name", MAX_NAME_BYTES)?;
+        let features = Features::decode(&mut reader)?;
+        let purpose = match reader.u8("purpose")? {
+            0 => Purpose::Open {
+                guest: reader.text("guest name", MAX_NAME_BYTES)?,
+                layout: decode_layout(&mut reader)?,
+            },
+            1 => Purpose::Join { token: reader.array("token")? },
+            other => {
+                let value = other.into();
+                return Err(WireError::Range { what: "purpose", value, allowed: "0 or 1" });
+            }
+        };
+        Ok(Self { migration, stream, node, features, purpose })
+    }
+}
+
+impl HelloReply {
+    /// The payload.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Accept { token, features, node } => {
+                out.extend_from_slice(&0_i32.to_le_bytes());
+                out.extend_from_slice(token);
+                put_text(&mut out, node, MAX_NAME_BYTES);
+                features.encode(&mut out);
+            }
+            Self::Refuse { status, reason, ended } => {
+                out.extend_from_slice(&status.to_le_bytes());
+                put_text(&mut out, reason, MAX_REASON_BYTES);
+                out.push(*ended as u8);
+            }
+        }
+        out
+    }
+
+    /// Reads a reply; bytes after the known fields are ignored.
+    ///
+    /// # Errors
+    /// Anything out of bounds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let status = i32::from_le_bytes(reader.array("status")?);
+        if status == 0 {
+            let token = reader.array("token")?;
+            let node = reader.text("node name", MAX_NAME_BYTES)?;
+            return Ok(Self::Accept { token, features: Features::decode(&mut reader)?, node });
+        }
+        let reason = reader.text("reason", MAX_REASON_BYTES)?;
+        let ended = match reader.u8("ended")? {
+            0 => Ended::No,
+            1 => Ended::SourceOwns,
+            2 => Ended::DestinationOwns,
+            other => {
+                let value = other.into();
+                return Err(WireError::Range { what: "ended", value, allowed: "0 to 2" });
+            }
+        };
+        Ok(Self::Refuse { status, reason, ended })
+    }
+}
+
+fn encode_layout(out: &mut Vec<u8>, layout: &MemoryLayout) {
+    out.extend_from_slice(&layout.page_bytes().to_le_bytes());
+    out.extend_from_slice(&(layout.regions().len() as u32).to_le_bytes());
+    for region in layout.regions() {
+        put_text(out, &region.name, MAX_NAME_BYTES);
+        out.extend_from_slice(&region.guest_address.to_le_bytes());
+        out.extend_from_slice(&region.length_bytes.to_le_bytes());
+    }
+}
+
+fn decode_layout(reader: &mut Reader) -> Result<MemoryLayout, WireError> {
+    let page_bytes = reader.u32("page size")?;
+    let count = reader.count("regions", MAX_REGIONS)?;
+    let regions = (0..count)
+        .map(|_| {
+            Ok(RegionLayout {
+                name: reader.text("region name", MAX_NAME_BYTES)?,
+                guest_address: reader.u64("region address")?,
+                length_bytes: reader.u64("region length")?,
+            })
+        })
+        .collect::<Result<Vec<_>, WireError>>()?;
+    Ok(MemoryLayout::new(page_bytes, regions)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEATURES: Features = Features { codecs: 7, chunk_bytes: 1 << 18 };
+
+    fn hello() -> Hello {
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };
+        let layout = MemoryLayout::new(4096, vec![region]).unwrap();
+        Hello {
+            migration: MigrationId([3; 16]),
+            stream: StreamId(2),
+            node: "alpha".into(),
+            features: FEATURES,
+            purpose: Purpose::Open { guest: "vm".into(), layout },
+        }
+    }
+
+    #[test]
+    fn hello_round_trips_and_every_truncation_is_an_error() {
+        for hello in [hello(), Hello { purpose: Purpose::Join { token: [9; 16] }, ..hello() }] {
+            let bytes = hello.encode();
+            for length in 0..bytes.len() {
+                assert!(Hello::decode(&bytes[..length]).is_err(), "{length}");
+            }
+            assert_eq!(Hello::decode(&bytes), Ok(hello));
+        }
+    }
+
+    #[test]
+    fn replies_round_trip() {
+        let accept = HelloReply::Accept { token: [1; 16], features: FEATURES, node: "beta".into() };
+        let refuse =
+            HelloReply::Refuse { status: -400, reason: "no".into(), ended: Ended::DestinationOwns };
+        for reply in [accept, refuse] {
+            assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn unknown_features_are_ignored_unless_critical() {
+        let mut bytes = hello().encode();
+        let at = 16 + 4 + 4 + "alpha".len();
+        bytes[at + 4..at + 6].copy_from_slice(&999_u16.to_le_bytes());
+        assert_eq!(Hello::decode(&bytes).unwrap().features.codecs, 1);
+        bytes[at + 6] = 1;
+        assert_eq!(Hello::decode(&bytes), Err(WireError::UnknownFeature(999)));
+    }
+
+    #[test]
+    fn a_page_count_that_overflows_is_named() {
+        let mut bytes = hello().encode();
+        let at = bytes.len() - 8;
+        bytes[at..].copy_from_slice(&(u64::MAX & !4095).to_le_bytes());
+        let error = Hello::decode(&bytes).unwrap_err().to_string();
+        assert!(error.contains("\"ram\"") && error.contains("over"), "{error}");
+    }
+}
