@@ -1,0 +1,133 @@
+//! How fast the link takes bytes: acknowledged bytes over the time in which some were under way.
+//!
+//! Idle time does not count, so a source with little to send does not look like a slow link. The
+//! window slides in slots, so the answer follows a change within [`WINDOW_SLOTS`] slots.
+
+use crate::base::Time;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const SLOT_US: u64 = 50_000;
+const WINDOW_SLOTS: usize = 20;
+/// Less busy time than this says nothing.
+const MIN_BUSY_US: u64 = 1_000;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    bytes: u64,
+    busy_us: u64,
+}
+
+/// Estimates bandwidth and round-trip time from acknowledgements.
+#[derive(Clone, Debug, Default)]
+pub struct BandwidthEstimator {
+    slots: VecDeque<Slot>,
+    slot_start: Time,
+    in_flight_bytes: u64,
+    busy_since: Time,
+    min_round_trip: Option<Duration>,
+}
+
+impl BandwidthEstimator {
+    /// Bytes were handed to the link.
+    pub fn on_sent(&mut self, bytes: u64, now: Time) {
+        if self.in_flight_bytes == 0 {
+            self.busy_since = now;
+        }
+        self.in_flight_bytes += bytes;
+    }
+
+    /// Bytes were acknowledged, `round_trip` after they were handed over.
+    pub fn on_acked(&mut self, bytes: u64, round_trip: Duration, now: Time) {
+        self.settle(now);
+        self.slot().bytes += bytes;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+        let shortest = self.min_round_trip.map_or(round_trip, |min| min.min(round_trip));
+        self.min_round_trip = Some(shortest);
+    }
+
+    /// Bytes were lost with their stream.
+    pub fn on_lost(&mut self, bytes: u64, now: Time) {
+        self.settle(now);
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+    }
+
+    /// Bytes per second, once there is anything to go by.
+    pub fn rate_bytes_per_s(&self) -> Option<u64> {
+        let busy_us: u64 = self.slots.iter().map(|slot| slot.busy_us).sum();
+        let bytes: u64 = self.slots.iter().map(|slot| slot.bytes).sum();
+        let rate = u128::from(bytes) * 1_000_000 / u128::from(busy_us.max(1));
+        (busy_us >= MIN_BUSY_US && bytes > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
+    }
+
+    /// The shortest time from handing a chunk over to its acknowledgement.
+    pub fn min_round_trip(&self) -> Option<Duration> {
+        self.min_round_trip
+    }
+
+    /// Books the busy time up to now.
+    fn settle(&mut self, now: Time) {
+        if now.0 >= self.slot_start.0 + SLOT_US || self.slots.is_empty() {
+            self.slots.push_back(Slot::default());
+            self.slot_start = now;
+            if self.slots.len() > WINDOW_SLOTS {
+                self.slots.pop_front();
+            }
+        }
+        if self.in_flight_bytes > 0 {
+            let busy_us = now.since(self.busy_since).as_micros() as u64;
+            self.slot().busy_us += busy_us;
+        }
+        self.busy_since = now;
+    }
+
+    fn slot(&mut self) -> &mut Slot {
+        if self.slots.is_empty() {
+            self.slots.push_back(Slot::default());
+        }
+        let last = self.slots.len() - 1;
+        &mut self.slots[last]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link of `rate`, `round_trip_us` long, with `window` bytes under way at a time.
+    fn run(estimator: &mut BandwidthEstimator, from_us: u64, seconds: u64, rate: u64) -> u64 {
+        let (chunk, mut now) = (100_000_u64, from_us);
+        while now < from_us + seconds * 1_000_000 {
+            estimator.on_sent(chunk, Time(now));
+            now += chunk * 1_000_000 / rate;
+            estimator.on_acked(chunk, Duration::from_micros(chunk * 1_000_000 / rate), Time(now));
+        }
+        now
+    }
+
+    fn close(found: Option<u64>, expected: u64) -> bool {
+        found.is_some_and(|rate| rate.abs_diff(expected) < expected / 50)
+    }
+
+    #[test]
+    fn rate_is_learned_and_relearned() {
+        let mut estimator = BandwidthEstimator::default();
+        assert_eq!(estimator.rate_bytes_per_s(), None);
+        let now = run(&mut estimator, 0, 2, 30_000_000);
+        assert!(close(estimator.rate_bytes_per_s(), 30_000_000));
+        run(&mut estimator, now, 2, 10_000_000);
+        assert!(close(estimator.rate_bytes_per_s(), 10_000_000));
+    }
+
+    #[test]
+    fn idle_time_is_not_slowness() {
+        let mut estimator = BandwidthEstimator::default();
+        for second in 0..10 {
+            estimator.on_sent(100_000, Time(second * 1_000_000));
+            let done = Time(second * 1_000_000 + 10_000);
+            estimator.on_acked(100_000, Duration::from_millis(10), done);
+        }
+        assert!(close(estimator.rate_bytes_per_s(), 10_000_000));
+        assert_eq!(estimator.min_round_trip(), Some(Duration::from_millis(10)));
+    }
+}
