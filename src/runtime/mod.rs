@@ -1,4 +1,5 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
+pub mod mapped_guest;
 pub mod node;
 pub mod sys;
