@@ -1,6 +1,11 @@
 //! All raw system calls and raw memory of the runtime; nothing above it says `unsafe` (the C ABI
 //! aside).
 
+pub mod event_fd;
 pub mod guest_memory;
+pub mod socket;
+pub mod thread;
 
+pub use event_fd::EventFd;
 pub use guest_memory::{Allocation, MapError, MappedMemory, RangeError};
+pub use thread::spawn_named;
