@@ -2,4 +2,5 @@
 
 pub mod mapped_guest;
 pub mod node;
+pub mod process_memory;
 pub mod sys;
