@@ -1,2 +1,15 @@
 //! All raw system calls and raw memory of the runtime; nothing above it says `unsafe` (the C ABI
 //! aside).
+
+pub mod dirty_tracking;
+pub mod event_fd;
+pub mod guest_memory;
+mod pagemap;
+pub mod socket;
+pub mod thread;
+mod userfaultfd;
+
+pub use dirty_tracking::{DirtyTracker, TrackingError};
+pub use event_fd::EventFd;
+pub use guest_memory::{Allocation, MapError, MappedMemory, RangeError};
+pub use thread::spawn_named;
