@@ -1,17 +1,7 @@
 //! What a caller may set for one migration.
 
+pub use crate::encoding::codec::{ChoiceError, CodecChoice};
 use std::time::Duration;
-
-/// How data pages are encoded. Zero pages never travel as data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodecChoice {
-    /// Stored.
-    None,
-    /// LZ4, block format.
-    Lz4,
-    /// Zstandard at a level, -7 to 19.
-    Zstd(i32),
-}
 
 /// Settings of one migration; `Default` is what an operator wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,15 +45,12 @@ pub enum OptionsError {
     /// The stream count.
     #[error("streams is {0}; it must be 1 to {max}", max = crate::base::limits::MAX_STREAMS)]
     Streams(u16),
-    /// The zstd level.
-    #[error("zstd level is {0}; it must be -7 to 19")]
-    Level(i32),
+    /// The codec's name or level.
+    #[error(transparent)]
+    Codec(#[from] ChoiceError),
     /// A cap too low to make progress.
     #[error("bandwidth limit is {0} bytes/s; it must be at least 65536")]
     Bandwidth(u64),
-    /// A codec's name.
-    #[error("codec {0:?} is none of: none, lz4, zstd, zstd:LEVEL")]
-    Codec(String),
 }
 
 impl MigrationOptions {
@@ -75,31 +62,10 @@ impl MigrationOptions {
         if self.streams == 0 || self.streams > crate::base::limits::MAX_STREAMS {
             return Err(OptionsError::Streams(self.streams));
         }
-        if let CodecChoice::Zstd(level) = self.codec
-            && !(-7..=19).contains(&level)
-        {
-            return Err(OptionsError::Level(level));
-        }
+        self.codec.validate()?;
         match self.bandwidth_limit_bytes_per_s {
             Some(rate) if rate < 65_536 => Err(OptionsError::Bandwidth(rate)),
             _ => Ok(()),
-        }
-    }
-}
-
-impl std::str::FromStr for CodecChoice {
-    type Err = OptionsError;
-
-    fn from_str(text: &str) -> Result<Self, OptionsError> {
-        match text {
-            "none" => Ok(Self::None),
-            "lz4" => Ok(Self::Lz4),
-            "zstd" => Ok(Self::Zstd(1)),
-            _ => text
-                .strip_prefix("zstd:")
-                .and_then(|level| level.parse().ok())
-                .map(Self::Zstd)
-                .ok_or_else(|| OptionsError::Codec(text.chars().take(32).collect())),
         }
     }
 }
@@ -118,12 +84,5 @@ mod tests {
         assert!(bad.validate().unwrap_err().to_string().contains("20"));
         let bad = MigrationOptions { bandwidth_limit_bytes_per_s: Some(9), ..good };
         assert!(bad.validate().unwrap_err().to_string().contains("9 bytes/s"));
-    }
-
-    #[test]
-    fn codec_names_parse() {
-        assert_eq!("zstd:-1".parse(), Ok(CodecChoice::Zstd(-1)));
-        assert_eq!("none".parse(), Ok(CodecChoice::None));
-        assert!("zip".parse::<CodecChoice>().unwrap_err().to_string().contains("\"zip\""));
     }
 }
