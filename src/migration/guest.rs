@@ -33,6 +33,9 @@ pub enum Ending {
     Discard,
     /// The guest stays with this side.
     Keep,
+    /// Source only: the link broke at the commit point. Leave the guest paused, and ask the
+    /// destination's record before anything is done with it.
+    Undecided,
 }
 
 /// A running guest at the source.

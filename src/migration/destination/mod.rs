@@ -1,0 +1,334 @@
+//! The destination's state machine: events and the time in, actions out.
+//!
+//! Stream threads announce a chunk with [`Destination::begin_chunk`], store it without the lock,
+//! and close it with [`Destination::end_chunk`]. The driver thread takes actions and answers.
+//!
+//! ```text
+//! Precopy -> DeviceState -> Verify -> Handover -> Resume -> Ended
+//!                                       | commit received and on disk: the guest is ours
+//! ```
+//! Before the commit every failure ends in [`Ending::Discard`]: the guest is the source's.
+
+mod answers;
+mod frames;
+
+use crate::Status;
+use crate::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, StreamId, Time};
+use crate::encoding::ImageDigest;
+use crate::migration::ownership::Mark;
+use crate::migration::source::micros;
+use crate::migration::stats::{Counts, PhaseClock, milliseconds};
+use crate::migration::{Ending, Failure, GuestError, Owner, Phase, Progress, Report};
+use crate::observe::EventKind;
+use crate::transport::Session;
+use crate::wire::{Control, Frame};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Streams, living or not yet fenced, that a source may have.
+const MAX_STREAM_RECORDS: usize = 4 * crate::base::limits::MAX_STREAMS as usize;
+
+/// What never changes during a migration.
+#[derive(Clone, Debug)]
+pub struct DestinationSetup {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// Its memory, equal on both sides.
+    pub layout: MemoryLayout,
+    /// How long to wait for the source when no stream is up.
+    pub reconnect_timeout: Duration,
+    /// How long streams may be silent.
+    pub stall_timeout: Duration,
+}
+
+/// What the driver is asked to do, outside the lock, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Close this stream, wait until nobody uses it, then call [`Destination::stream_down`].
+    CloseStream(StreamId),
+    /// Restore CPUs and devices.
+    LoadDeviceState(Vec<u8>),
+    /// Start the guest.
+    Resume,
+    /// Write the record down, durably.
+    Persist(Mark),
+    /// End the guest's part in the migration.
+    Finish(Ending),
+}
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of [`Action::LoadDeviceState`].
+    DeviceStateLoaded(Result<(), GuestError>),
+    /// Of [`Action::Resume`].
+    Resumed(Result<(), GuestError>),
+    /// Of [`Action::Persist`].
+    Persisted(Mark, Result<(), String>),
+    /// Of [`Action::Finish`].
+    Finished(Result<(), GuestError>),
+}
+
+#[derive(Debug, Default)]
+struct StreamRecord {
+    /// The last chunks that arrived whole, a window's worth.
+    arrived: VecDeque<ChunkId>,
+    fence_asked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Promise {
+    digest: [u8; 16],
+    device_state_bytes: u64,
+    device_state_crc: u32,
+}
+
+/// How the migration stands towards the commit point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Commitment {
+    /// Pages and device state are coming in.
+    Receiving,
+    /// The device state is being loaded.
+    Loading,
+    /// Loaded; the record is being written.
+    Preparing,
+    /// `Verified` is sent: waiting for the commit.
+    Prepared,
+    /// The commit has come; the record is being written.
+    Recording,
+    /// The guest is ours.
+    Ours,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Destination {
+    setup: DestinationSetup,
+    session: Session,
+    digest: Arc<ImageDigest>,
+    claimed: PageBitmap,
+    storing: usize,
+    streams: BTreeMap<StreamId, StreamRecord>,
+    device_state: Vec<u8>,
+    promise: Option<Promise>,
+    all_arrived: bool,
+    commitment: Commitment,
+    counts: Counts,
+    clock: PhaseClock,
+    actions: VecDeque<Action>,
+    events: VecDeque<EventKind>,
+    failure: Option<Failure>,
+    owner: Owner,
+    finish_asked: bool,
+    ended_at: Option<Time>,
+    resumed: bool,
+    stopped_at: Option<Time>,
+    downtime: Duration,
+    without_streams_since: Option<Time>,
+    streams_seen: u32,
+}
+
+impl Destination {
+    /// A destination whose first stream is about to come up.
+    pub fn new(setup: DestinationSetup, digest: Arc<ImageDigest>, now: Time) -> Self {
+        let claimed = PageBitmap::new(setup.layout.page_count());
+        let mut destination = Self {
+            session: Session::default(),
+            digest,
+            claimed,
+            storing: 0,
+            streams: BTreeMap::new(),
+            device_state: Vec::new(),
+            promise: None,
+            all_arrived: false,
+            commitment: Commitment::Receiving,
+            counts: Counts::default(),
+            clock: PhaseClock::new(now),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            failure: None,
+            owner: Owner::Source,
+            finish_asked: false,
+            ended_at: None,
+            resumed: false,
+            stopped_at: None,
+            downtime: Duration::ZERO,
+            without_streams_since: Some(now),
+            streams_seen: 0,
+            setup,
+        };
+        destination.counts.begin_pass(Duration::ZERO);
+        destination.actions.push_back(Action::Persist(Mark::Receiving));
+        destination.enter(Phase::Precopy, now);
+        destination
+    }
+
+    /// The next thing the driver is to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        // The guest's memory may go away once it is finished, so nobody may be writing it then.
+        if matches!(self.actions.front(), Some(Action::Finish(_))) && self.storing > 0 {
+            return None;
+        }
+        self.actions.pop_front()
+    }
+
+    /// The next event to be published.
+    pub fn next_event(&mut self) -> Option<EventKind> {
+        self.events.pop_front()
+    }
+
+    /// The next frame for this stream.
+    pub fn next_frame(&mut self, stream: StreamId, now: Time) -> Option<Frame> {
+        self.session.next_frame(stream, now)
+    }
+
+    /// Whether a frame other than a chunk acknowledgement waits to go out on any stream.
+    pub fn has_control(&self) -> bool {
+        self.session.has_control()
+    }
+
+    /// Chunk acknowledgements waiting on a stream.
+    pub fn waiting_acks(&self, stream: StreamId) -> usize {
+        self.session.waiting_acks(stream)
+    }
+
+    /// The streams that are up.
+    pub fn streams(&self) -> Vec<StreamId> {
+        self.session.streams().collect()
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Whether a new stream may join.
+    pub fn may_join(&self, stream: StreamId) -> bool {
+        !self.finish_asked
+            && !self.streams.contains_key(&stream)
+            && self.streams.len() < MAX_STREAM_RECORDS
+    }
+
+    /// Gives up, unless the commit has come.
+    pub fn cancel(&mut self) {
+        self.fail(Failure::new(Status::Cancelled, "cancelled at the destination"));
+    }
+
+    /// Gives up before the commit: tells the source, discards what came.
+    pub fn fail(&mut self, failure: Failure) {
+        if self.failure.is_some() || self.finish_asked || self.commitment >= Commitment::Recording {
+            return;
+        }
+        let (status, reason) = (failure.status.code(), failure.reason.clone());
+        self.session.send(&Control::Abort { status, reason });
+        self.discard(failure);
+    }
+
+    /// What a caller sees while it runs.
+    pub fn progress(&self, now: Time) -> Progress {
+        Progress {
+            phase: self.clock.phase(),
+            pass: self.counts.pass(),
+            ram_bytes: self.setup.layout.total_bytes(),
+            pages: self.setup.layout.page_count(),
+            remaining_pages: 0,
+            wire_bytes: self.counts.wire_bytes,
+            bandwidth_bytes_per_s: 0,
+            dirty_rate_bytes_per_s: 0,
+            predicted_downtime_us: 0,
+            elapsed_us: micros(self.clock.elapsed(self.ended_at.unwrap_or(now))),
+            streams: self.session.stream_count() as u32,
+            reconnects: 0,
+            throttle_percent: 0,
+        }
+    }
+
+    /// The report, once it is over.
+    pub fn report(&self) -> Option<Report> {
+        let ended_at = self.ended_at?;
+        let ours = self.commitment == Commitment::Ours;
+        Some(Report {
+            id: self.setup.id,
+            guest: self.setup.guest.clone(),
+            side: "destination",
+            status: self.failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            reason: self.failure.as_ref().map_or_else(String::new, |f| f.reason.clone()),
+            owner: self.owner,
+            total_ms: milliseconds(self.clock.elapsed(ended_at)),
+            downtime_ms: milliseconds(self.downtime),
+            phases: self.clock.milliseconds(),
+            ram_bytes: self.setup.layout.total_bytes(),
+            wire_bytes: self.counts.wire_bytes,
+            zero_pages: self.counts.zero_pages,
+            duplicate_pages: 0,
+            delta_pages: 0,
+            full_pages: self.counts.full_pages,
+            passes: 0,
+            reconnects: 0,
+            digest: if ours { self.digest.value().to_string() } else { String::new() },
+            pass_details: Vec::new(),
+        })
+    }
+
+    /// Who owns the guest, as far as this side can say now.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Looks at the clock: lost connections, a silent source.
+    pub fn tick(&mut self, now: Time) {
+        if self.is_over() || self.finish_asked {
+            return;
+        }
+        let told = self.resumed && self.session.all_acknowledged();
+        let lost = self.without_streams_since.map(|since| now - since);
+        let silent = self.session.last_heard().map(|heard| now - heard);
+        let gone = lost.filter(|lost| *lost >= self.setup.reconnect_timeout);
+        let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));
+        if self.resumed && (told || gone.is_some()) {
+            self.finish(Ending::Keep);
+        } else if let Some(gone) = gone
+            && self.commitment < Commitment::Recording
+        {
+            let text = format!(
+                "nothing heard from the source for {gone:?} and no commit has come, so the guest \
+                 is the source's"
+            );
+            self.fail(Failure::new(Status::ConnectionLost, text));
+        }
+    }
+
+    fn discard(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.owner = Owner::Source;
+        self.actions.retain(|action| matches!(action, Action::CloseStream(_)));
+        self.actions.push_back(Action::Persist(Mark::Discarded));
+        self.finish(Ending::Discard);
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        self.finish_asked = true;
+        self.actions.push_back(Action::Finish(ending));
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) {
+        let previous_us = micros(self.clock.enter(phase, now));
+        self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
+    }
+
+    fn end(&mut self, now: Time) {
+        self.enter(Phase::Ended, now);
+        self.ended_at = Some(now);
+        let failure = self.failure.clone();
+        self.events.push_back(EventKind::MigrationEnded {
+            status: failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            owner: self.owner.name(),
+            reason: failure.map_or_else(String::new, |failure| failure.reason),
+            total_us: micros(self.clock.elapsed(now)),
+            downtime_us: micros(self.downtime),
+        });
+    }
+}

@@ -1,0 +1,117 @@
+//! What each side writes down, so that after a crash it can say who owns the guest.
+//!
+//! A record is one JSON object, readable by an operator, kept by `runtime::state_file`.
+
+use crate::base::MigrationId;
+use crate::migration::Owner;
+use serde::{Deserialize, Serialize};
+
+/// Longest record.
+pub const MAX_RECORD_BYTES: usize = 1024;
+
+/// How far the handover had come when the record was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// Source: the guest runs here; nothing was given away.
+    SourceRuns,
+    /// Source: the commit message may have gone out.
+    CommitSent,
+    /// Source: the destination has acknowledged the commit.
+    GivenAway,
+    /// Destination: an image is coming in.
+    Receiving,
+    /// Destination: the image is verified and loaded; no commit has come.
+    Prepared,
+    /// Destination: the commit has come; the guest is ours.
+    Owned,
+    /// Destination: given up; the guest was and is the source's.
+    Discarded,
+}
+
+/// One side's record of one migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The migration, 32 hex digits.
+    pub migration: String,
+    /// The guest's name.
+    pub guest: String,
+    /// The other side.
+    pub peer: String,
+    /// How far it had come.
+    pub mark: Mark,
+}
+
+/// A record does not parse.
+#[derive(Debug, thiserror::Error)]
+#[error("ownership record: {0}")]
+pub struct RecordError(String);
+
+impl Mark {
+    /// Who owns the guest, given that this is the last thing written down.
+    pub fn owner(self) -> Owner {
+        match self {
+            Mark::SourceRuns | Mark::Receiving | Mark::Discarded | Mark::Prepared => Owner::Source,
+            Mark::CommitSent => Owner::InDoubt,
+            Mark::GivenAway | Mark::Owned => Owner::Destination,
+        }
+    }
+
+    /// What an operator should do, given that the process is gone and this was its last record.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Mark::SourceRuns => "the guest was this host's; start it here",
+            Mark::CommitSent => "ask the destination's record: `owned` means it has the guest",
+            Mark::GivenAway => "the guest is the destination's; do not start it here",
+            Mark::Receiving | Mark::Discarded => "the guest is the source's; nothing is kept here",
+            Mark::Prepared => "no commit came, so the guest is the source's",
+            Mark::Owned => "the guest is this host's; the source will not run it",
+        }
+    }
+}
+
+impl Record {
+    /// The record of a migration at a mark.
+    pub fn new(migration: MigrationId, guest: &str, peer: &str, mark: Mark) -> Self {
+        let (migration, guest, peer) = (migration.to_string(), guest.into(), peer.into());
+        Self { migration, guest, peer, mark }
+    }
+
+    /// The bytes to be kept.
+    ///
+    /// # Errors
+    /// Names that together do not fit [`MAX_RECORD_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        let bytes = serde_json::to_vec(self).map_err(|error| RecordError(error.to_string()))?;
+        if bytes.len() > MAX_RECORD_BYTES {
+            return Err(RecordError(format!("{} bytes, limit {MAX_RECORD_BYTES}", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Anything that is not one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > MAX_RECORD_BYTES {
+            return Err(RecordError(format!("{} bytes, limit {MAX_RECORD_BYTES}", bytes.len())));
+        }
+        serde_json::from_slice(bytes).map_err(|error| RecordError(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip_and_junk_is_refused() {
+        let record = Record::new(MigrationId([1; 16]), "vm", "10.0.0.2:7", Mark::CommitSent);
+        let bytes = record.encode().unwrap();
+        assert_eq!(Record::decode(&bytes).unwrap(), record);
+        assert!(Record::decode(&bytes[1..]).is_err());
+        assert!(Record::decode(&[b' '; 2000]).unwrap_err().to_string().contains("2000"));
+        assert_eq!(record.mark.owner(), Owner::InDoubt);
+    }
+}

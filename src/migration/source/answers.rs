@@ -1,0 +1,282 @@
+//! What the driver's actions brought, and the steps that follow from it.
+
+use super::{Action, Answer, Commitment, Source, micros};
+use crate::Status;
+use crate::base::Time;
+use crate::migration::convergence::{Decision, Situation};
+use crate::migration::ownership::Mark;
+use crate::migration::{Ending, Failure, GuestError, Owner, Phase};
+use crate::observe::EventKind;
+use crate::wire::Control;
+use std::time::Duration;
+
+impl Source {
+    /// Merges one region's dirty log; part of [`Action::FetchDirty`].
+    pub fn merge_dirty(&mut self, region: usize, log: &[u64]) {
+        let pages = self.setup.layout.pages_of(region);
+        self.fetched_pages += log.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        self.plan.add_log(pages, log);
+    }
+
+    /// Takes in what came of an action.
+    pub fn answer(&mut self, answer: Answer, now: Time) {
+        match answer {
+            Answer::DirtyLogStarted(result) => self.on_log_started(result, now),
+            Answer::DirtyFetched(result) => self.on_fetched(result, now),
+            Answer::Paused(result) => self.on_paused(result, now),
+            Answer::Resumed(Ok(())) => self.on_running_again(now),
+            Answer::Resumed(Err(error)) => self.note_in_failure(&error.to_string()),
+            Answer::DeviceState(Ok(state)) if self.failure.is_none() => {
+                self.device_state = Some(state);
+            }
+            Answer::DeviceState(Ok(_)) => {}
+            Answer::DeviceState(Err(error)) => self.fail(error.into(), now),
+            Answer::Throttled(Ok(true)) => self.on_throttled(),
+            Answer::Throttled(Ok(false)) => self.convergence.throttle_unsupported(),
+            Answer::Throttled(Err(error)) => self.fail(error.into(), now),
+            Answer::Persisted(mark, result) => self.on_persisted(mark, result, now),
+            Answer::Finished(result) => self.on_finished(result, now),
+        }
+        self.advance(now);
+    }
+
+    /// Moves on wherever the conditions are met.
+    pub(super) fn advance(&mut self, now: Time) {
+        self.queue_device_state();
+        self.maybe_fetch(now);
+        let paused = self.failure.is_none() && self.final_log_merged && !self.finalize_sent;
+        if !paused || self.plan.pending() > 0 || self.being_encoded > 0 {
+            return;
+        }
+        if self.clock.phase() == Phase::FinalPass {
+            self.end_pass(now);
+            self.enter(Phase::DeviceState, now);
+        }
+        let Some(state) = &self.device_state else { return };
+        let finalize = Control::Finalize {
+            digest: self.digest.value().0,
+            device_state_bytes: state.len() as u64,
+            device_state_crc: crc32fast::hash(state),
+        };
+        if self.device_state_queued == state.len() {
+            self.session.send(&finalize);
+            self.finalize_sent = true;
+            self.last_progress = now;
+            self.enter(Phase::Verify, now);
+            self.maybe_say_all_arrived();
+        }
+    }
+
+    /// After `Finalize`, as soon as nothing is under way, the peer's digest must match.
+    pub(super) fn maybe_say_all_arrived(&mut self) {
+        let nothing_left = self.flights.is_empty() && self.plan.pending() == 0;
+        if self.finalize_sent && !self.all_arrived_sent && nothing_left {
+            self.all_arrived_sent = true;
+            self.session.send(&Control::AllArrived);
+        }
+    }
+
+    /// Looks at the dirty log when a pass is through and the link is not far behind.
+    pub(super) fn maybe_fetch(&mut self, now: Time) {
+        let due = self.clock.phase() == Phase::Precopy
+            && self.failure.is_none()
+            && !self.pause_asked
+            && self.fetching_since.is_none()
+            && self.plan.pending() == 0
+            && (self.flights.is_empty() || self.backlog() <= self.setup.options.max_downtime / 2);
+        if due {
+            self.begin_fetch(now);
+        }
+    }
+
+    fn begin_fetch(&mut self, now: Time) {
+        self.fetching_since = Some(now);
+        self.fetched_pages = 0;
+        self.actions.push_back(Action::FetchDirty);
+    }
+
+    /// How long the link needs for what is under way.
+    fn backlog(&self) -> Duration {
+        match self.bandwidth.rate_bytes_per_s() {
+            Some(rate) => {
+                Duration::from_secs_f64(self.under_way_wire_bytes as f64 / rate.max(1) as f64)
+            }
+            None => Duration::MAX,
+        }
+    }
+
+    fn on_log_started(&mut self, result: Result<(), GuestError>, now: Time) {
+        if let Err(error) = result {
+            return self.fail(error.into(), now);
+        }
+        if self.failure.is_some() {
+            return;
+        }
+        self.plan.add_all();
+        self.last_fetch = Some(now);
+        self.counts.begin_pass(self.clock.elapsed(now));
+        self.enter(Phase::Precopy, now);
+    }
+
+    fn on_fetched(&mut self, result: Result<(), GuestError>, now: Time) {
+        if let Err(error) = result {
+            return self.fail(error.into(), now);
+        }
+        self.note_dirty_rate(now);
+        if self.failure.is_some() {
+            return;
+        }
+        if self.pause_asked {
+            self.final_log_merged = true;
+            return;
+        }
+        let situation = self.situation();
+        let decision = self.convergence.judge(&situation);
+        self.end_pass(now);
+        self.counts.begin_pass(self.clock.elapsed(now));
+        match decision {
+            Decision::Continue => {}
+            Decision::Throttle(percent) => self.actions.push_back(Action::Throttle(percent)),
+            Decision::GiveUp => self.did_not_converge("no pass brought it down any more", now),
+            Decision::Switch => {
+                self.pause_asked = true;
+                self.paused_at = Some(now);
+                self.enter(Phase::FinalPass, now);
+                self.actions.push_back(Action::Pause);
+            }
+        }
+    }
+
+    fn on_paused(&mut self, result: Result<(), GuestError>, now: Time) {
+        if let Err(error) = result {
+            self.pause_asked = false;
+            return self.fail(error.into(), now);
+        }
+        if self.failure.is_none() {
+            self.begin_fetch(now);
+            self.actions.push_back(Action::SaveDeviceState);
+        }
+    }
+
+    fn on_running_again(&mut self, now: Time) {
+        if let Some(paused_at) = self.paused_at.take() {
+            self.downtime = now - paused_at;
+        }
+    }
+
+    fn on_throttled(&mut self) {
+        let percent = self.convergence.throttle_percent();
+        if self.failure.is_none() {
+            self.events.push_back(EventKind::Throttled { percent });
+        }
+    }
+
+    fn on_persisted(&mut self, mark: Mark, result: Result<(), String>, now: Time) {
+        let error = result.err();
+        match (mark, &error) {
+            (Mark::SourceRuns, None) => {
+                self.recorded_start = true;
+                self.start_log_once();
+            }
+            (Mark::CommitSent, None) if self.commitment == Commitment::Recording => {
+                self.commitment = Commitment::Sent;
+                self.last_progress = now;
+                self.session.send(&Control::Commit);
+            }
+            (Mark::SourceRuns | Mark::CommitSent, Some(text)) => {
+                let text = format!("cannot write the ownership record: {text}");
+                self.fail(Failure::new(Status::StateFile, text), now);
+            }
+            (_, Some(text)) => {
+                let text = format!("ownership record not updated: {text}");
+                self.events.push_back(EventKind::Notice { text });
+            }
+            _ => {}
+        }
+    }
+
+    fn on_finished(&mut self, result: Result<(), GuestError>, now: Time) {
+        if let Err(error) = result {
+            self.note_in_failure(&error.to_string());
+        }
+        if self.ended_at.is_none() {
+            self.end(now);
+        }
+    }
+
+    /// Ends a migration whose outcome is known and not ours to change.
+    pub(super) fn finish(&mut self, owner: Owner, mark: Option<Mark>, ending: Ending) {
+        self.owner = owner;
+        self.finish_asked = true;
+        self.actions.extend(mark.map(Action::Persist));
+        self.actions.push_back(Action::Finish(ending));
+    }
+
+    /// The peer's digest matches: write down that the guest is about to be given away.
+    pub(super) fn on_verified(&mut self, digest: [u8; 16], now: Time) {
+        let ours = self.digest.value();
+        if digest != ours.0 {
+            let theirs = crate::encoding::Digest(digest);
+            let text = format!("destination's image digest is {theirs}, the source's {ours}");
+            return self.fail(Failure::new(Status::DigestMismatch, text), now);
+        }
+        self.verified = true;
+        self.commitment = Commitment::Recording;
+        self.enter(Phase::Handover, now);
+        self.actions.push_back(Action::Persist(Mark::CommitSent));
+    }
+
+    /// The deadline, or hopelessness.
+    pub(super) fn did_not_converge(&mut self, why: &str, now: Time) {
+        let text = format!(
+            "did not converge: {why}; predicted downtime {:?}, allowed {:?}, guest writes {} MB/s, \
+             link takes {} MB/s, guest throttled {} %",
+            self.convergence.predicted().unwrap_or_default(),
+            self.setup.options.max_downtime,
+            self.dirty_rate_bytes_per_s / 1_000_000,
+            self.bandwidth.rate_bytes_per_s().unwrap_or(0) / 1_000_000,
+            self.convergence.throttle_percent(),
+        );
+        self.fail(Failure::new(Status::DidNotConverge, text), now);
+    }
+
+    pub(super) fn note_in_failure(&mut self, text: &str) {
+        match &mut self.failure {
+            Some(failure) => failure.reason = format!("{}; also: {text}", failure.reason),
+            None => self.events.push_back(EventKind::Notice { text: text.to_string() }),
+        }
+    }
+
+    fn note_dirty_rate(&mut self, now: Time) {
+        let since = self.fetching_since.take().unwrap_or(now);
+        self.fetch_took = now - since;
+        let interval = since - self.last_fetch.unwrap_or(since);
+        let bytes = self.fetched_pages * u64::from(self.setup.layout.page_bytes());
+        if interval > Duration::ZERO && !self.pause_asked {
+            self.dirty_rate_bytes_per_s = (bytes as f64 / interval.as_secs_f64()) as u64;
+        }
+        self.last_fetch = Some(since);
+    }
+
+    fn situation(&self) -> Situation {
+        let per_page = self.counts.wire_bytes_per_page(self.setup.layout.page_bytes());
+        Situation {
+            pending_wire_bytes: (self.plan.pending() as f64 * per_page) as u64,
+            under_way_bytes: self.under_way_wire_bytes,
+            bandwidth_bytes_per_s: self.bandwidth.rate_bytes_per_s(),
+            round_trip: self.bandwidth.min_round_trip(),
+            fetch: self.fetch_took,
+        }
+    }
+
+    fn end_pass(&mut self, now: Time) {
+        let (dirty, link) = (self.dirty_rate_bytes_per_s, self.bandwidth.rate_bytes_per_s());
+        let predicted_us = micros(self.convergence.predicted().unwrap_or_default());
+        let pass = self.counts.end_pass(self.clock.elapsed(now), |pass| {
+            pass.dirty_rate_bytes_per_s = dirty;
+            pass.bandwidth_bytes_per_s = link.unwrap_or(0);
+            pass.predicted_downtime_us = predicted_us;
+        });
+        self.events.push_back(EventKind::PassCompleted { pass });
+    }
+}

@@ -1,0 +1,158 @@
+//! What the destination says: acknowledgements and control messages.
+
+use super::{Commitment, MAX_DAMAGED_IN_A_ROW, Source};
+use crate::Status;
+use crate::base::{StreamId, Time};
+use crate::migration::ownership::Mark;
+use crate::migration::{Ending, Failure, Owner, Phase};
+use crate::observe::EventKind;
+use crate::transport::SessionError;
+use crate::wire::hello::Ended;
+use crate::wire::{ChunkAck, Control, Frame, FrameKind};
+
+impl Source {
+    /// Takes in a frame that arrived on a stream.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: the stream is to be closed.
+    pub fn frame(
+        &mut self,
+        stream: StreamId,
+        frame: &Frame,
+        now: Time,
+    ) -> Result<(), SessionError> {
+        if !self.session.is_up(stream) {
+            return Ok(());
+        }
+        self.session.heard(stream, now);
+        match frame.kind {
+            FrameKind::ControlAck => self.session.on_control_ack(&frame.payload)?,
+            FrameKind::ChunkAck => self.on_chunk_ack(stream, &frame.payload, now)?,
+            FrameKind::Control => {
+                for message in self.session.on_control(&frame.payload)? {
+                    self.last_progress = now;
+                    self.on_message(message, now);
+                }
+            }
+            FrameKind::Ping => {}
+            FrameKind::Hello | FrameKind::HelloReply | FrameKind::Chunk => {
+                let text = format!("unexpected {:?} frame from the destination", frame.kind);
+                self.fail(Failure::new(Status::UnexpectedMessage, text), now);
+            }
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    /// The destination, asked anew, says how the migration ended.
+    pub fn peer_says_ended(&mut self, ended: Ended, now: Time) {
+        if self.commitment != Commitment::Sent {
+            return;
+        }
+        match ended {
+            Ended::DestinationOwns => {
+                self.on_committed(now);
+                self.on_resumed(0, String::new(), now);
+            }
+            Ended::SourceOwns => {
+                let text = "the destination gave the migration up before the commit reached it";
+                self.retreat(Failure::new(Status::PeerAborted, text), now);
+            }
+            Ended::No => {}
+        }
+    }
+
+    fn on_chunk_ack(
+        &mut self,
+        stream: StreamId,
+        payload: &[u8],
+        now: Time,
+    ) -> Result<(), SessionError> {
+        let ack = ChunkAck::decode(payload)?;
+        for id in ack.arrived {
+            // An acknowledgement counts only on the stream that carried the chunk.
+            if self.flights.get(&id).is_some_and(|f| f.stream == stream && f.encoded.is_some()) {
+                self.settle_chunk(id, true, now);
+                self.last_progress = now;
+                self.damaged_in_a_row = 0;
+            }
+        }
+        for id in ack.damaged {
+            if self.flights.get(&id).is_some_and(|f| f.stream == stream && f.encoded.is_some()) {
+                self.settle_chunk(id, false, now);
+                self.events.push_back(EventKind::ChunkDamaged { chunk: id.0 });
+                self.reopen_after_loss();
+                self.damaged_in_a_row += 1;
+            }
+        }
+        if self.damaged_in_a_row > MAX_DAMAGED_IN_A_ROW {
+            let text = format!("{MAX_DAMAGED_IN_A_ROW} chunks in a row arrived damaged");
+            self.fail(Failure::new(Status::Corrupt, text), now);
+        }
+        self.maybe_say_all_arrived();
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: Control, now: Time) {
+        match message {
+            Control::Fenced { stream, arrived } => {
+                for id in self.chunks_of(stream) {
+                    self.settle_chunk(id, arrived.contains(&id), now);
+                }
+                self.reopen_after_loss();
+                self.maybe_say_all_arrived();
+            }
+            Control::Verified { digest } if self.finalize_sent && !self.verified => {
+                if self.failure.is_none() {
+                    self.on_verified(digest, now);
+                }
+            }
+            Control::Committed if self.commitment == Commitment::Sent => self.on_committed(now),
+            Control::Resumed { status, reason } if self.commitment == Commitment::Given => {
+                self.on_resumed(status, reason, now);
+            }
+            Control::Abort { status, reason } => self.on_abort(status, &reason, now),
+            other => {
+                let text = format!("unexpected message from the destination: {other:?}");
+                self.fail(Failure::new(Status::UnexpectedMessage, text), now);
+            }
+        }
+    }
+
+    /// Pages that were lost after `Finalize` reopen the image: what it promised is still true,
+    /// because the guest is paused, but they must go out again.
+    fn reopen_after_loss(&mut self) {
+        if self.plan.pending() > 0 && self.finalize_sent {
+            self.resend_after_finalize = true;
+        }
+    }
+
+    fn on_committed(&mut self, now: Time) {
+        self.commitment = Commitment::Given;
+        self.owner = Owner::Destination;
+        self.enter(Phase::Resume, now);
+    }
+
+    fn on_resumed(&mut self, status: i32, reason: String, now: Time) {
+        if let Some(paused_at) = self.paused_at {
+            self.downtime = now - paused_at;
+        }
+        if status != 0 {
+            let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+            let reason = format!("the guest is the destination's, which cannot start it: {reason}");
+            self.failure = Some(Failure { status, reason });
+        }
+        if !self.finish_asked {
+            self.finish(Owner::Destination, Some(Mark::GivenAway), Ending::Discard);
+        }
+    }
+
+    /// The peer gave up. After the commit went out this is the one word that gives the guest back.
+    fn on_abort(&mut self, status: i32, reason: &str, now: Time) {
+        if self.finish_asked || self.commitment == Commitment::Given {
+            return;
+        }
+        let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+        self.retreat(Failure::new(status, format!("destination: {reason}")), now);
+    }
+}

@@ -1,0 +1,403 @@
+//! The source's state machine: events and the time in, work and actions out.
+//!
+//! The driver owns one [`Source`] behind a lock. Stream threads ask [`Source::next_work`], do it
+//! without the lock, and tell what came of it; the driver thread takes [`Source::next_action`],
+//! calls the hypervisor or the disk without the lock, and answers with an [`Answer`].
+//!
+//! ```text
+//! Connect -> Precopy -> FinalPass -> DeviceState -> Verify -> Handover -> Resume -> Ended
+//!     \_________\____________\____________\____________\   |
+//!                 failure or cancel: guest resumes here     commit sent: only forward,
+//!                                                           or back by the peer's abort
+//! ```
+//! `Commit` is sent after the record [`Mark::CommitSent`] is on disk. From then on this side
+//! never runs the guest, unless the destination says that it does not have it.
+
+mod answers;
+mod frames;
+mod timers;
+mod work;
+
+use crate::Status;
+use crate::base::limits::MAX_CHUNK_EXTENTS;
+use crate::base::{ChunkId, MemoryLayout, MigrationId, StreamId, Time};
+use crate::encoding::ImageDigest;
+use crate::migration::convergence::Convergence;
+use crate::migration::ownership::Mark;
+use crate::migration::plan::{PagePlan, Run};
+use crate::migration::stats::{Counts, PhaseClock, milliseconds};
+use crate::migration::{
+    Ending, Failure, GuestError, MigrationOptions, Owner, Phase, Progress, Report,
+};
+use crate::observe::EventKind;
+use crate::transport::{BandwidthEstimator, Pacer, Session};
+use crate::wire::{Control, Frame};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most bytes (before encoding) under way at a time.
+const MAX_UNDER_WAY_BYTES: u64 = 256 << 20;
+/// Damaged chunks without a whole one between them, before the path is called unusable.
+const MAX_DAMAGED_IN_A_ROW: u32 = 1000;
+/// How often an idle stream says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// What never changes during a migration.
+#[derive(Clone, Debug)]
+pub struct SourceSetup {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// Its memory.
+    pub layout: MemoryLayout,
+    /// The caller's settings, validated.
+    pub options: MigrationOptions,
+}
+
+/// What the driver is asked to do, outside the lock, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start the guest's dirty log.
+    StartDirtyLog,
+    /// Fetch the dirty log of every region and merge it by [`Source::merge_dirty`].
+    FetchDirty,
+    /// Pause the guest.
+    Pause,
+    /// Let the guest go on.
+    Resume,
+    /// Save CPUs and devices.
+    SaveDeviceState,
+    /// Hold the guest back.
+    Throttle(u8),
+    /// Write the record down, durably.
+    Persist(Mark),
+    /// End the guest's part in the migration.
+    Finish(Ending),
+}
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of [`Action::StartDirtyLog`].
+    DirtyLogStarted(Result<(), GuestError>),
+    /// Of [`Action::FetchDirty`], after merging.
+    DirtyFetched(Result<(), GuestError>),
+    /// Of [`Action::Pause`].
+    Paused(Result<(), GuestError>),
+    /// Of [`Action::Resume`].
+    Resumed(Result<(), GuestError>),
+    /// Of [`Action::SaveDeviceState`].
+    DeviceState(Result<Vec<u8>, GuestError>),
+    /// Of [`Action::Throttle`].
+    Throttled(Result<bool, GuestError>),
+    /// Of [`Action::Persist`].
+    Persisted(Mark, Result<(), String>),
+    /// Of [`Action::Finish`].
+    Finished(Result<(), GuestError>),
+}
+
+/// What a stream is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Send this frame.
+    Frame(Frame),
+    /// Encode and send these pages.
+    Chunk(ChunkPlan),
+    /// Ask again at this time, or when woken.
+    Wait(Time),
+    /// The migration is over and everything is said: close.
+    Close,
+}
+
+/// Pages to be encoded and sent as one chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkPlan {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its pages.
+    pub runs: Vec<Run>,
+}
+
+/// How the migration stands towards the commit point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commitment {
+    /// The guest is ours.
+    Ours,
+    /// The record is being written.
+    Recording,
+    /// The message is out: in doubt.
+    Sent,
+    /// Acknowledged: the guest is the destination's.
+    Given,
+}
+
+/// One chunk under way.
+#[derive(Debug)]
+struct Flight {
+    stream: StreamId,
+    runs: Vec<Run>,
+    pages: u64,
+    /// Length on the wire and time of encoding, once encoded.
+    encoded: Option<(u64, Time)>,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Source {
+    setup: SourceSetup,
+    chunk_pages: u32,
+    session: Session,
+    plan: PagePlan,
+    digest: Arc<ImageDigest>,
+    flights: HashMap<ChunkId, Flight>,
+    next_chunk: u64,
+    under_way_pages: u64,
+    under_way_wire_bytes: u64,
+    being_encoded: usize,
+    pacer: Pacer,
+    bandwidth: BandwidthEstimator,
+    convergence: Convergence,
+    counts: Counts,
+    clock: PhaseClock,
+    actions: VecDeque<Action>,
+    events: VecDeque<EventKind>,
+
+    recorded_start: bool,
+    log_started: bool,
+    fetching_since: Option<Time>,
+    last_fetch: Option<Time>,
+    fetch_took: Duration,
+    fetched_pages: u64,
+    dirty_rate_bytes_per_s: u64,
+    paused_at: Option<Time>,
+    pause_asked: bool,
+    final_log_merged: bool,
+    device_state: Option<Vec<u8>>,
+    device_state_queued: usize,
+    finalize_sent: bool,
+    resend_after_finalize: bool,
+    all_arrived_sent: bool,
+    verified: bool,
+    commitment: Commitment,
+
+    damaged_in_a_row: u32,
+    streams_seen: u32,
+    reconnects: u32,
+    without_streams_since: Option<Time>,
+    last_connect_error: String,
+    last_progress: Time,
+    failure: Option<Failure>,
+    finish_asked: bool,
+    ended_at: Option<Time>,
+    downtime: Duration,
+    owner: Owner,
+}
+
+impl Source {
+    /// A source about to connect. `chunk_bytes` is what hello agreed on at most.
+    pub fn new(setup: SourceSetup, digest: Arc<ImageDigest>, chunk_bytes: u32, now: Time) -> Self {
+        let options = &setup.options;
+        let has_deadline = options.deadline.is_some();
+        let mut source = Self {
+            chunk_pages: chunk_pages(chunk_bytes, &setup.layout),
+            session: Session::default(),
+            plan: PagePlan::new(setup.layout.page_count()),
+            digest,
+            flights: HashMap::new(),
+            next_chunk: 0,
+            under_way_pages: 0,
+            under_way_wire_bytes: 0,
+            being_encoded: 0,
+            pacer: Pacer::new(options.bandwidth_limit_bytes_per_s),
+            bandwidth: BandwidthEstimator::default(),
+            convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline),
+            counts: Counts::default(),
+            clock: PhaseClock::new(now),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            recorded_start: false,
+            log_started: false,
+            fetching_since: None,
+            last_fetch: None,
+            fetch_took: Duration::ZERO,
+            fetched_pages: 0,
+            dirty_rate_bytes_per_s: 0,
+            paused_at: None,
+            pause_asked: false,
+            final_log_merged: false,
+            device_state: None,
+            device_state_queued: 0,
+            finalize_sent: false,
+            resend_after_finalize: false,
+            all_arrived_sent: false,
+            verified: false,
+            commitment: Commitment::Ours,
+            damaged_in_a_row: 0,
+            streams_seen: 0,
+            reconnects: 0,
+            without_streams_since: Some(now),
+            last_connect_error: String::new(),
+            last_progress: now,
+            failure: None,
+            finish_asked: false,
+            ended_at: None,
+            downtime: Duration::ZERO,
+            owner: Owner::Source,
+            setup,
+        };
+        source.actions.push_back(Action::Persist(Mark::SourceRuns));
+        source
+    }
+
+    /// The next thing the driver is to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        // The guest's memory may go away once it is finished, so nobody may be reading it then.
+        let must_wait = matches!(self.actions.front(), Some(Action::Finish(_)));
+        if must_wait && self.being_encoded > 0 {
+            return None;
+        }
+        self.actions.pop_front()
+    }
+
+    /// The next event to be published.
+    pub fn next_event(&mut self) -> Option<EventKind> {
+        self.events.pop_front()
+    }
+
+    /// Whether it is over: no action is to come, and streams may close.
+    pub fn is_over(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Whether the streams should go on trying to connect.
+    pub fn wants_streams(&self) -> bool {
+        self.ended_at.is_none() && !self.finish_asked
+    }
+
+    /// Cancels, unless the commit is out.
+    pub fn cancel(&mut self, now: Time) {
+        self.fail(Failure::new(Status::Cancelled, "cancelled by the caller"), now);
+    }
+
+    /// Changes the bandwidth cap.
+    pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.pacer.set_rate(rate_bytes_per_s, now);
+    }
+
+    /// Gives up before the commit point: tells the peer, lets the guest go on here.
+    ///
+    /// At or after the commit point it does nothing: only the peer's word or time decides then.
+    pub fn fail(&mut self, failure: Failure, now: Time) {
+        let too_late = matches!(self.commitment, Commitment::Sent | Commitment::Given);
+        if too_late || self.failure.is_some() || self.finish_asked {
+            return;
+        }
+        let (status, reason) = (failure.status.code(), failure.reason.clone());
+        self.session.send(&Control::Abort { status, reason });
+        self.retreat(failure, now);
+    }
+
+    /// What a caller sees while it runs.
+    pub fn progress(&self, now: Time) -> Progress {
+        Progress {
+            phase: self.clock.phase(),
+            pass: self.counts.pass().max(self.counts.passes.len() as u32),
+            ram_bytes: self.setup.layout.total_bytes(),
+            pages: self.setup.layout.page_count(),
+            remaining_pages: self.plan.pending() + self.under_way_pages,
+            wire_bytes: self.counts.wire_bytes,
+            bandwidth_bytes_per_s: self.bandwidth.rate_bytes_per_s().unwrap_or(0),
+            dirty_rate_bytes_per_s: self.dirty_rate_bytes_per_s,
+            predicted_downtime_us: micros(self.convergence.predicted().unwrap_or_default()),
+            elapsed_us: micros(self.clock.elapsed(self.ended_at.unwrap_or(now))),
+            streams: self.session.stream_count() as u32,
+            reconnects: self.reconnects,
+            throttle_percent: self.convergence.throttle_percent(),
+        }
+    }
+
+    /// The report, once it is over.
+    pub fn report(&self) -> Option<Report> {
+        let ended_at = self.ended_at?;
+        let counts = &self.counts;
+        let digest = if self.verified { self.digest.value().to_string() } else { String::new() };
+        Some(Report {
+            id: self.setup.id,
+            guest: self.setup.guest.clone(),
+            side: "source",
+            status: self.failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            reason: self.failure.as_ref().map_or_else(String::new, |f| f.reason.clone()),
+            owner: self.owner,
+            total_ms: milliseconds(self.clock.elapsed(ended_at)),
+            downtime_ms: milliseconds(self.downtime),
+            phases: self.clock.milliseconds(),
+            ram_bytes: self.setup.layout.total_bytes(),
+            wire_bytes: counts.wire_bytes,
+            zero_pages: counts.zero_pages,
+            duplicate_pages: 0,
+            delta_pages: 0,
+            full_pages: counts.full_pages,
+            passes: counts.passes.len() as u32,
+            reconnects: self.reconnects,
+            digest,
+            pass_details: counts.passes.clone(),
+        })
+    }
+
+    /// Who owns the guest, as far as this side can say now.
+    pub fn owner(&self) -> Owner {
+        match self.commitment {
+            Commitment::Ours | Commitment::Recording => Owner::Source,
+            Commitment::Sent if self.ended_at.is_none() => Owner::InDoubt,
+            _ => self.owner,
+        }
+    }
+
+    /// The guest stays here: resume it if it may be paused, then finish.
+    fn retreat(&mut self, failure: Failure, now: Time) {
+        self.failure = Some(failure);
+        self.owner = Owner::Source;
+        self.commitment = Commitment::Ours;
+        self.finish_asked = true;
+        self.actions.clear();
+        if self.convergence.throttle_percent() > 0 {
+            self.actions.push_back(Action::Throttle(0));
+        }
+        if self.pause_asked {
+            self.actions.push_back(Action::Resume);
+        }
+        self.actions.push_back(Action::Persist(Mark::SourceRuns));
+        self.actions.push_back(Action::Finish(Ending::Keep));
+        self.last_progress = now;
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) {
+        let previous_us = micros(self.clock.enter(phase, now));
+        self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
+    }
+
+    fn end(&mut self, now: Time) {
+        self.enter(Phase::Ended, now);
+        self.ended_at = Some(now);
+        let failure = self.failure.clone();
+        self.events.push_back(EventKind::MigrationEnded {
+            status: failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            owner: self.owner.name(),
+            reason: failure.map_or_else(String::new, |failure| failure.reason),
+            total_us: micros(self.clock.elapsed(now)),
+            downtime_us: micros(self.downtime),
+        });
+    }
+}
+
+/// Pages of one chunk: even if every second one is zero, the extents fit.
+fn chunk_pages(chunk_bytes: u32, layout: &MemoryLayout) -> u32 {
+    (chunk_bytes / layout.page_bytes()).clamp(1, MAX_CHUNK_EXTENTS as u32)
+}
+
+/// Whole microseconds, as events and reports carry them.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,91 @@
+//! What happens when nothing happens: lost connections, a stalled peer, the deadline.
+
+use super::{Commitment, Source};
+use crate::Status;
+use crate::base::Time;
+use crate::migration::{Ending, Failure, Owner, Phase};
+use std::time::Duration;
+
+impl Source {
+    /// Looks at the clock; call at [`Self::next_timeout`] or any time.
+    pub fn tick(&mut self, now: Time) {
+        if self.is_over() || self.finish_asked {
+            return;
+        }
+        if let Some(since) = self.without_streams_since
+            && now - since >= self.setup.options.reconnect_timeout
+        {
+            return self.on_disconnected(now - since, now);
+        }
+        if self.waits_for_peer() && now - self.last_progress >= self.setup.options.stall_timeout {
+            return self.on_stalled(now - self.last_progress, now);
+        }
+        if let Some(deadline) = self.setup.options.deadline
+            && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
+            && self.clock.elapsed(now) >= deadline
+        {
+            self.did_not_converge(&format!("deadline of {deadline:?} reached"), now);
+        }
+    }
+
+    /// When [`Self::tick`] may next have something to do.
+    pub fn next_timeout(&self, now: Time) -> Time {
+        let options = &self.setup.options;
+        let mut next = now + Duration::from_secs(1);
+        if let Some(since) = self.without_streams_since {
+            next = next.min(since + options.reconnect_timeout);
+        }
+        if let Some(deadline) = options.deadline {
+            let elapsed = self.clock.elapsed(now);
+            next = next.min(now + deadline.saturating_sub(elapsed).max(Duration::from_millis(1)));
+        }
+        next.max(now + Duration::from_micros(100))
+    }
+
+    fn waits_for_peer(&self) -> bool {
+        !self.flights.is_empty()
+            || !self.session.all_acknowledged()
+            || self.finalize_sent && self.commitment != Commitment::Recording
+    }
+
+    fn on_disconnected(&mut self, how_long: Duration, now: Time) {
+        let why = match self.last_connect_error.as_str() {
+            "" => String::new(),
+            error => format!("; last attempt: {error}"),
+        };
+        let text = format!("no connection for {how_long:?}{why}");
+        let status = if self.streams_seen == 0 { Status::Connect } else { Status::ConnectionLost };
+        self.give_up(status, text, now);
+    }
+
+    fn on_stalled(&mut self, how_long: Duration, now: Time) {
+        let text = format!(
+            "the destination made no progress for {how_long:?} with {} chunks unacknowledged",
+            self.flights.len()
+        );
+        self.give_up(Status::PeerStalled, text, now);
+    }
+
+    /// Before the commit the guest goes on here; after it nobody here may say who has it.
+    fn give_up(&mut self, status: Status, text: String, now: Time) {
+        match self.commitment {
+            Commitment::Ours | Commitment::Recording => self.fail(Failure::new(status, text), now),
+            Commitment::Sent => {
+                let text = format!(
+                    "{text}, after the commit went out and before its answer came: the guest \
+                     stays paused here; the destination's record tells whether it has the guest"
+                );
+                self.failure = Some(Failure::new(Status::InDoubt, text));
+                self.finish(Owner::InDoubt, None, Ending::Undecided);
+            }
+            // The guest is the destination's; only news of its start is missing.
+            Commitment::Given => {
+                if let Some(paused_at) = self.paused_at {
+                    self.downtime = now - paused_at;
+                }
+                let mark = Some(crate::migration::ownership::Mark::GivenAway);
+                self.finish(Owner::Destination, mark, Ending::Discard);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What streams are told to do, and the page chunks that they carry.
+
+use super::{Action, ChunkPlan, Commitment, Flight, KEEP_ALIVE, MAX_UNDER_WAY_BYTES, Source, Work};
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_STREAM_CHUNKS};
+use crate::base::{ChunkId, StreamId, Time};
+use crate::migration::{Failure, Phase};
+use crate::observe::EventKind;
+use crate::wire::Control;
+use crate::wire::frame::HEADER_BYTES;
+
+impl Source {
+    /// A stream finished its handshake.
+    pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
+        self.session.stream_up(stream, now);
+        self.streams_seen += 1;
+        let extra = self.streams_seen.saturating_sub(u32::from(self.setup.options.streams));
+        self.reconnects = self.reconnects.max(extra);
+        self.without_streams_since = None;
+        self.last_progress = now;
+        self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
+        self.start_log_once();
+    }
+
+    /// A stream is lost, and nobody uses it any more. Its chunks are fenced off at the peer
+    /// before their pages are sent again.
+    pub fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
+        if !self.session.is_up(stream) {
+            return;
+        }
+        self.session.stream_down(stream);
+        if self.session.stream_count() == 0 {
+            self.without_streams_since = Some(now);
+        }
+        if self.flights.values().any(|flight| flight.stream == stream) {
+            self.session.send(&Control::Fence { stream });
+        }
+        if !self.finish_asked {
+            let (stream, reason) = (stream.0, reason.to_string());
+            self.events.push_back(EventKind::StreamDown { stream, reason });
+        }
+    }
+
+    /// A connection could not be made; kept for the text of a failure.
+    pub fn connect_failed(&mut self, reason: &str) {
+        self.last_connect_error = reason.to_string();
+    }
+
+    /// The next thing for this stream to do.
+    pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work {
+        if let Some(frame) = self.session.next_frame(stream, now) {
+            self.counts.add_bytes((HEADER_BYTES + frame.payload.len()) as u64);
+            return Work::Frame(frame);
+        }
+        if self.is_over() || !self.session.is_up(stream) {
+            return Work::Close;
+        }
+        let ready_at = self.pacer.ready_at(now);
+        if ready_at > now && self.may_send_pages(stream) {
+            return Work::Wait(ready_at.min(now + KEEP_ALIVE));
+        }
+        if let Some(plan) = self.next_chunk(stream, now) {
+            return Work::Chunk(plan);
+        }
+        match self.session.keep_alive(stream, KEEP_ALIVE, now) {
+            Some(frame) => Work::Frame(frame),
+            None => Work::Wait(now + KEEP_ALIVE),
+        }
+    }
+
+    /// A chunk was encoded and is about to be sent: `wire_bytes` with its frame header.
+    pub fn chunk_encoded(
+        &mut self,
+        id: ChunkId,
+        zero_pages: u64,
+        full_pages: u64,
+        wire_bytes: u64,
+        now: Time,
+    ) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.encoded = Some((wire_bytes, now));
+        self.being_encoded -= 1;
+        self.under_way_wire_bytes += wire_bytes;
+        self.counts.add_chunk(zero_pages, full_pages, wire_bytes);
+        self.pacer.charge(wire_bytes, now);
+        self.bandwidth.on_sent(wire_bytes, now);
+        self.advance(now);
+    }
+
+    /// The guest's pages could not be read.
+    pub fn chunk_failed(&mut self, id: ChunkId, failure: Failure, now: Time) {
+        if self.flights.get(&id).is_some_and(|flight| flight.encoded.is_none()) {
+            self.being_encoded -= 1;
+        }
+        self.fail(failure, now);
+    }
+
+    /// Whether pages may go out now, the pacer aside.
+    fn may_send_pages(&self, stream: StreamId) -> bool {
+        let page_bytes = u64::from(self.setup.layout.page_bytes());
+        let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
+        self.failure.is_none()
+            && (!self.finalize_sent || self.resend_after_finalize)
+            && matches!(self.clock.phase(), Phase::Precopy | Phase::FinalPass | Phase::Verify)
+            && self.plan.pending() > 0
+            && self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
+            && (self.flights.len() < MAX_STREAM_CHUNKS || on_stream() < MAX_STREAM_CHUNKS)
+    }
+
+    fn next_chunk(&mut self, stream: StreamId, now: Time) -> Option<ChunkPlan> {
+        if !self.may_send_pages(stream) {
+            return None;
+        }
+        let runs = self.plan.take(self.chunk_pages);
+        if runs.is_empty() {
+            return None;
+        }
+        let id = ChunkId(self.next_chunk);
+        self.next_chunk += 1;
+        let pages = runs.iter().map(|run| u64::from(run.pages)).sum();
+        self.under_way_pages += pages;
+        self.being_encoded += 1;
+        let flight = Flight { stream, runs: runs.clone(), pages, encoded: None };
+        self.flights.insert(id, flight);
+        self.maybe_fetch(now);
+        Some(ChunkPlan { id, runs })
+    }
+
+    /// Takes a chunk off the books; its pages are done or to be sent again.
+    pub(super) fn settle_chunk(&mut self, id: ChunkId, arrived: bool, now: Time) -> bool {
+        let Some(flight) = self.flights.remove(&id) else { return false };
+        self.under_way_pages -= flight.pages;
+        match flight.encoded {
+            Some((wire_bytes, sent_at)) => {
+                self.under_way_wire_bytes -= wire_bytes;
+                if arrived {
+                    self.bandwidth.on_acked(wire_bytes, now - sent_at, now);
+                } else {
+                    self.bandwidth.on_lost(wire_bytes, now);
+                }
+            }
+            None => self.being_encoded -= 1,
+        }
+        if arrived {
+            self.plan.arrived(&flight.runs);
+        } else {
+            self.plan.lost(&flight.runs);
+        }
+        true
+    }
+
+    /// The chunks that a lost stream still holds.
+    pub(super) fn chunks_of(&self, stream: StreamId) -> Vec<ChunkId> {
+        let on_stream =
+            |(id, flight): (&ChunkId, &Flight)| (flight.stream == stream).then_some(*id);
+        let mut chunks: Vec<_> = self.flights.iter().filter_map(on_stream).collect();
+        chunks.sort_unstable();
+        chunks
+    }
+
+    /// Queues as much device state as the control window takes.
+    pub(super) fn queue_device_state(&mut self) {
+        const PIECE_BYTES: usize = MAX_CONTROL_BYTES / 2;
+        let Some(state) = &self.device_state else { return };
+        while self.device_state_queued < state.len() && self.session.has_room() {
+            let end = state.len().min(self.device_state_queued + PIECE_BYTES);
+            let bytes = state[self.device_state_queued..end].to_vec();
+            let offset_bytes = self.device_state_queued as u64;
+            self.session.send(&Control::DeviceState { offset_bytes, bytes });
+            self.device_state_queued = end;
+        }
+    }
+
+    /// Starts the dirty log when the first stream is up and the record is on disk.
+    pub(super) fn start_log_once(&mut self) {
+        let ready = self.streams_seen > 0 && self.recorded_start && !self.log_started;
+        if ready && self.failure.is_none() && self.commitment == Commitment::Ours {
+            self.log_started = true;
+            self.actions.push_back(Action::StartDirtyLog);
+        }
+    }
+}
