@@ -179,11 +179,8 @@ impl DirtyTracker {
             let (from, to) = (run.start - range.start, run.end - range.start);
             set_bits(log, from / page_bytes..to.div_ceil(page_bytes));
         };
-        // A hole can only be a discarded page, since protecting filled every one; the scan for
-        // writes does not see it where the kernel freed the page table as well.
         self.pagemap
             .take_written(range.clone(), &mut mark)
-            .and_then(|()| self.pagemap.take_holes(range.clone(), &mut mark))
             .map_err(|source| self.error(region, range, "PAGEMAP_SCAN", source))
     }
 

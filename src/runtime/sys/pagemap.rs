@@ -10,8 +10,6 @@ const IOCTL_SCAN: libc::c_ulong = 0xc060_6610;
 const PROTECT_MATCHING: u64 = 1;
 const REQUIRE_ASYNC: u64 = 1 << 1;
 const IS_WRITTEN: u64 = 1 << 1;
-const IS_PRESENT: u64 = 1 << 3;
-const IS_SWAPPED: u64 = 1 << 4;
 /// Runs of pages fetched by one call.
 const BATCH: usize = 512;
 
@@ -72,27 +70,10 @@ impl Pagemap {
         range: Range<usize>,
         each: &mut dyn FnMut(Range<usize>),
     ) -> io::Result<()> {
-        let flags = PROTECT_MATCHING | REQUIRE_ASYNC;
-        let (category_mask, return_mask) = (IS_WRITTEN, IS_WRITTEN);
-        self.walk(Scan { flags, category_mask, return_mask, ..Scan::new(range) }, each)
-    }
-
-    /// Shows the runs of pages that have no page table entry at all, giving them protected ones.
-    ///
-    /// # Errors
-    /// The kernel's refusal of the range.
-    pub fn take_holes(
-        &self,
-        range: Range<usize>,
-        each: &mut dyn FnMut(Range<usize>),
-    ) -> io::Result<()> {
-        let absent = IS_PRESENT | IS_SWAPPED;
-        let flags = PROTECT_MATCHING | REQUIRE_ASYNC;
-        let (category_inverted, category_mask) = (absent, absent);
-        self.walk(Scan { flags, category_inverted, category_mask, ..Scan::new(range) }, each)
-    }
-
-    fn walk(&self, mut scan: Scan, each: &mut dyn FnMut(Range<usize>)) -> io::Result<()> {
+        let mut scan = Scan::new(range);
+        scan.flags = PROTECT_MATCHING | REQUIRE_ASYNC;
+        // This pair of masks is the kernel's fast path.
+        (scan.category_mask, scan.return_mask) = (IS_WRITTEN, IS_WRITTEN);
         let mut runs = [Run::default(); BATCH];
         while scan.start < scan.end {
             let found = self.scan(&mut scan, &mut runs)?;
