@@ -212,6 +212,21 @@ fn only_one_tracker_can_watch_a_region() {
 }
 
 #[test]
+fn memory_mapped_anew_is_an_error_and_not_a_clean_log() {
+    let mapping = Mapping::memfd(64 * PAGE, 0).unwrap();
+    let source = process_memory_source(mapping.memory(), Box::new(Inert));
+    source.start_dirty_log().unwrap();
+    let start = mapping.start.wrapping_add(8 * PAGE as usize).cast();
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: replaces a part of the test's own mapping.
+    let anew = unsafe { libc::mmap(start, PAGE as usize, libc::PROT_READ, flags, -1, 0) };
+    assert_eq!(anew, start);
+    let error = source.fetch_dirty(0, &mut [0]).unwrap_err().to_string();
+    assert!(error.contains("PAGEMAP_SCAN") && error.contains("mapped anew"), "{error}");
+    source.finish(Ending::Keep).unwrap();
+}
+
+#[test]
 fn memory_that_cannot_be_tracked_is_named() {
     let mapping = Mapping::memfd(64 * PAGE, 0).unwrap();
     let crooked = mapping.at(1, 2 * PAGE);

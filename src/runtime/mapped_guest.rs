@@ -211,3 +211,101 @@ impl GuestSink for MappedSink {
         self.control.finish(ending)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::RegionLayout;
+    use crate::runtime::sys::Allocation;
+    use std::sync::Mutex;
+
+    /// Writes down every call; the calls named in `failing` fail.
+    #[derive(Clone, Default)]
+    struct Recorder {
+        calls: Arc<Mutex<Vec<String>>>,
+        failing: &'static [&'static str],
+    }
+
+    impl Recorder {
+        fn call(&self, name: &'static str, detail: &str) -> Result<(), GuestError> {
+            self.calls.lock().unwrap().push(format!("{name}{detail}"));
+            let failing = self.failing.contains(&name);
+            if failing { Err(GuestError::new(name, "as asked")) } else { Ok(()) }
+        }
+    }
+
+    impl DirtyLog for Recorder {
+        fn start(&self) -> Result<(), GuestError> {
+            self.call("log start", "")
+        }
+
+        fn fetch(&self, region: usize, log: &mut [u64]) -> Result<(), GuestError> {
+            self.call("log fetch", &format!(" {region} into {}", log.len()))
+        }
+
+        fn stop(&self) -> Result<(), GuestError> {
+            self.call("log stop", "")
+        }
+    }
+
+    impl SourceControl for Recorder {
+        fn pause(&self) -> Result<(), GuestError> {
+            self.call("pause", "")
+        }
+
+        fn resume(&self) -> Result<(), GuestError> {
+            self.call("resume", "")
+        }
+
+        fn save_device_state(&self) -> Result<Vec<u8>, GuestError> {
+            self.call("save", "").map(|()| vec![1, 2])
+        }
+
+        fn finish(&self, ending: Ending) -> Result<(), GuestError> {
+            self.call("finish", &format!(" {ending:?}"))
+        }
+    }
+
+    fn source(failing: &'static [&'static str]) -> (MappedSource, Recorder) {
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 65 * 4096 };
+        let layout = MemoryLayout::new(4096, vec![region]).unwrap();
+        let memory = Arc::new(MappedMemory::allocate(layout, Allocation::default()).unwrap());
+        let recorder = Recorder { failing, ..Recorder::default() };
+        let (log, control) = (Box::new(recorder.clone()), Box::new(recorder.clone()));
+        (MappedSource::new(memory, log, control), recorder)
+    }
+
+    #[test]
+    fn each_call_reaches_its_part() {
+        let (source, recorder) = source(&[]);
+        source.start_dirty_log().unwrap();
+        source.fetch_dirty(0, &mut [0; 2]).unwrap();
+        assert!(!source.throttle(50).unwrap());
+        source.pause().unwrap();
+        assert_eq!(source.save_device_state().unwrap(), [1, 2]);
+        source.resume().unwrap();
+        source.finish(Ending::Keep).unwrap();
+        let calls = recorder.calls.lock().unwrap().join(", ");
+        assert_eq!(
+            calls,
+            "log start, log fetch 0 into 2, pause, save, resume, log stop, finish Keep"
+        );
+    }
+
+    #[test]
+    fn a_log_of_the_wrong_shape_never_reaches_the_hypervisor() {
+        let (source, recorder) = source(&[]);
+        for (region, words, text) in [(0, 1, "1 words for the 65 pages"), (7, 2, "no region 7")] {
+            let error = source.fetch_dirty(region, &mut vec![0; words]).unwrap_err();
+            assert!(error.text.contains(text), "{error}");
+        }
+        assert!(recorder.calls.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_hypervisor_hears_the_ending_even_if_the_log_cannot_be_stopped() {
+        let (source, recorder) = source(&["log stop"]);
+        assert_eq!(source.finish(Ending::Discard).unwrap_err().call, "log stop");
+        assert_eq!(*recorder.calls.lock().unwrap(), ["log stop", "finish Discard"]);
+    }
+}

@@ -3,4 +3,5 @@
 pub mod mapped_guest;
 pub mod node;
 pub mod process_memory;
+pub mod state_file;
 pub mod sys;

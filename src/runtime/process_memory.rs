@@ -15,7 +15,7 @@ pub struct KernelDirtyLog {
 /// A source whose writes the kernel tracks: the hypervisor supplies nothing but control.
 ///
 /// Whether the kernel can is known before any migration by
-/// [`probe`](super::sys::dirty_tracking::probe).
+/// [`probe`](super::sys::tracking_support::probe).
 pub fn process_memory_source(
     memory: Arc<MappedMemory>,
     control: Box<dyn SourceControl>,

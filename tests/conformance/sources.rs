@@ -125,7 +125,7 @@ fn scribble(rig: &Rig, seed: u64, stop: &AtomicBool, written: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
         let (region, pages) = shapes[random.below(shapes.len() as u64) as usize];
         // Half of the writes go to few hot pages, which are then often being copied.
-        let page = random.below(if count % 2 == 0 { pages } else { pages.min(8) });
+        let page = random.below(if count.is_multiple_of(2) { pages } else { pages.min(8) });
         let offset = page * PAGE + random.below(PAGE / 8) * 8;
         count += 1;
         (rig.guest)(region, offset, &(seed << 56 | count).to_ne_bytes());

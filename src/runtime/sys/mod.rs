@@ -7,9 +7,11 @@ pub mod guest_memory;
 mod pagemap;
 pub mod socket;
 pub mod thread;
+pub mod tracking_support;
 mod userfaultfd;
 
-pub use dirty_tracking::{DirtyTracker, TrackingError};
+pub use dirty_tracking::DirtyTracker;
 pub use event_fd::EventFd;
 pub use guest_memory::{Allocation, MapError, MappedMemory, RangeError};
 pub use thread::spawn_named;
+pub use tracking_support::TrackingError;
