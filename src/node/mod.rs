@@ -1,1 +1,5 @@
-//! L3: the tables a node keeps, guests, migrations, events, and the shapes of its control API.
+//! L3: the tables that a node keeps.
+
+pub mod event_ring;
+
+pub use event_ring::EventRing;

@@ -1,7 +1,18 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
+pub mod clock;
+pub mod connection;
+pub mod dial;
+pub mod incoming;
+pub mod journal;
+pub mod listener;
+pub mod lock;
 pub mod mapped_guest;
 pub mod node;
+pub mod outgoing;
 pub mod process_memory;
+pub mod record_keeper;
+pub mod registry;
 pub mod state_file;
 pub mod sys;
+pub mod tuning;

@@ -4,13 +4,26 @@
 
 use crate::Status;
 use crate::base::MigrationId;
+use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES};
+use crate::migration::source::SourceSetup;
 use crate::migration::{GuestSink, GuestSource, MigrationOptions, Owner, Progress, Report};
-use crate::observe::Event;
+use crate::observe::{Event, EventKind};
+use crate::runtime::dial::{Dialer, check_address};
+use crate::runtime::incoming::IncomingMigration;
+use crate::runtime::journal::Journal;
+use crate::runtime::listener::Listener;
+use crate::runtime::lock::lock;
+use crate::runtime::outgoing::Outgoing;
+use crate::runtime::record_keeper::{RecordKeeper, read_all};
+use crate::runtime::registry::{GuestEntry, Registry};
+use crate::runtime::state_file::Side;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+
+pub use crate::runtime::journal::EventObserver;
 
 /// How a node is set up.
 #[derive(Clone, Debug, Default)]
@@ -137,144 +150,302 @@ pub struct GuestInfo {
 /// A node: listens, holds guests, runs migrations. Dropping the last handle stops it.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<NodeInner>,
+    inner: Arc<Inner>,
 }
 
-struct NodeInner {}
+/// What all handles of a node share.
+struct Inner {
+    options: NodeOptions,
+    registry: Arc<Registry>,
+    listener: Mutex<Option<Listener>>,
+    address: Option<SocketAddr>,
+}
 
-/// One migration, outgoing or incoming.
+/// One migration, outgoing or incoming. Handles stay valid after the node is gone.
 #[derive(Clone)]
-pub struct Migration {
-    inner: Arc<MigrationInner>,
+pub enum Migration {
+    /// The guest leaves.
+    Outgoing(Arc<Outgoing>),
+    /// The guest arrives.
+    Incoming(Arc<IncomingMigration>),
 }
 
-struct MigrationInner {}
-
-/// Callback for new events; runs on a library thread and must not block.
-pub type EventObserver = Arc<dyn Fn(&Event) + Send + Sync>;
-
-#[allow(unused_variables, dead_code, clippy::todo, missing_docs)]
 impl Node {
     /// Starts a node.
     ///
     /// # Errors
-    /// The listener or the state directory cannot be used.
-    pub fn start(options: NodeOptions) -> Result<Node, NodeError> {
-        todo!()
+    /// The name, the listener or the state directory cannot be used.
+    pub fn start(mut options: NodeOptions) -> Result<Node, NodeError> {
+        if options.name.is_empty() {
+            options.name = host_name();
+        }
+        check_name(&options.name)?;
+        let journal = Arc::new(Journal::default());
+        let registry = Registry::new(options.name.clone(), journal.clone());
+        if let Some(path) = &options.state_dir {
+            let unusable = |source| NodeError::StateDir { path: path.clone(), source };
+            std::fs::create_dir_all(path).map_err(unusable)?;
+            let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
+            registry.remember(path.clone(), kept.incoming);
+        }
+        let listener = match options.listen {
+            Some(address) => Some(listen(address, &registry, journal.clone())?),
+            None => None,
+        };
+        let address = listener.as_ref().map(Listener::address);
+        let listen = address.map_or_else(String::new, |address| address.to_string());
+        journal.publish(None, None, EventKind::NodeStarted { listen });
+        let listener = Mutex::new(listener);
+        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address }) })
     }
 
     /// The node's name.
     pub fn name(&self) -> &str {
-        todo!()
+        &self.inner.options.name
     }
 
     /// Where it listens, with the port that was chosen.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        todo!()
+        self.inner.address
     }
 
-    /// Registers a running guest, so that it can be migrated away. After a migration that moved
-    /// it away, the registration ends.
+    /// Registers a running guest, so that it can be migrated away. The registration ends when it
+    /// has moved.
+    ///
+    /// # Errors
+    /// The name is taken or bad, or the limit reached.
     pub fn add_source(&self, name: &str, guest: Arc<dyn GuestSource>) -> Result<(), NodeError> {
-        todo!()
+        self.add(name, GuestEntry::source(guest))
     }
 
-    /// Registers an empty guest: one incoming migration of that name is accepted. After a failed
-    /// one the registration stays; after a successful one it ends.
+    /// Registers an empty guest: incoming migrations of that name are accepted, one at a time. The
+    /// registration stays after a failed one and ends after a successful one.
+    ///
+    /// # Errors
+    /// The name is taken or bad, or the limit reached.
     pub fn add_destination(&self, name: &str, guest: Arc<dyn GuestSink>) -> Result<(), NodeError> {
-        todo!()
+        self.add(name, GuestEntry::destination(guest))
     }
 
-    /// Ends a registration. A guest that is moving is refused with `Busy`.
+    /// Ends a registration.
+    ///
+    /// # Errors
+    /// No such guest, or it is moving.
     pub fn remove_guest(&self, name: &str) -> Result<(), NodeError> {
-        todo!()
+        self.inner.registry.remove_guest(name)
     }
 
+    /// The registered guests, by name.
     pub fn guests(&self) -> Vec<GuestInfo> {
-        todo!()
+        self.inner.registry.guests()
     }
 
     /// Starts to move a guest to the node at `to` (`HOST:PORT`); returns at once.
+    ///
+    /// # Errors
+    /// An option or the address is out of form, or the guest unknown, moving, or not running here.
     pub fn migrate(
         &self,
         guest: &str,
         to: &str,
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
-        todo!()
+        options.validate()?;
+        check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
+        let registry = &self.inner.registry;
+        let (id, source) = registry.claim_source(guest)?;
+        let started = self.launch(id, guest, source, to, options);
+        if started.is_err() {
+            registry.release(guest, id);
+        }
+        started
     }
 
     /// Migrations that run or ended lately, both directions, oldest first.
     pub fn migrations(&self) -> Vec<Migration> {
-        todo!()
+        self.inner.registry.migrations()
     }
 
+    /// One migration.
+    ///
+    /// # Errors
+    /// No such migration is remembered.
     pub fn migration(&self, id: MigrationId) -> Result<Migration, NodeError> {
-        todo!()
+        self.inner.registry.migration(id).ok_or(NodeError::UnknownMigration(id))
     }
 
     /// Events with a sequence above `after`, oldest first; at most the last 4096 are kept.
     pub fn events(&self, after: u64) -> Vec<Event> {
-        todo!()
+        self.inner.registry.journal().after(after)
     }
 
-    /// Waits until an event above `after` exists, then returns as [`Self::events`]; empty on timeout.
+    /// Waits until an event above `after` exists, then returns as [`Self::events`]; empty on
+    /// timeout.
     pub fn wait_events(&self, after: u64, timeout: Duration) -> Vec<Event> {
-        todo!()
+        self.inner.registry.journal().wait_after(after, timeout)
     }
 
-    /// Calls `observer` for every event from now on, until the node stops.
+    /// Calls `observer` for every event from now on, on library threads; it must not block.
     pub fn observe(&self, observer: EventObserver) {
-        todo!()
+        self.inner.registry.journal().observe(observer);
     }
 
     /// Stops the node: cancels migrations before their commit point, waits for the others, joins
     /// all threads. Idempotent.
     pub fn stop(&self) {
-        todo!()
+        self.inner.stop();
+    }
+
+    fn add(&self, name: &str, entry: GuestEntry) -> Result<(), NodeError> {
+        check_name(name)?;
+        self.inner.registry.add_guest(name, entry, MAX_GUESTS)
+    }
+
+    fn launch(
+        &self,
+        id: MigrationId,
+        guest: &str,
+        source: Arc<dyn GuestSource>,
+        to: &str,
+        options: MigrationOptions,
+    ) -> Result<Migration, NodeError> {
+        let layout = source.layout();
+        let dialer = Dialer::new(
+            id,
+            (guest.to_string(), layout.clone()),
+            self.inner.options.name.clone(),
+            to.to_string(),
+            options.stall_timeout,
+        );
+        let directory = self.inner.options.state_dir.as_deref();
+        let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
+        let setup = SourceSetup { id, guest: guest.to_string(), layout, options };
+        let registry = &self.inner.registry;
+        let on_end = registry.on_end(guest, id);
+        let journal = registry.journal().clone();
+        let (outgoing, thread) = Outgoing::start(setup, source, dialer, journal, keeper, on_end)
+            .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let migration = Migration::Outgoing(outgoing);
+        registry.add_migration(migration.clone(), thread);
+        Ok(migration)
     }
 }
 
-#[allow(unused_variables, dead_code, clippy::todo, missing_docs)]
+impl Inner {
+    fn stop(&self) {
+        // Dropping the listener joins its thread, so nothing new comes after this line.
+        drop(lock(&self.listener).take());
+        self.registry.stop();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Migration {
+    /// Its identifier.
     pub fn id(&self) -> MigrationId {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.id(),
+            Self::Incoming(incoming) => incoming.id(),
+        }
     }
 
+    /// The guest's name.
     pub fn guest(&self) -> &str {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.guest(),
+            Self::Incoming(incoming) => incoming.guest(),
+        }
     }
 
     /// `source` or `destination`.
     pub fn side(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::Outgoing(_) => "source",
+            Self::Incoming(_) => "destination",
+        }
     }
 
+    /// Where it stands.
     pub fn progress(&self) -> Progress {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.progress(),
+            Self::Incoming(incoming) => incoming.progress(),
+        }
     }
 
     /// The report once it ended.
     pub fn report(&self) -> Option<Report> {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.report(),
+            Self::Incoming(incoming) => incoming.report(),
+        }
     }
 
-    /// Waits for the end; none on timeout (`None` = forever).
+    /// Waits for the end; none on timeout. `None` waits for ever.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Report> {
-        todo!()
+        let timeout = timeout.unwrap_or(Duration::MAX);
+        match self {
+            Self::Outgoing(outgoing) => outgoing.wait(timeout),
+            Self::Incoming(incoming) => incoming.wait(timeout),
+        }
     }
 
     /// Asks for the end, guest staying at the source; no effect after the commit point.
     pub fn cancel(&self) {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.cancel(),
+            Self::Incoming(incoming) => incoming.cancel(),
+        }
     }
 
-    /// Changes the bandwidth cap while running; none lifts it.
+    /// Changes the bandwidth cap while running; none lifts it. No effect on an incoming one.
     pub fn set_bandwidth_limit(&self, bytes_per_s: Option<u64>) {
-        todo!()
+        if let Self::Outgoing(outgoing) = self {
+            outgoing.set_bandwidth_limit(bytes_per_s);
+        }
     }
 
+    /// Who owns the guest, as far as this side can say.
     pub fn owner(&self) -> Owner {
-        todo!()
+        match self {
+            Self::Outgoing(outgoing) => outgoing.owner(),
+            Self::Incoming(incoming) => incoming.owner(),
+        }
+    }
+}
+
+fn listen(
+    address: SocketAddr,
+    registry: &Arc<Registry>,
+    journal: Arc<Journal>,
+) -> Result<Listener, NodeError> {
+    let reception: Weak<Registry> = Arc::downgrade(registry);
+    Listener::start(address, reception, journal)
+        .map_err(|source| NodeError::Listen { address, source })
+}
+
+fn check_name(name: &str) -> Result<(), NodeError> {
+    let printable = !name.chars().any(char::is_control);
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !printable {
+        return Err(NodeError::BadName(clip(name)));
+    }
+    Ok(())
+}
+
+/// At most as much of a caller's text as an error message should hold.
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_NAME_BYTES).collect()
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_string(),
+        name => clip(name),
     }
 }

@@ -175,6 +175,16 @@ impl Destination {
         self.actions.pop_front()
     }
 
+    /// Whether the driver has something to do or to publish.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Whether the source has acknowledged every control message, or cannot be reached.
+    pub fn all_said(&self) -> bool {
+        self.session.all_acknowledged() || self.session.stream_count() == 0
+    }
+
     /// The next event to be published.
     pub fn next_event(&mut self) -> Option<EventKind> {
         self.events.pop_front()

@@ -44,10 +44,24 @@ impl Source {
         Ok(())
     }
 
-    /// The destination, asked anew, says how the migration ended.
-    pub fn peer_says_ended(&mut self, ended: Ended, now: Time) {
+    /// The destination turned a connection away.
+    pub fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time) {
+        self.connect_failed(reason);
+        if ended != Ended::No {
+            return self.peer_says_ended(ended, now);
+        }
+        let status = Status::from_code(status).unwrap_or(Status::Refused);
+        // A busy destination may have room for the stream later.
+        if !matches!(status, Status::LimitReached | Status::Busy) {
+            let text = format!("the destination refused: {reason}");
+            self.fail(Failure::new(status, text), now);
+        }
+    }
+
+    fn peer_says_ended(&mut self, ended: Ended, now: Time) {
         if self.commitment != Commitment::Sent {
-            return;
+            let text = "the destination says that the migration is over";
+            return self.fail(Failure::new(Status::PeerAborted, text), now);
         }
         match ended {
             Ended::DestinationOwns => {

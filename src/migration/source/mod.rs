@@ -261,6 +261,11 @@ impl Source {
         self.actions.pop_front()
     }
 
+    /// Whether the driver has something to do or to publish.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty() || !self.events.is_empty()
+    }
+
     /// The next event to be published.
     pub fn next_event(&mut self) -> Option<EventKind> {
         self.events.pop_front()
@@ -279,6 +284,11 @@ impl Source {
     /// Cancels, unless the commit is out.
     pub fn cancel(&mut self, now: Time) {
         self.fail(Failure::new(Status::Cancelled, "cancelled by the caller"), now);
+    }
+
+    /// What the hello agreed on; takes effect with the next chunk.
+    pub fn set_chunk_bytes(&mut self, chunk_bytes: u32) {
+        self.chunk_pages = chunk_pages(chunk_bytes, &self.setup.layout);
     }
 
     /// Changes the bandwidth cap.

@@ -5,6 +5,7 @@ pub mod dirty_tracking;
 pub mod event_fd;
 pub mod guest_memory;
 mod pagemap;
+pub mod readiness;
 pub mod socket;
 pub mod thread;
 pub mod tracking_support;

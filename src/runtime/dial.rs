@@ -1,0 +1,223 @@
+//! Connecting to the destination: socket, preface, hello. The first connection opens the
+//! migration; all others join it with the token that the first one brought.
+
+use crate::base::limits::MAX_CHUNK_BYTES;
+use crate::base::{MemoryLayout, MigrationId, StreamId};
+use crate::encoding::{Codec, CodecChoice};
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
+use crate::runtime::lock::lock;
+use crate::runtime::tuning;
+use crate::wire::hello::{Ended, Features, Purpose};
+use crate::wire::{Frame, FrameKind, Hello, HelloReply};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the peer may take to answer a hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Raw bytes of one chunk, unless the peer takes less.
+const CHUNK_BYTES: u32 = 256 * 1024;
+
+/// What this library can do.
+pub const FEATURES: Features = Features {
+    codecs: 1 << Codec::None as u8 | 1 << Codec::Lz4 as u8 | 1 << Codec::Zstd as u8,
+    chunk_bytes: CHUNK_BYTES,
+};
+
+const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
+
+/// Makes the connections of one migration.
+pub struct Dialer {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// Its memory.
+    pub layout: MemoryLayout,
+    /// Our node's name.
+    pub node: String,
+    /// Where to connect, `HOST:PORT`.
+    pub to: String,
+    /// How long the peer may leave written data untouched.
+    pub stall_timeout: Duration,
+    opened: Mutex<Opened>,
+}
+
+#[derive(Clone, Copy)]
+enum Opened {
+    No,
+    UnderWay,
+    Yes([u8; 16]),
+}
+
+/// What an attempt brought.
+pub enum Dialed {
+    /// A connection that is part of the migration.
+    Up {
+        /// To write to.
+        writer: FrameWriter,
+        /// To read from.
+        reader: FrameReader,
+        /// What both can do.
+        features: Features,
+        /// The other end, for people.
+        peer: String,
+    },
+    /// The destination does not want it.
+    Refused {
+        /// Status code.
+        status: i32,
+        /// Why.
+        reason: String,
+        /// Set if it says that the migration is over.
+        ended: Ended,
+    },
+    /// Another stream is opening the migration.
+    Waiting,
+}
+
+impl Dialer {
+    /// A dialer that has not connected yet.
+    pub fn new(
+        id: MigrationId,
+        (guest, layout): (String, MemoryLayout),
+        node: String,
+        to: String,
+        stall_timeout: Duration,
+    ) -> Self {
+        let opened = Mutex::new(Opened::No);
+        Self { id, guest, layout, node, to, stall_timeout, opened }
+    }
+
+    /// What this side offers.
+    pub fn features(&self) -> Features {
+        FEATURES
+    }
+
+    /// The codec to be used: the wanted one if the peer can decode it.
+    pub fn choose(&self, wanted: CodecChoice, features: Features) -> CodecChoice {
+        let number = match wanted {
+            CodecChoice::None => return CodecChoice::None,
+            CodecChoice::Lz4 => Codec::Lz4,
+            CodecChoice::Zstd(_) => Codec::Zstd,
+        };
+        if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
+    }
+
+    /// Makes a connection. `register` is shown the socket before anything can block on it.
+    ///
+    /// # Errors
+    /// The socket's error, or an answer that does not follow the protocol.
+    pub fn dial(
+        &self,
+        stream: StreamId,
+        register: &dyn Fn(&Arc<TcpStream>),
+    ) -> Result<Dialed, ConnectionError> {
+        let before = {
+            let mut opened = lock(&self.opened);
+            let before = *opened;
+            match before {
+                Opened::UnderWay => return Ok(Dialed::Waiting),
+                Opened::No => *opened = Opened::UnderWay,
+                Opened::Yes(_) => {}
+            }
+            before
+        };
+        let dialed = self.shake_hands(stream, before, register);
+        if let (Opened::No, Ok(Dialed::Refused { .. }) | Err(_)) = (before, &dialed) {
+            *lock(&self.opened) = Opened::No;
+        }
+        dialed
+    }
+
+    fn shake_hands(
+        &self,
+        stream: StreamId,
+        opened: Opened,
+        register: &dyn Fn(&Arc<TcpStream>),
+    ) -> Result<Dialed, ConnectionError> {
+        let socket = Arc::new(connect(&self.to)?);
+        register(&socket);
+        tuning::tune_sender(&socket, self.stall_timeout)?;
+        socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
+        let purpose = match opened {
+            Opened::Yes(token) => Purpose::Join { token },
+            Opened::No | Opened::UnderWay => {
+                Purpose::Open { guest: self.guest.clone(), layout: self.layout.clone() }
+            }
+        };
+        let (migration, node) = (self.id, self.node.clone());
+        let hello = Hello { migration, stream, node, features: FEATURES, purpose };
+        let mut writer = FrameWriter::new(socket.clone());
+        writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
+        let mut reader = FrameReader::new(socket.clone());
+        reader.preface()?;
+        match HelloReply::decode(&reader.expect(FrameKind::HelloReply)?)? {
+            HelloReply::Refuse { status, reason, ended } => {
+                Ok(Dialed::Refused { status, reason, ended })
+            }
+            HelloReply::Accept { token, features, node } => {
+                *lock(&self.opened) = Opened::Yes(token);
+                socket.set_read_timeout(None)?;
+                let features = FEATURES.common(features);
+                let address =
+                    socket.peer_addr().map_or_else(|_| self.to.clone(), |a| a.to_string());
+                Ok(Dialed::Up { writer, reader, features, peer: format!("{node} at {address}") })
+            }
+        }
+    }
+}
+
+/// Checks the form of `HOST:PORT` without asking any name server.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_address(to: &str) -> Result<(), String> {
+    let (host, port) = to.rsplit_once(':').ok_or("no port")?;
+    if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err("the host is empty, or an IPv6 address without brackets".into());
+    }
+    match port.parse::<u16>() {
+        Ok(0) | Err(_) => Err(format!("port {port:?} is not 1 to 65535")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Tries every address of the name, in order.
+fn connect(to: &str) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked_before_anything_is_dialed() {
+        for good in ["host:1", "10.0.0.1:65535", "[::1]:7"] {
+            assert_eq!(check_address(good), Ok(()));
+        }
+        for (bad, text) in [
+            ("host", "no port"),
+            (":1", "empty"),
+            ("::1:7", "brackets"),
+            ("h:0", "\"0\""),
+            ("h:x", "\"x\""),
+        ] {
+            let error = check_address(bad).unwrap_err();
+            assert!(error.contains(text), "{bad}: {error}");
+        }
+    }
+}

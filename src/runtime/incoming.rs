@@ -1,0 +1,317 @@
+//! An incoming migration: one driver thread, and the connection threads that the listener made.
+//!
+//! A connection thread reads frames and stores chunks; it also writes, under a lock of its stream,
+//! the acknowledgements and control messages that are due. So a destination needs no senders.
+
+use crate::Status;
+use crate::base::{MemoryLayout, MigrationId, StreamId};
+use crate::encoding::ImageDigest;
+use crate::migration::destination::{Action, Answer, Destination, DestinationSetup};
+use crate::migration::ownership::Mark;
+use crate::migration::page_io::{ChunkReader, StoreError};
+use crate::migration::{Failure, GuestSink, Owner, Progress, Report};
+use crate::runtime::clock::now;
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming as Input};
+use crate::runtime::journal::Journal;
+use crate::runtime::lock::{lock, wait};
+use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::sys::thread::spawn_named;
+use crate::wire::ChunkHeader;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Acknowledgements are sent at the latest when so many wait.
+const ACK_BATCH: usize = 8;
+/// How often the driver looks at the clock.
+const TICK: Duration = Duration::from_millis(200);
+/// How long the last words may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// An incoming migration, shared by its threads and its handles.
+pub struct IncomingMigration {
+    setup: DestinationSetup,
+    token: [u8; 16],
+    guest: Arc<dyn GuestSink>,
+    digest: Arc<ImageDigest>,
+    journal: Arc<Journal>,
+    destination: Mutex<Destination>,
+    news: Condvar,
+    ended: Condvar,
+    done: AtomicBool,
+    writers: Mutex<HashMap<StreamId, Arc<Mutex<FrameWriter>>>>,
+    closers: Mutex<HashMap<StreamId, Box<dyn Fn() + Send>>>,
+}
+
+impl IncomingMigration {
+    /// Starts the driver. `on_end` runs on its thread when all is over.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(
+        setup: DestinationSetup,
+        token: [u8; 16],
+        guest: Arc<dyn GuestSink>,
+        journal: Arc<Journal>,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+    ) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
+        let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
+        let destination = Mutex::new(Destination::new(setup.clone(), digest.clone(), now()));
+        let incoming = Arc::new(Self {
+            setup,
+            token,
+            guest,
+            digest,
+            journal,
+            destination,
+            news: Condvar::new(),
+            ended: Condvar::new(),
+            done: AtomicBool::new(false),
+            writers: Mutex::default(),
+            closers: Mutex::default(),
+        });
+        let driver = incoming.clone();
+        let thread = spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))?;
+        Ok((incoming, thread))
+    }
+
+    /// The migration.
+    pub fn id(&self) -> MigrationId {
+        self.setup.id
+    }
+
+    /// The guest's name.
+    pub fn guest(&self) -> &str {
+        &self.setup.guest
+    }
+
+    /// What further connections must show.
+    pub fn token(&self) -> [u8; 16] {
+        self.token
+    }
+
+    /// The guest's memory.
+    pub fn layout(&self) -> &MemoryLayout {
+        &self.setup.layout
+    }
+
+    /// Where it stands.
+    pub fn progress(&self) -> Progress {
+        lock(&self.destination).progress(now())
+    }
+
+    /// Who owns the guest.
+    pub fn owner(&self) -> Owner {
+        lock(&self.destination).owner()
+    }
+
+    /// The report, once everything is over.
+    pub fn report(&self) -> Option<Report> {
+        let destination = lock(&self.destination);
+        self.done.load(Ordering::Acquire).then(|| destination.report()).flatten()
+    }
+
+    /// Waits up to `timeout` for the end.
+    pub fn wait(&self, timeout: Duration) -> Option<Report> {
+        let started = Instant::now();
+        let mut destination = lock(&self.destination);
+        while !self.done.load(Ordering::Acquire) {
+            let left = timeout.checked_sub(started.elapsed())?;
+            destination = wait(&self.ended, destination, left);
+        }
+        destination.report()
+    }
+
+    /// Gives up, unless the commit has come.
+    pub fn cancel(&self) {
+        lock(&self.destination).cancel();
+        self.news.notify_all();
+    }
+
+    /// Whether a stream may join.
+    pub fn may_join(&self, stream: StreamId) -> bool {
+        lock(&self.destination).may_join(stream)
+    }
+
+    /// Serves one connection after its handshake, until it breaks or is closed.
+    pub fn serve(
+        &self,
+        stream: StreamId,
+        mut reader: FrameReader,
+        writer: FrameWriter,
+        peer: &str,
+    ) {
+        let closer = writer.closer();
+        let writer = Arc::new(Mutex::new(writer));
+        lock(&self.writers).insert(stream, writer.clone());
+        lock(&self.closers).insert(stream, closer);
+        lock(&self.destination).stream_up(stream, peer, now());
+        self.news.notify_all();
+        let reason = self.receive(stream, &mut reader, &writer);
+        lock(&writer).shutdown();
+        lock(&self.writers).remove(&stream);
+        lock(&self.closers).remove(&stream);
+        lock(&self.destination).stream_down(stream, &reason, now());
+        self.flush_any();
+        self.news.notify_all();
+    }
+
+    fn receive(
+        &self,
+        stream: StreamId,
+        reader: &mut FrameReader,
+        writer: &Mutex<FrameWriter>,
+    ) -> String {
+        let mut chunks = ChunkReader::default();
+        loop {
+            let received = match reader.next(self.setup.layout.page_bytes()) {
+                Ok(Input::Frame(frame)) => {
+                    let result = lock(&self.destination).frame(stream, &frame, now());
+                    self.news.notify_all();
+                    result.map_err(|error| error.to_string())
+                }
+                Ok(Input::Chunk(header)) => self.store(stream, &header, reader, &mut chunks),
+                Err(ConnectionError::Closed) => Err("closed by the source".into()),
+                Err(error) => Err(format!("receiving: {error}")),
+            };
+            if let Err(reason) = received {
+                return reason;
+            }
+            let acks = lock(&self.destination).waiting_acks(stream);
+            let idle = acks < ACK_BATCH && reader.has_more();
+            if (acks > 0 && !idle) || lock(&self.destination).has_control() {
+                if let Err(error) = self.flush(stream, writer) {
+                    return format!("sending: {error}");
+                }
+            }
+        }
+    }
+
+    fn store(
+        &self,
+        stream: StreamId,
+        header: &ChunkHeader,
+        reader: &mut FrameReader,
+        chunks: &mut ChunkReader,
+    ) -> Result<(), String> {
+        let claimed = lock(&self.destination).begin_chunk(stream, header);
+        claimed.map_err(|error| error.to_string())?;
+        let (guest, layout) = (self.guest.as_ref(), &self.setup.layout);
+        let stored = chunks.store(header, reader.payload(), guest, layout, &self.digest);
+        let mut destination = lock(&self.destination);
+        destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
+        let news = destination.has_actions();
+        let result = match stored {
+            Ok(_) => Ok(()),
+            Err(StoreError::Stream(error)) => Err(format!("receiving: {error}")),
+            Err(error @ (StoreError::Guest(_) | StoreError::Codec { .. })) => {
+                let status = match error {
+                    StoreError::Guest(_) => Status::Callback,
+                    _ => Status::BadFrame,
+                };
+                destination.fail(Failure::new(status, error.to_string()));
+                Err(error.to_string())
+            }
+        };
+        drop(destination);
+        if news || result.is_err() {
+            self.news.notify_all();
+        }
+        result
+    }
+
+    /// Sends what is due on this stream.
+    fn flush(&self, stream: StreamId, writer: &Mutex<FrameWriter>) -> io::Result<()> {
+        let mut writer = lock(writer);
+        loop {
+            let frame = lock(&self.destination).next_frame(stream, now());
+            match frame {
+                Some(frame) => writer.frame(&frame)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends control messages that are due on whichever stream works.
+    fn flush_any(&self) {
+        let writers: Vec<_> =
+            lock(&self.writers).iter().map(|(stream, writer)| (*stream, writer.clone())).collect();
+        for (stream, writer) in writers {
+            if !lock(&self.destination).has_control() {
+                return;
+            }
+            if self.flush(stream, &writer).is_err() {
+                lock(&writer).shutdown();
+            }
+        }
+    }
+
+    fn drive(&self, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+        loop {
+            self.flush_any();
+            let mut destination = lock(&self.destination);
+            while let Some(event) = destination.next_event() {
+                drop(destination);
+                self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+                destination = lock(&self.destination);
+            }
+            if let Some(action) = destination.next_action() {
+                drop(destination);
+                if let Some(answer) = self.perform(action, &mut keeper) {
+                    lock(&self.destination).answer(answer, now());
+                }
+                continue;
+            }
+            if destination.is_over() {
+                break;
+            }
+            if !destination.has_control() {
+                destination = wait(&self.news, destination, TICK);
+            }
+            destination.tick(now());
+        }
+        self.finish(keeper, on_end);
+    }
+
+    fn finish(&self, keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while Instant::now() < deadline && !lock(&self.destination).all_said() {
+            self.flush_any();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lock(&self.closers).values().for_each(|close| close());
+        let report = lock(&self.destination).report();
+        if let Some(report) = &report {
+            keeper.close(report.owner);
+            on_end(report);
+        }
+        self.done.store(true, Ordering::Release);
+        let _guard = lock(&self.destination);
+        self.ended.notify_all();
+    }
+
+    fn perform(&self, action: Action, keeper: &mut RecordKeeper) -> Option<Answer> {
+        Some(match action {
+            Action::CloseStream(stream) => {
+                if let Some(close) = lock(&self.closers).get(&stream) {
+                    close();
+                }
+                return None;
+            }
+            Action::LoadDeviceState(state) => {
+                Answer::DeviceStateLoaded(self.guest.load_device_state(&state))
+            }
+            Action::Resume => Answer::Resumed(self.guest.resume()),
+            Action::Persist(mark) => Answer::Persisted(mark, self.persist(keeper, mark)),
+            Action::Finish(ending) => Answer::Finished(self.guest.finish(ending)),
+        })
+    }
+
+    fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
+        keeper.write(mark).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,230 @@
+//! Accepting connections: preface, hello, and on to the migration that they belong to.
+
+use crate::Status;
+use crate::base::limits::MAX_PENDING_HANDSHAKES;
+use crate::base::{MigrationId, StreamId};
+use crate::observe::EventKind;
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
+use crate::runtime::dial::FEATURES;
+use crate::runtime::incoming::IncomingMigration;
+use crate::runtime::journal::Journal;
+use crate::runtime::sys::readiness::stop_listening;
+use crate::runtime::sys::thread::spawn_named;
+use crate::runtime::tuning;
+use crate::wire::hello::{Ended, Purpose};
+use crate::wire::{Frame, FrameKind, Hello, HelloReply};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a connection may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long data streams may be silent; sources say something every two seconds.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a hello is turned down.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The code.
+    pub status: Status,
+    /// Why, for people.
+    pub reason: String,
+    /// Set if the migration is over.
+    pub ended: Ended,
+}
+
+/// Who decides which hello belongs where: the node.
+pub trait Reception: Send + Sync {
+    /// Our name, for replies.
+    fn node_name(&self) -> String;
+
+    /// The migration that this hello opens or joins.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal>;
+}
+
+/// A listening socket with its thread.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Refusal {
+    /// A refusal of a migration that is not over.
+    pub fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into(), ended: Ended::No }
+    }
+}
+
+impl Listener {
+    /// Listens and serves until dropped.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn start(
+        address: SocketAddr,
+        reception: Weak<dyn Reception>,
+        journal: Arc<Journal>,
+    ) -> io::Result<Self> {
+        let socket = TcpListener::bind(address)?;
+        let address = socket.local_addr()?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (accepting, stop) = (socket.try_clone()?, stopped.clone());
+        let thread = spawn_named("dwcp-listen", move || {
+            accept_all(&accepting, &stop, &reception, &journal);
+        })?;
+        Ok(Self { socket, address, stopped, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+        let _ = stop_listening(&self.socket);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept_all(
+    listener: &TcpListener,
+    stopped: &AtomicBool,
+    reception: &Weak<dyn Reception>,
+    journal: &Arc<Journal>,
+) {
+    let pending = Arc::new(AtomicUsize::new(0));
+    while !stopped.load(Ordering::Acquire) {
+        let (socket, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(_) if stopped.load(Ordering::Acquire) => return,
+            Err(error) => {
+                // Such as no free descriptor: one that waits may free some.
+                let text = format!("cannot accept a connection: {error}");
+                journal.publish(None, None, EventKind::Notice { text });
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        let Some(reception) = reception.upgrade() else { return };
+        if pending.fetch_add(1, Ordering::AcqRel) >= MAX_PENDING_HANDSHAKES {
+            pending.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (counter, news) = (pending.clone(), journal.clone());
+        let spawned = spawn_named("dwcp-recv", move || {
+            let accepted = shake_hands(socket, peer, reception.as_ref());
+            counter.fetch_sub(1, Ordering::AcqRel);
+            drop(reception);
+            match accepted {
+                Ok((migration, stream, reader, writer, name)) => {
+                    migration.serve(stream, reader, writer, &format!("{name} at {peer}"));
+                }
+                Err(reason) => {
+                    let peer = peer.to_string();
+                    news.publish(None, None, EventKind::PeerRefused { peer, reason });
+                }
+            }
+        });
+        if spawned.is_err() {
+            pending.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+type Accepted = (Arc<IncomingMigration>, StreamId, FrameReader, FrameWriter, String);
+
+fn shake_hands(
+    socket: TcpStream,
+    peer: SocketAddr,
+    reception: &dyn Reception,
+) -> Result<Accepted, String> {
+    let socket = Arc::new(socket);
+    let hello = read_hello(&socket).map_err(|error| error.to_string());
+    let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
+    let answer = |writer: &mut FrameWriter, reply: &HelloReply| {
+        let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };
+        writer.open(&frame).map_err(|error| error.to_string())
+    };
+    let (reader, hello) = match hello {
+        Ok(hello) => hello,
+        Err(reason) => return Err(reason),
+    };
+    let hello = match Hello::decode(&hello) {
+        Ok(hello) => hello,
+        Err(error) => {
+            let refusal = Refusal::new(error.status(), error.to_string());
+            answer(&mut writer, &refusal.reply())?;
+            return Err(error.to_string());
+        }
+    };
+    match reception.receive(&hello, peer) {
+        Ok(migration) => {
+            tuning::tune_receiver(&socket, STALL_TIMEOUT).map_err(|error| error.to_string())?;
+            let (token, features) = (migration.token(), FEATURES.common(hello.features));
+            answer(&mut writer, &HelloReply::Accept { token, features, node })?;
+            Ok((migration, hello.stream, reader, writer, hello.node))
+        }
+        Err(refusal) => {
+            answer(&mut writer, &refusal.reply())?;
+            Err(refusal.reason)
+        }
+    }
+}
+
+fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Vec<u8>), ConnectionError> {
+    socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
+    socket.set_write_timeout(Some(HELLO_TIMEOUT))?;
+    let mut reader = FrameReader::new(socket.clone());
+    reader.preface()?;
+    let payload = reader.expect(FrameKind::Hello)?;
+    Ok((reader, payload))
+}
+
+impl Refusal {
+    fn reply(&self) -> HelloReply {
+        let (status, reason) = (self.status.code(), self.reason.clone());
+        HelloReply::Refuse { status, reason, ended: self.ended }
+    }
+}
+
+/// Whether a hello fits the migration that it names.
+///
+/// # Errors
+/// [`Refusal`] names what differs.
+pub fn check_join(migration: &IncomingMigration, hello: &Hello) -> Result<(), Refusal> {
+    match &hello.purpose {
+        Purpose::Join { token } if *token != migration.token() => {
+            Err(Refusal::new(Status::Refused, "the token is not this migration's"))
+        }
+        Purpose::Open { guest, .. } if guest != migration.guest() => {
+            let text = format!("migration {} is of another guest than {guest:?}", hello.migration);
+            Err(Refusal::new(Status::Refused, text))
+        }
+        Purpose::Open { layout, .. } if layout != migration.layout() => {
+            Err(Refusal::new(Status::LayoutMismatch, "the memory layout has changed"))
+        }
+        _ if !migration.may_join(hello.stream) => {
+            let text = format!("no further stream; number {} is refused", hello.stream.0);
+            Err(Refusal::new(Status::Busy, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names a migration in a refusal.
+pub fn unknown(id: MigrationId) -> Refusal {
+    Refusal::new(Status::NotFound, format!("no migration {id} is under way here"))
+}

@@ -1,0 +1,393 @@
+//! The guests and migrations of one node, and the reception of incoming connections.
+
+use crate::Status;
+use crate::base::limits::MAX_FINISHED_MIGRATIONS;
+use crate::base::{MemoryLayout, MigrationId};
+use crate::migration::destination::DestinationSetup;
+use crate::migration::{GuestSink, GuestSource, Owner, Report};
+use crate::observe::EventKind;
+use crate::runtime::incoming::IncomingMigration;
+use crate::runtime::journal::Journal;
+use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, check_join, unknown};
+use crate::runtime::lock::lock;
+use crate::runtime::node::{GuestInfo, Migration, NodeError};
+use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::state_file::Side;
+use crate::wire::Hello;
+use crate::wire::hello::{Ended, Purpose};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a destination waits for a source that is gone.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the registry does when a migration has ended.
+type OnEnd = Box<dyn FnOnce(&Report) + Send>;
+
+/// A registered guest.
+pub struct GuestEntry {
+    role: Role,
+    ram_bytes: u64,
+    migration: Option<MigrationId>,
+}
+
+#[derive(Clone)]
+enum Role {
+    Source(Arc<dyn GuestSource>),
+    Destination(Arc<dyn GuestSink>),
+}
+
+/// The tables.
+pub struct Registry {
+    /// Itself, for the threads that outlive a call.
+    me: Weak<Registry>,
+    name: String,
+    journal: Arc<Journal>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    guests: BTreeMap<String, GuestEntry>,
+    migrations: Vec<(Migration, Option<JoinHandle<()>>)>,
+    /// How migrations into this node ended: in this process, or by the records of earlier ones.
+    ended: HashMap<MigrationId, Owner>,
+    state_dir: Option<PathBuf>,
+    stopped: bool,
+}
+
+impl GuestEntry {
+    /// A guest that runs here.
+    pub fn source(guest: Arc<dyn GuestSource>) -> Self {
+        let ram_bytes = guest.layout().total_bytes();
+        Self { role: Role::Source(guest), ram_bytes, migration: None }
+    }
+
+    /// A guest that is expected here.
+    pub fn destination(guest: Arc<dyn GuestSink>) -> Self {
+        let ram_bytes = guest.layout().total_bytes();
+        Self { role: Role::Destination(guest), ram_bytes, migration: None }
+    }
+
+    fn role_name(&self) -> &'static str {
+        match self.role {
+            Role::Source(_) => "source",
+            Role::Destination(_) => "destination",
+        }
+    }
+}
+
+impl Registry {
+    /// Empty tables.
+    pub fn new(name: String, journal: Arc<Journal>) -> Arc<Self> {
+        let tables = Mutex::default();
+        Arc::new_cyclic(|me| Self { me: me.clone(), name, journal, tables })
+    }
+
+    /// The node's journal.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Takes over what the state directory says about earlier migrations.
+    pub fn remember(&self, state_dir: PathBuf, ended: HashMap<MigrationId, Owner>) {
+        let mut tables = lock(&self.tables);
+        tables.state_dir = Some(state_dir);
+        tables.ended = ended;
+    }
+
+    /// Adds a guest.
+    ///
+    /// # Errors
+    /// Stopped, name taken, or limit reached.
+    pub fn add_guest(&self, name: &str, entry: GuestEntry, limit: usize) -> Result<(), NodeError> {
+        let mut tables = lock(&self.tables);
+        if tables.stopped {
+            return Err(NodeError::Stopped);
+        }
+        if tables.guests.contains_key(name) {
+            return Err(NodeError::NameTaken(name.to_string()));
+        }
+        if tables.guests.len() >= limit {
+            return Err(NodeError::Limit { what: "guest", limit });
+        }
+        let role = entry.role_name().to_string();
+        tables.guests.insert(name.to_string(), entry);
+        drop(tables);
+        self.journal.publish(None, Some(name), EventKind::GuestChanged { role });
+        Ok(())
+    }
+
+    /// Takes a guest out.
+    ///
+    /// # Errors
+    /// Unknown, or moving.
+    pub fn remove_guest(&self, name: &str) -> Result<(), NodeError> {
+        let mut tables = lock(&self.tables);
+        let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
+        if entry.migration.is_some() {
+            return Err(NodeError::Busy(name.to_string()));
+        }
+        tables.guests.remove(name);
+        drop(tables);
+        let role = "removed".to_string();
+        self.journal.publish(None, Some(name), EventKind::GuestChanged { role });
+        Ok(())
+    }
+
+    /// The guests, by name.
+    pub fn guests(&self) -> Vec<GuestInfo> {
+        let info = |(name, entry): (&String, &GuestEntry)| GuestInfo {
+            name: name.clone(),
+            role: entry.role_name(),
+            ram_bytes: entry.ram_bytes,
+            migration: entry.migration,
+        };
+        lock(&self.tables).guests.iter().map(info).collect()
+    }
+
+    /// Claims a guest for an outgoing migration.
+    ///
+    /// # Errors
+    /// Stopped, unknown, moving, or not running here.
+    pub fn claim_source(
+        &self,
+        name: &str,
+    ) -> Result<(MigrationId, Arc<dyn GuestSource>), NodeError> {
+        let id = random_bytes().map(MigrationId)?;
+        let mut tables = lock(&self.tables);
+        if tables.stopped {
+            return Err(NodeError::Stopped);
+        }
+        if !tables.guests.contains_key(name) {
+            return Err(tables.unknown_guest(name));
+        }
+        let Some(entry) = tables.guests.get_mut(name) else { return Err(NodeError::Stopped) };
+        if entry.migration.is_some() {
+            return Err(NodeError::Busy(name.to_string()));
+        }
+        let Role::Source(guest) = &entry.role else {
+            let (name, role) = (name.to_string(), entry.role_name());
+            return Err(NodeError::WrongRole { name, role });
+        };
+        let guest = guest.clone();
+        entry.migration = Some(id);
+        Ok((id, guest))
+    }
+
+    /// Gives a guest back that a migration had claimed.
+    pub fn release(&self, name: &str, id: MigrationId) {
+        if let Some(entry) = lock(&self.tables).guests.get_mut(name)
+            && entry.migration == Some(id)
+        {
+            entry.migration = None;
+        }
+    }
+
+    /// What is to happen to the guest's entry when the migration ends: it goes with the guest.
+    pub fn on_end(&self, guest: &str, id: MigrationId) -> OnEnd {
+        let (registry, guest) = (self.me.clone(), guest.to_string());
+        Box::new(move |report| {
+            if let Some(registry) = registry.upgrade() {
+                registry.ended(&guest, id, report);
+            }
+        })
+    }
+
+    /// Keeps a migration; the oldest finished ones are forgotten beyond a limit.
+    pub fn add_migration(&self, migration: Migration, thread: JoinHandle<()>) {
+        let mut tables = lock(&self.tables);
+        let finished = |migration: &Migration| migration.report().is_some();
+        let surplus = tables.migrations.len().saturating_sub(MAX_FINISHED_MIGRATIONS - 1);
+        for _ in 0..surplus {
+            if let Some(at) = tables.migrations.iter().position(|(kept, _)| finished(kept)) {
+                tables.migrations.remove(at);
+            }
+        }
+        tables.migrations.push((migration, Some(thread)));
+    }
+
+    /// The migrations, oldest first.
+    pub fn migrations(&self) -> Vec<Migration> {
+        lock(&self.tables).migrations.iter().map(|(migration, _)| migration.clone()).collect()
+    }
+
+    /// One migration.
+    pub fn migration(&self, id: MigrationId) -> Option<Migration> {
+        let tables = lock(&self.tables);
+        tables.migrations.iter().map(|(migration, _)| migration).find(|m| m.id() == id).cloned()
+    }
+
+    /// Cancels what can be cancelled and waits for everything.
+    pub fn stop(&self) {
+        let first = !std::mem::replace(&mut lock(&self.tables).stopped, true);
+        for migration in self.migrations() {
+            migration.cancel();
+        }
+        let threads: Vec<_> =
+            lock(&self.tables).migrations.iter_mut().filter_map(|(_, t)| t.take()).collect();
+        for thread in threads {
+            // A migration's own thread may be the one that drops the node.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        if first {
+            self.journal.publish(None, None, EventKind::NodeStopped {});
+        }
+    }
+
+    fn ended(&self, guest: &str, id: MigrationId, report: &Report) {
+        let mut tables = lock(&self.tables);
+        let moved = report.owner == Owner::Destination;
+        let gone = match tables.guests.get_mut(guest) {
+            Some(entry) if entry.migration == Some(id) => {
+                entry.migration = None;
+                moved
+            }
+            _ => false,
+        };
+        if gone {
+            tables.guests.remove(guest);
+        }
+        if report.side == "destination" {
+            tables.ended.insert(id, report.owner);
+        }
+    }
+
+    fn open(
+        &self,
+        hello: &Hello,
+        (guest, layout): (&str, &MemoryLayout),
+        peer: SocketAddr,
+    ) -> Result<Arc<IncomingMigration>, Refusal> {
+        let token = random_bytes()
+            .map_err(|error| Refusal::new(Status::Io, format!("no random numbers: {error}")))?;
+        let mut tables = lock(&self.tables);
+        let sink = tables.claim_destination(guest, layout, hello.migration)?;
+        let peer = format!("{} at {peer}", hello.node);
+        let state_dir = tables.state_dir.as_deref();
+        let keeper =
+            RecordKeeper::new(state_dir, Side::Destination, hello.migration, (guest, &peer));
+        drop(tables);
+        let setup = DestinationSetup {
+            id: hello.migration,
+            guest: guest.to_string(),
+            layout: layout.clone(),
+            reconnect_timeout: RECONNECT_TIMEOUT,
+            stall_timeout: STALL_TIMEOUT,
+        };
+        let on_end = self.on_end(guest, hello.migration);
+        let journal = self.journal.clone();
+        match IncomingMigration::start(setup, token, sink, journal, keeper, on_end) {
+            Ok((migration, thread)) => {
+                self.add_migration(Migration::Incoming(migration.clone()), thread);
+                Ok(migration)
+            }
+            Err(error) => {
+                self.release(guest, hello.migration);
+                Err(Refusal::new(Status::Io, format!("no thread for the migration: {error}")))
+            }
+        }
+    }
+}
+
+impl Reception for Registry {
+    fn node_name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal> {
+        if let Some(Migration::Incoming(migration)) = self.migration(hello.migration)
+            && migration.report().is_none()
+        {
+            check_join(&migration, hello)?;
+            return Ok(migration);
+        }
+        if let Some(owner) = lock(&self.tables).ended.get(&hello.migration) {
+            let ended = match owner {
+                Owner::Destination => Ended::DestinationOwns,
+                Owner::Source | Owner::InDoubt => Ended::SourceOwns,
+            };
+            let reason = format!("migration {} is over", hello.migration);
+            return Err(Refusal { status: Status::BadState, reason, ended });
+        }
+        match &hello.purpose {
+            Purpose::Open { guest, layout } => self.open(hello, (guest, layout), peer),
+            Purpose::Join { .. } => Err(unknown(hello.migration)),
+        }
+    }
+}
+
+impl Tables {
+    fn unknown_guest(&self, name: &str) -> NodeError {
+        NodeError::UnknownGuest { name: name.to_string(), known: self.guest_names() }
+    }
+
+    fn guest_names(&self) -> String {
+        match self.guests.len() {
+            0 => "none".to_string(),
+            _ => self.guests.keys().take(16).cloned().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    fn claim_destination(
+        &mut self,
+        name: &str,
+        layout: &MemoryLayout,
+        id: MigrationId,
+    ) -> Result<Arc<dyn GuestSink>, Refusal> {
+        if self.stopped {
+            return Err(Refusal::new(Status::Stopped, "the node is being stopped"));
+        }
+        let Some(entry) = self.guests.get_mut(name) else {
+            let text = format!("no guest {name:?} is expected here");
+            return Err(Refusal::new(Status::NotFound, text));
+        };
+        let Role::Destination(guest) = &entry.role else {
+            let text = format!("guest {name:?} runs here; it is not expected");
+            return Err(Refusal::new(Status::BadState, text));
+        };
+        if entry.migration.is_some() {
+            let text = format!("guest {name:?} is being received from elsewhere");
+            return Err(Refusal::new(Status::BadState, text));
+        }
+        let ours = guest.layout();
+        if ours != *layout {
+            return Err(Refusal::new(Status::LayoutMismatch, difference(layout, &ours)));
+        }
+        let guest = guest.clone();
+        entry.migration = Some(id);
+        Ok(guest)
+    }
+}
+
+/// The first thing in which two layouts differ, for people.
+fn difference(source: &MemoryLayout, ours: &MemoryLayout) -> String {
+    if source.page_bytes() != ours.page_bytes() {
+        let (theirs, ours) = (source.page_bytes(), ours.page_bytes());
+        return format!("page size is {theirs} at the source and {ours} here");
+    }
+    let (theirs, here) = (source.regions(), ours.regions());
+    if theirs.len() != here.len() {
+        return format!("{} memory regions at the source and {} here", theirs.len(), here.len());
+    }
+    let differing = theirs.iter().zip(here).find(|(theirs, here)| theirs != here);
+    match differing {
+        Some((theirs, here)) => format!("region differs: {theirs:?} at the source, {here:?} here"),
+        None => "the memory layouts differ".to_string(),
+    }
+}
+
+fn random_bytes() -> Result<[u8; 16], NodeError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| NodeError::Io {
+        what: "random numbers",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(bytes)
+}
