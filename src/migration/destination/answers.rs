@@ -73,7 +73,7 @@ impl Destination {
                 self.commitment = Commitment::Prepared;
                 self.session.send(&Control::Verified { digest: self.digest.value().0 });
             }
-            (Mark::Owned, Ok(())) => {
+            (Mark::Owned, Ok(())) if self.commitment == Commitment::Recording => {
                 self.commitment = Commitment::Ours;
                 self.owner = Owner::Destination;
                 self.session.send(&Control::Committed);
@@ -108,7 +108,6 @@ impl Destination {
         if status != Status::Ok {
             self.failure = Some(Failure { status, reason });
         }
-        self.actions.push_back(Action::Persist(Mark::Owned));
     }
 
     /// The commit: from the moment its record is on disk the guest is ours.

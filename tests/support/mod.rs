@@ -1,0 +1,239 @@
+//! A small guest for tests: a thread that stamps pages of kernel-tracked memory, on either side.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use dwcp::base::{MemoryLayout, RegionLayout};
+use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource};
+use dwcp::runtime::mapped_guest::{MappedSink, SinkControl, SourceControl};
+use dwcp::runtime::process_memory::process_memory_source;
+use dwcp::runtime::sys::{Allocation, MappedMemory};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub const PAGE: u64 = 4096;
+
+/// A guest: memory, a counter of writes, and a thread that makes them while it runs.
+#[derive(Clone)]
+pub struct Guest(Arc<State>);
+
+struct State {
+    memory: Arc<MappedMemory>,
+    pages: u64,
+    counter: AtomicU64,
+    pages_per_s: u64,
+    running: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    resumes: AtomicU64,
+    endings: Mutex<Vec<Ending>>,
+    fail_at: Mutex<Option<&'static str>>,
+    delay_at: Mutex<Option<(&'static str, Duration)>>,
+}
+
+impl Guest {
+    /// A stopped guest with zeroed memory.
+    pub fn new(pages: u64, pages_per_s: u64) -> Self {
+        let memory = MappedMemory::allocate(layout(pages), Allocation::default()).unwrap();
+        Self(Arc::new(State {
+            memory: Arc::new(memory),
+            pages,
+            counter: AtomicU64::new(0),
+            pages_per_s,
+            running: AtomicBool::new(false),
+            thread: Mutex::default(),
+            resumes: AtomicU64::new(0),
+            endings: Mutex::default(),
+            fail_at: Mutex::default(),
+            delay_at: Mutex::default(),
+        }))
+    }
+
+    /// Stamps every page of the first `share` percent once.
+    pub fn fill(&self, share: u64) {
+        for page in 0..self.0.pages * share / 100 {
+            self.0.stamp(page);
+        }
+    }
+
+    pub fn start(&self) {
+        self.0.start();
+    }
+
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.0.running.load(SeqCst)
+    }
+
+    pub fn counter(&self) -> u64 {
+        self.0.counter.load(SeqCst)
+    }
+
+    pub fn resumes(&self) -> u64 {
+        self.0.resumes.load(SeqCst)
+    }
+
+    pub fn endings(&self) -> Vec<Ending> {
+        self.0.endings.lock().unwrap().clone()
+    }
+
+    /// Makes this call of the hypervisor fail from now on.
+    pub fn fail_at(&self, call: Option<&'static str>) {
+        *self.0.fail_at.lock().unwrap() = call;
+    }
+
+    /// Makes this call of the hypervisor slow from now on.
+    pub fn delay_at(&self, call: &'static str, delay: Duration) {
+        *self.0.delay_at.lock().unwrap() = Some((call, delay));
+    }
+
+    /// The whole memory.
+    pub fn image(&self) -> Vec<u8> {
+        let mut image = vec![0; (self.0.pages * PAGE) as usize];
+        self.0.memory.read(0, 0, &mut image).unwrap();
+        image
+    }
+
+    /// Every page is zero or carries its own stamp, none newer than the counter.
+    pub fn check(&self) {
+        let (image, counter) = (self.image(), self.counter());
+        for (page, bytes) in image.chunks_exact(PAGE as usize).enumerate() {
+            let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            if word(0) == 0 && bytes.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            assert_eq!(word(0), page as u64 + 1, "page {page} carries another page's stamp");
+            assert!(word(8) <= counter, "page {page} is from after the counter {counter}");
+            let mut expected = vec![0; PAGE as usize];
+            fill_page(&mut expected, page as u64, word(8));
+            assert!(bytes == expected, "page {page} is torn");
+        }
+    }
+
+    pub fn source(&self) -> Arc<dyn GuestSource> {
+        let control = Box::new(Control(self.clone()));
+        Arc::new(process_memory_source(self.0.memory.clone(), control))
+    }
+
+    pub fn sink(&self) -> Arc<dyn GuestSink> {
+        Arc::new(MappedSink::new(self.0.memory.clone(), Box::new(Control(self.clone()))))
+    }
+
+    fn call(&self, call: &'static str) -> Result<(), GuestError> {
+        let delay = *self.0.delay_at.lock().unwrap();
+        if let Some((_, delay)) = delay.filter(|(at, _)| *at == call) {
+            std::thread::sleep(delay);
+        }
+        match *self.0.fail_at.lock().unwrap() {
+            Some(at) if at == call => Err(GuestError { call, code: -7, text: "as told".into() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl State {
+    fn stamp(&self, page: u64) {
+        let mut bytes = vec![0; PAGE as usize];
+        let sequence = self.counter.fetch_add(1, SeqCst) + 1;
+        fill_page(&mut bytes, page, sequence);
+        self.memory.write(0, page * PAGE, &bytes).unwrap();
+    }
+
+    fn start(self: &Arc<Self>) {
+        let mut thread = self.thread.lock().unwrap();
+        assert!(!self.running.swap(true, SeqCst), "started twice");
+        self.resumes.fetch_add(1, SeqCst);
+        let state = self.clone();
+        *thread = Some(std::thread::spawn(move || state.run()));
+    }
+
+    fn stop(&self) {
+        self.running.store(false, SeqCst);
+        if let Some(thread) = self.thread.lock().unwrap().take() {
+            thread.join().unwrap();
+        }
+    }
+
+    fn run(&self) {
+        let (started, mut done) = (Instant::now(), 0);
+        while self.running.load(SeqCst) {
+            let due = (started.elapsed().as_secs_f64() * self.pages_per_s as f64) as u64;
+            while done < due && self.running.load(SeqCst) {
+                let next = self.counter.load(SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                self.stamp((next >> 20) % self.pages);
+                done += 1;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.running.store(false, SeqCst);
+    }
+}
+
+fn fill_page(bytes: &mut [u8], page: u64, sequence: u64) {
+    let mut word = page.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sequence;
+    for chunk in bytes.chunks_exact_mut(8) {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes[..8].copy_from_slice(&(page + 1).to_le_bytes());
+    bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+}
+
+pub fn layout(pages: u64) -> MemoryLayout {
+    let length_bytes = pages * PAGE;
+    let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes };
+    MemoryLayout::new(PAGE as u32, vec![region]).unwrap()
+}
+
+struct Control(Guest);
+
+impl SourceControl for Control {
+    fn pause(&self) -> Result<(), GuestError> {
+        self.0.call("pause")?;
+        self.0.stop();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), GuestError> {
+        self.0.start();
+        Ok(())
+    }
+
+    fn save_device_state(&self) -> Result<Vec<u8>, GuestError> {
+        self.0.call("save_device_state")?;
+        Ok(self.0.counter().to_le_bytes().to_vec())
+    }
+
+    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
+        self.0.0.endings.lock().unwrap().push(ending);
+        Ok(())
+    }
+}
+
+impl SinkControl for Control {
+    fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
+        self.0.call("load_device_state")?;
+        self.0.0.counter.store(u64::from_le_bytes(state.try_into().unwrap()), SeqCst);
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), GuestError> {
+        self.0.call("resume")?;
+        self.0.check();
+        self.0.start();
+        Ok(())
+    }
+
+    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
+        self.0.0.endings.lock().unwrap().push(ending);
+        Ok(())
+    }
+}
