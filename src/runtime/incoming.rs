@@ -183,10 +183,9 @@ impl IncomingMigration {
             }
             let acks = lock(&self.destination).waiting_acks(stream);
             let idle = acks < ACK_BATCH && reader.has_more();
-            if (acks > 0 && !idle) || lock(&self.destination).has_control() {
-                if let Err(error) = self.flush(stream, writer) {
-                    return format!("sending: {error}");
-                }
+            let due = (acks > 0 && !idle) || lock(&self.destination).has_control();
+            if due && let Err(error) = self.flush(stream, writer) {
+                return format!("sending: {error}");
             }
         }
     }

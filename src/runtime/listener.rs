@@ -158,10 +158,7 @@ fn shake_hands(
         let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };
         writer.open(&frame).map_err(|error| error.to_string())
     };
-    let (reader, hello) = match hello {
-        Ok(hello) => hello,
-        Err(reason) => return Err(reason),
-    };
+    let (reader, hello) = hello?;
     let hello = match Hello::decode(&hello) {
         Ok(hello) => hello,
         Err(error) => {

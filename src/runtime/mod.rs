@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod connection;
 pub mod dial;
+pub mod guarded;
 pub mod incoming;
 pub mod journal;
 pub mod listener;

@@ -6,6 +6,7 @@ use crate::base::{MemoryLayout, MigrationId};
 use crate::migration::destination::DestinationSetup;
 use crate::migration::{GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
+use crate::runtime::guarded::Guarded;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, check_join, unknown};
@@ -64,12 +65,14 @@ impl GuestEntry {
     /// A guest that runs here.
     pub fn source(guest: Arc<dyn GuestSource>) -> Self {
         let ram_bytes = guest.layout().total_bytes();
+        let guest = Arc::new(Guarded::new(guest));
         Self { role: Role::Source(guest), ram_bytes, migration: None }
     }
 
     /// A guest that is expected here.
     pub fn destination(guest: Arc<dyn GuestSink>) -> Self {
         let ram_bytes = guest.layout().total_bytes();
+        let guest = Arc::new(Guarded::new(guest));
         Self { role: Role::Destination(guest), ram_bytes, migration: None }
     }
 

@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn numbers_that_do_not_add_up_are_named() {
-        let cases: [(&str, fn(&mut ChunkHeader)); 6] = [
+        type Change = fn(&mut ChunkHeader);
+        let cases: [(&str, Change); 6] = [
             ("raw length is 4096", |h| h.raw_bytes = 4096),
             ("payload length is 0", |h| h.payload_bytes = 0),
             ("zero pages", |h| h.extents[1].pages = u32::MAX),

@@ -302,7 +302,7 @@ mod tests {
     fn a_page_count_that_overflows_is_named() {
         let mut bytes = hello().encode();
         let at = bytes.len() - 8;
-        bytes[at..].copy_from_slice(&(u64::MAX & !4095).to_le_bytes());
+        bytes[at..].copy_from_slice(&(!4095_u64).to_le_bytes());
         let error = Hello::decode(&bytes).unwrap_err().to_string();
         assert!(error.contains("\"ram\"") && error.contains("over"), "{error}");
     }
