@@ -100,7 +100,7 @@ impl Source {
         let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
         self.failure.is_none()
             && (!self.finalize_sent || self.resend_after_finalize)
-            && matches!(self.clock.phase(), Phase::Precopy | Phase::FinalPass | Phase::Verify)
+            && (Phase::Precopy..=Phase::Verify).contains(&self.clock.phase())
             && self.plan.pending() > 0
             && self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
             && (self.flights.len() < MAX_STREAM_CHUNKS || on_stream() < MAX_STREAM_CHUNKS)

@@ -1,0 +1,5 @@
+//! The parts of the simulator.
+
+pub mod guest;
+pub mod network;
+pub mod world;

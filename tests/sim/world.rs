@@ -1,0 +1,705 @@
+//! Two hosts and what is between them; steps are taken in random order until all is over.
+
+use super::guest::SimGuest;
+use super::network::{Pipe, Received};
+use dwcp::base::{MigrationId, StreamId, Time};
+use dwcp::encoding::{CodecChoice, ImageDigest};
+use dwcp::migration::destination::{self, Destination, DestinationSetup};
+use dwcp::migration::ownership::Mark;
+use dwcp::migration::page_io::{ChunkReader, ChunkWriter, StoreError};
+use dwcp::migration::source::{self, ChunkPlan, Source, SourceSetup, Work};
+use dwcp::migration::{Ending, Failure, GuestSink, GuestSource, MigrationOptions, Owner, Report};
+use dwcp::wire::ChunkHeader;
+use dwcp::wire::hello::Ended;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Steps with faults, and as many again in which everything must come to an end.
+const STORM_STEPS: u64 = 2_000;
+const CALM_STEPS: u64 = 200_000;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Moved,
+    Stayed,
+    InDoubt,
+    SourceCrashed,
+    DestinationCrashed,
+}
+
+/// What may go wrong, in chances out of 10,000 a step.
+#[derive(Clone, Copy, Default)]
+struct Weather {
+    misbehave: u32,
+    cut: u32,
+    cut_all: u32,
+    call_fails: u32,
+    disk_full: u32,
+    cancel: u32,
+    crash: u32,
+    long_pause: u32,
+}
+
+struct Link {
+    to_destination: Pipe,
+    to_source: Pipe,
+    source_open: bool,
+    destination_open: bool,
+    encoding: Option<ChunkPlan>,
+    storing: Option<(ChunkHeader, Vec<u8>)>,
+}
+
+pub struct World {
+    random: fastrand::Rng,
+    talk: bool,
+    weather: Weather,
+    now: Time,
+    step: u64,
+    options: MigrationOptions,
+    source_guest: Arc<SimGuest>,
+    sink_guest: Arc<SimGuest>,
+    source: Source,
+    source_digest: Arc<ImageDigest>,
+    source_busy: Option<source::Action>,
+    source_record: Option<Mark>,
+    source_crashed: bool,
+    destination: Option<Destination>,
+    sink_digest: Arc<ImageDigest>,
+    destination_busy: Option<destination::Action>,
+    destination_record: Option<Mark>,
+    destination_crashed: bool,
+    links: BTreeMap<StreamId, Link>,
+    next_stream: u32,
+    writer: ChunkWriter,
+    reader: ChunkReader,
+}
+
+impl World {
+    pub fn new(seed: u64, talk: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut chance = |most: u32| if random.bool() { random.u32(..=most) } else { 0 };
+        let weather = Weather {
+            misbehave: chance(60),
+            cut: chance(100),
+            cut_all: chance(20),
+            call_fails: chance(3),
+            disk_full: chance(4),
+            cancel: chance(3),
+            crash: chance(12),
+            long_pause: chance(40),
+        };
+        Self::with(random, weather, talk)
+    }
+
+    /// A world in which nothing goes wrong.
+    pub fn calm(seed: u64, talk: bool) -> Self {
+        Self::with(fastrand::Rng::with_seed(seed), Weather::default(), talk)
+    }
+
+    fn with(mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+        let pages = [random.u64(1..80), random.u64(1..20)];
+        let (here, there) = (SimGuest::new(pages, true), SimGuest::new(pages, false));
+        for page in 0..here.layout().page_count() as usize {
+            here.write(page, random.u64(..1000));
+        }
+        let codecs = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)];
+        let options = MigrationOptions {
+            streams: random.u16(1..5),
+            codec: codecs[random.usize(..3)],
+            max_downtime: Duration::from_millis(random.u64(20..400)),
+            deadline: random.bool().then(|| Duration::from_secs(60)),
+            bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
+            throttle: random.bool(),
+            reconnect_timeout: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(20),
+        };
+        let (now, id) = (Time(1), MigrationId([7; 16]));
+        let layout = here.layout().clone();
+        let source_digest = Arc::new(ImageDigest::new(layout.page_count()));
+        let sink_digest = Arc::new(ImageDigest::new(layout.page_count()));
+        let setup = SourceSetup { id, guest: "vm".into(), layout, options: options.clone() };
+        let source = Source::new(setup, source_digest.clone(), random.u32(64..2000), now);
+        Self {
+            random,
+            talk,
+            weather,
+            now,
+            step: 0,
+            options,
+            source_guest: Arc::new(here),
+            sink_guest: Arc::new(there),
+            source,
+            source_digest,
+            source_busy: None,
+            source_record: None,
+            source_crashed: false,
+            destination: None,
+            sink_digest,
+            destination_busy: None,
+            destination_record: None,
+            destination_crashed: false,
+            links: BTreeMap::new(),
+            next_stream: 0,
+            writer: ChunkWriter::default(),
+            reader: ChunkReader::default(),
+        }
+    }
+
+    /// Runs to the end and checks that it is a good one.
+    pub fn run(mut self) -> Outcome {
+        while !self.is_over() {
+            self.step += 1;
+            assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
+            if self.step <= STORM_STEPS {
+                self.go_wrong();
+            }
+            self.advance();
+            self.check();
+        }
+        self.judge()
+    }
+
+    fn is_over(&self) -> bool {
+        let source_over = self.source_crashed || self.source.is_over();
+        let destination_over =
+            self.destination_crashed || self.destination.as_ref().is_none_or(Destination::is_over);
+        source_over && destination_over
+    }
+
+    fn chance(&mut self, of_10_000: u32) -> bool {
+        of_10_000 > 0 && self.random.u32(..10_000) < of_10_000
+    }
+
+    fn say(&self, text: &str) {
+        if self.talk {
+            println!("{:>6} {:>12} {text}", self.step, self.now.0);
+        }
+    }
+
+    fn go_wrong(&mut self) {
+        let weather = self.weather;
+        if self.chance(weather.misbehave)
+            && let Some(id) = self.any_link()
+            && let Some(link) = self.links.get_mut(&id)
+        {
+            let pipe =
+                if self.random.bool() { &mut link.to_source } else { &mut link.to_destination };
+            pipe.misbehave(&mut self.random);
+        }
+        let all = self.chance(weather.cut_all);
+        if all || self.chance(weather.cut) {
+            let cut: Vec<_> = if all {
+                self.links.keys().copied().collect()
+            } else {
+                self.any_link().into_iter().collect()
+            };
+            self.say(&format!("cut {cut:?}"));
+            for id in cut {
+                self.cut(id);
+            }
+        }
+        if self.chance(weather.call_fails) {
+            const CALLS: [&str; 8] = [
+                "start_dirty_log",
+                "fetch_dirty",
+                "read_pages",
+                "pause",
+                "save_device_state",
+                "load_device_state",
+                "write_pages",
+                "throttle",
+            ];
+            let guest = if self.random.bool() { &self.source_guest } else { &self.sink_guest };
+            guest.state.lock().unwrap().fail = Some(CALLS[self.random.usize(..CALLS.len())]);
+        }
+        if self.chance(weather.cancel) {
+            self.say("cancel");
+            match &mut self.destination {
+                Some(destination) if self.random.bool() => destination.cancel(),
+                _ => self.source.cancel(self.now),
+            }
+        }
+        if self.chance(weather.long_pause) {
+            self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
+        }
+        if self.chance(weather.crash) && !self.destination_crashed && !self.source_crashed {
+            self.crash();
+        }
+    }
+
+    fn crash(&mut self) {
+        self.source_crashed = self.random.bool();
+        self.destination_crashed = !self.source_crashed;
+        self.say(if self.source_crashed { "source crashes" } else { "destination crashes" });
+        let dead = if self.source_crashed { &self.source_guest } else { &self.sink_guest };
+        dead.state.lock().unwrap().running = false;
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.cut(id);
+        }
+    }
+
+    fn any_link(&mut self) -> Option<StreamId> {
+        let ids: Vec<_> = self.links.keys().copied().collect();
+        self.random.choice(ids)
+    }
+
+    /// Cuts a connection; what is on its way may or may not still arrive.
+    fn cut(&mut self, id: StreamId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            let keep = self.random.usize(..=link.to_destination.len());
+            link.to_destination.cut(keep);
+            let keep = self.random.usize(..=link.to_source.len());
+            link.to_source.cut(keep);
+        }
+    }
+
+    fn advance(&mut self) {
+        match self.random.u8(..16) {
+            0 => self.write_pages(),
+            1 => self.connect(),
+            2..=4 => self.drive_source(),
+            5..=7 => self.drive_destination(),
+            8 => self.pass_time(),
+            _ => {
+                if let Some(id) = self.any_link() {
+                    self.serve(id);
+                }
+            }
+        }
+    }
+
+    fn write_pages(&mut self) {
+        let guest = [&self.source_guest, &self.sink_guest][self.random.usize(..2)].clone();
+        if guest.state.lock().unwrap().running && self.random.u8(..3) == 0 {
+            let page = self.random.usize(..guest.layout().page_count() as usize);
+            guest.write(page, self.random.u64(..));
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let quiet = self.step > STORM_STEPS || self.random.u8(..20) == 0;
+        let most_us = if quiet { 1_000_000 } else { 5_000 };
+        self.now = self.now + Duration::from_micros(self.random.u64(1..most_us));
+        if !self.source_crashed {
+            self.source.tick(self.now);
+        }
+        if let (Some(destination), false) = (&mut self.destination, self.destination_crashed) {
+            destination.tick(self.now);
+        }
+    }
+
+    fn connect(&mut self) {
+        let open = self.links.values().filter(|link| link.source_open).count();
+        let wanted = !self.source_crashed && self.source.wants_streams();
+        if !wanted || open >= usize::from(self.options.streams) {
+            return;
+        }
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        if self.destination_crashed || self.chance(self.weather.cut * 5) {
+            return self.answer_from_record();
+        }
+        if let Some(ended) = self.ended_here() {
+            return self.source.refused(-17, "over", ended, self.now);
+        }
+        let now = self.now;
+        let destination = self.destination.get_or_insert_with(|| {
+            let setup = DestinationSetup {
+                id: MigrationId([7; 16]),
+                guest: "vm".into(),
+                layout: self.sink_guest.layout().clone(),
+                reconnect_timeout: Duration::from_secs(30),
+                stall_timeout: Duration::from_secs(20),
+            };
+            Destination::new(setup, self.sink_digest.clone(), now)
+        });
+        if !destination.may_join(id) {
+            return;
+        }
+        destination.stream_up(id, "source", now);
+        let lost = self.random.u8(..20) == 0 && self.weather.cut > 0;
+        if !lost {
+            self.source.stream_up(id, "destination", now);
+        }
+        let link = Link {
+            to_destination: Pipe::new(lost),
+            to_source: Pipe::new(lost),
+            source_open: !lost,
+            destination_open: true,
+            encoding: None,
+            storing: None,
+        };
+        self.links.insert(id, link);
+    }
+
+    /// A crashed destination is started again now and then, and answers from its record.
+    fn answer_from_record(&mut self) {
+        if !self.destination_crashed || self.random.u8(..30) > 0 {
+            return self.source.connect_failed("refused");
+        }
+        if let Some(mark) = self.destination_record {
+            let ended = match mark.owner() {
+                Owner::Destination => Ended::DestinationOwns,
+                _ => Ended::SourceOwns,
+            };
+            self.say(&format!("restarted destination says {ended:?}"));
+            self.source.refused(-17, "over", ended, self.now);
+        }
+    }
+
+    fn ended_here(&self) -> Option<Ended> {
+        let report = self.destination.as_ref()?.report()?;
+        Some(match report.owner {
+            Owner::Destination => Ended::DestinationOwns,
+            _ => Ended::SourceOwns,
+        })
+    }
+
+    fn drive_source(&mut self) {
+        if self.source_crashed {
+            return;
+        }
+        while let Some(event) = self.source.next_event() {
+            self.say(&format!("source {event:?}"));
+        }
+        if let Some(action) = self.source_busy.take() {
+            let answer = self.perform_source(action);
+            return self.source.answer(answer, self.now);
+        }
+        // The action is taken now and done in a later step: anything may come between.
+        self.source_busy = self.source.next_action();
+    }
+
+    fn perform_source(&mut self, action: source::Action) -> source::Answer {
+        use source::{Action, Answer};
+        self.say(&format!("source does {action:?}"));
+        let guest = self.source_guest.clone();
+        match action {
+            Action::StartDirtyLog => Answer::DirtyLogStarted(guest.start_dirty_log()),
+            Action::FetchDirty => Answer::DirtyFetched(self.fetch_dirty()),
+            Action::Pause => Answer::Paused(guest.pause()),
+            Action::Resume => {
+                assert!(!self.sink_guest.state.lock().unwrap().running, "two guests run");
+                Answer::Resumed(GuestSource::resume(guest.as_ref()))
+            }
+            Action::SaveDeviceState => Answer::DeviceState(guest.save_device_state()),
+            Action::Throttle(percent) => Answer::Throttled(guest.throttle(percent)),
+            Action::Persist(mark) => {
+                let full = self.step <= STORM_STEPS && self.chance(self.weather.disk_full * 100);
+                if full {
+                    return Answer::Persisted(mark, Err("disk full".into()));
+                }
+                self.source_record = Some(mark);
+                Answer::Persisted(mark, Ok(()))
+            }
+            Action::Finish(ending) => Answer::Finished(GuestSource::finish(guest.as_ref(), ending)),
+        }
+    }
+
+    fn fetch_dirty(&mut self) -> Result<(), dwcp::migration::GuestError> {
+        for region in 0..2 {
+            let pages = self.source_guest.layout().pages_of(region);
+            let mut log = vec![0; (pages.end - pages.start).div_ceil(64) as usize];
+            self.source_guest.fetch_dirty(region, &mut log)?;
+            self.source.merge_dirty(region, &log);
+        }
+        Ok(())
+    }
+
+    fn drive_destination(&mut self) {
+        if self.destination_crashed {
+            return;
+        }
+        let Some(destination) = &mut self.destination else { return };
+        let mut said = Vec::new();
+        while let Some(event) = destination.next_event() {
+            said.push(event);
+        }
+        if let Some(action) = self.destination_busy.take() {
+            if let Some(answer) = self.perform_destination(action)
+                && let Some(destination) = &mut self.destination
+            {
+                destination.answer(answer, self.now);
+            }
+        } else {
+            self.destination_busy = destination.next_action();
+        }
+        said.iter().for_each(|event| self.say(&format!("destination {event:?}")));
+    }
+
+    fn perform_destination(&mut self, action: destination::Action) -> Option<destination::Answer> {
+        use destination::{Action, Answer};
+        self.say(&format!("destination does {action:?}"));
+        let guest = self.sink_guest.clone();
+        Some(match action {
+            Action::CloseStream(id) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.to_destination.cut(0);
+                    link.to_source.closed = true;
+                }
+                return None;
+            }
+            Action::LoadDeviceState(state) => {
+                Answer::DeviceStateLoaded(guest.load_device_state(&state))
+            }
+            Action::Resume => {
+                self.check_handover();
+                Answer::Resumed(GuestSink::resume(guest.as_ref()))
+            }
+            Action::Persist(mark) => {
+                let full = self.step <= STORM_STEPS && self.chance(self.weather.disk_full * 100);
+                if full {
+                    return Some(Answer::Persisted(mark, Err("disk full".into())));
+                }
+                self.destination_record = Some(mark);
+                Answer::Persisted(mark, Ok(()))
+            }
+            Action::Finish(ending) => Answer::Finished(GuestSink::finish(guest.as_ref(), ending)),
+        })
+    }
+
+    /// The image at the destination is the source's, bit by bit, and the source stands still.
+    fn check_handover(&self) {
+        let (here, there) =
+            (self.source_guest.state.lock().unwrap(), self.sink_guest.state.lock().unwrap());
+        assert!(!here.running, "the guest is started at the destination while the source's runs");
+        assert!(here.memory == there.memory, "the destination's image differs");
+        assert_eq!(here.device, there.device, "the device state differs");
+    }
+
+    /// One step of the threads of one stream.
+    fn serve(&mut self, id: StreamId) {
+        match self.random.u8(..4) {
+            0 | 1 => self.send(id),
+            2 => self.receive_at_source(id),
+            _ => self.receive_at_destination(id),
+        }
+        let gone = |link: &Link| !link.source_open && !link.destination_open;
+        if self.links.get(&id).is_some_and(gone) {
+            self.links.remove(&id);
+        }
+    }
+
+    fn send(&mut self, id: StreamId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.source_crashed || !link.source_open {
+            link.source_open &= !self.source_crashed;
+            return;
+        }
+        if let Some(plan) = link.encoding.take() {
+            return self.encode(id, &plan);
+        }
+        if link.to_source.is_dry() {
+            return self.close_source(id, "closed");
+        }
+        if link.to_destination.len() > 4 {
+            return;
+        }
+        match self.source.next_work(id, self.now) {
+            Work::Frame(frame) => link.to_destination.send_frame(&frame),
+            Work::Chunk(plan) => link.encoding = Some(plan),
+            Work::Wait(until) => assert!(until > self.now, "a wait that is over"),
+            Work::Close => self.close_source(id, "over"),
+        }
+    }
+
+    fn encode(&mut self, id: StreamId, plan: &ChunkPlan) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let pages = (plan.id, plan.runs.as_slice());
+        let (guest, layout) = (self.source_guest.as_ref(), self.source_guest.layout());
+        let sequence = link.to_destination.sequence();
+        let codec = self.options.codec;
+        match self.writer.encode(pages, guest, layout, codec, &self.source_digest, sequence) {
+            Ok(chunk) => {
+                let (zero, full) = (chunk.zero_pages, chunk.full_pages);
+                self.source.chunk_encoded(plan.id, zero, full, chunk.wire_bytes(), self.now);
+                link.to_destination.send([chunk.head, chunk.payload].concat());
+            }
+            Err(error) => {
+                let failure = Failure::new(dwcp::Status::Callback, error.to_string());
+                self.source.chunk_failed(plan.id, failure, self.now);
+            }
+        }
+    }
+
+    fn close_source(&mut self, id: StreamId, reason: &str) {
+        if let Some(link) = self.links.get_mut(&id)
+            && link.encoding.is_none()
+            && link.source_open
+        {
+            link.source_open = false;
+            link.to_destination.closed = true;
+            link.to_source.cut(0);
+            self.source.stream_down(id, reason, self.now);
+        }
+    }
+
+    fn receive_at_source(&mut self, id: StreamId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.source_crashed || !link.source_open {
+            return;
+        }
+        let good = match link.to_source.receive() {
+            Some(Ok(Received::Frame(frame))) => self.source.frame(id, &frame, self.now).is_ok(),
+            Some(_) => false,
+            None => return,
+        };
+        if !good {
+            link.to_source.cut(0);
+        }
+    }
+
+    fn receive_at_destination(&mut self, id: StreamId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.destination_crashed || !link.destination_open {
+            link.destination_open &= !self.destination_crashed;
+            return;
+        }
+        if let Some((header, payload)) = link.storing.take() {
+            return self.store(id, &header, &payload);
+        }
+        let Some(destination) = &mut self.destination else { return };
+        let good = match link.to_destination.receive() {
+            Some(Ok(Received::Frame(frame))) => destination.frame(id, &frame, self.now).is_ok(),
+            Some(Ok(Received::Chunk(header, payload))) => {
+                let claimed = destination.begin_chunk(id, &header).is_ok();
+                if claimed {
+                    link.storing = Some((header, payload));
+                }
+                claimed
+            }
+            Some(Err(_)) => false,
+            None if link.to_destination.closed => false,
+            None => true,
+        };
+        if good {
+            return self.flush(id);
+        }
+        link.destination_open = false;
+        link.to_destination.cut(0);
+        link.to_source.closed = true;
+        destination.stream_down(id, "broken", self.now);
+    }
+
+    fn store(&mut self, id: StreamId, header: &ChunkHeader, payload: &[u8]) {
+        let (guest, layout) = (self.sink_guest.as_ref(), self.sink_guest.layout());
+        let mut stream = payload;
+        let stored = self.reader.store(header, &mut stream, guest, layout, &self.sink_digest);
+        let Some(destination) = &mut self.destination else { return };
+        destination.end_chunk(id, header, stored.as_ref().ok().copied(), self.now);
+        match stored {
+            Ok(_) => self.flush(id),
+            Err(error) => {
+                if !matches!(error, StoreError::Stream(_)) {
+                    destination.fail(Failure::new(dwcp::Status::Callback, error.to_string()));
+                }
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.to_destination.cut(0);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, id: StreamId) {
+        let (Some(link), Some(destination)) = (self.links.get_mut(&id), &mut self.destination)
+        else {
+            return;
+        };
+        while link.destination_open
+            && let Some(frame) = destination.next_frame(id, self.now)
+        {
+            link.to_source.send_frame(&frame);
+        }
+    }
+
+    fn check(&self) {
+        let running = [&self.source_guest, &self.sink_guest]
+            .iter()
+            .filter(|guest| guest.state.lock().unwrap().running)
+            .count();
+        assert!(running <= 1, "the guest runs twice: {}", self.describe());
+        let owners = (self.source.owner(), self.destination.as_ref().map(Destination::owner));
+        let both = owners == (Owner::Source, Some(Owner::Destination));
+        assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
+    }
+
+    fn judge(mut self) -> Outcome {
+        let there = self.destination.as_ref().and_then(Destination::report);
+        if self.source_crashed {
+            self.judge_after_source_crash(there.as_ref());
+            return Outcome::SourceCrashed;
+        }
+        let here = self.source.report().expect("over");
+        let running = self.source_guest.state.lock().unwrap().running;
+        let endings = self.source_guest.state.lock().unwrap().endings.clone();
+        assert!(endings.len() <= 1, "finished {} times", endings.len());
+        match here.owner {
+            Owner::Source => {
+                assert!(running, "the guest runs nowhere: {}", self.describe());
+                assert_ne!(here.status, dwcp::Status::Ok);
+                assert!(!here.reason.is_empty());
+                assert_ne!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
+            }
+            Owner::Destination => {
+                assert!(!running);
+                assert!(
+                    self.destination_crashed
+                        || there.as_ref().is_some_and(|there| there.owner == Owner::Destination)
+                );
+                assert_eq!(self.destination_record, Some(Mark::Owned));
+            }
+            Owner::InDoubt => {
+                assert!(!running && here.status == dwcp::Status::InDoubt);
+                assert!(endings.iter().all(|ending| *ending == Ending::Undecided));
+                assert_eq!(self.source_record, Some(Mark::CommitSent));
+            }
+        }
+        self.now = Time(0);
+        match (self.destination_crashed, here.owner) {
+            (true, _) => Outcome::DestinationCrashed,
+            (false, Owner::Source) => Outcome::Stayed,
+            (false, Owner::Destination) => Outcome::Moved,
+            (false, Owner::InDoubt) => Outcome::InDoubt,
+        }
+    }
+
+    /// The survivor says who owns the guest, and the dead one's record does not contradict it.
+    fn judge_after_source_crash(&self, there: Option<&Report>) {
+        let Some(there) = there else { return };
+        let record = self.source_record.map(Mark::owner);
+        if there.owner == Owner::Destination {
+            assert!(
+                matches!(record, Some(Owner::InDoubt | Owner::Destination)),
+                "{}",
+                self.describe()
+            );
+        } else {
+            assert_ne!(record, Some(Owner::Destination), "{}", self.describe());
+            assert!(!self.sink_guest.state.lock().unwrap().running);
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "step {} at {} us; source {:?} record {:?} crashed {}; destination {:?} record {:?} \
+             crashed {}; {} links",
+            self.step,
+            self.now.0,
+            self.source.report().map_or_else(
+                || format!("{:?}", self.source.progress(self.now)),
+                |r| format!("{:?} {:?} {}", r.status, r.owner, r.reason)
+            ),
+            self.source_record,
+            self.source_crashed,
+            self.destination.as_ref().map(|d| d.report().map_or_else(
+                || format!("{:?}", d.progress(self.now)),
+                |r| format!("{:?} {:?} {}", r.status, r.owner, r.reason)
+            )),
+            self.destination_record,
+            self.destination_crashed,
+            self.links.len(),
+        )
+    }
+}
