@@ -63,3 +63,8 @@ fn every_target_has_its_program_and_every_program_its_target() {
     names.sort();
     assert_eq!(programs, names);
 }
+
+#[test]
+fn the_seed_of_chunks_is_stored_whole() {
+    assert_eq!(targets::stored_pages(&seeds::of("store")[0]), 16 + 6);
+}

@@ -2,7 +2,8 @@
 //! every change of a format.
 
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId};
-use dwcp::encoding::{Codec, CodecChoice, Encoder};
+use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
+use dwcp::migration::ownership::{Mark, Record};
 use dwcp::wire::hello::{Ended, Features, Purpose};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
@@ -24,6 +25,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "migration_id" => vec![b"0123456789abcdef0123456789ABCDEF".to_vec()],
         "session" => vec![b"\x0e\x1e\0\0\x04\x14\x19\x09\x07\x17\x09\x19\x0d\x04\x14".repeat(3)],
         "session_hostile" => hostile_frames(),
+        "record" => vec![record()],
+        "store" => vec![stored_chunks()],
         _ => vec![Vec::new()],
     }
 }
@@ -141,4 +144,38 @@ fn hostile_frames() -> Vec<Vec<u8>> {
         [&head[..], &payload].concat()
     });
     vec![frames.chain([1, 8, 1, 0, 0, 0, 0, 0, 0, 0]).collect()]
+}
+
+fn record() -> Vec<u8> {
+    Record::new(MigrationId([1; 16]), "vm", "10.0.0.2:7", Mark::CommitSent)
+        .encode()
+        .unwrap_or_default()
+}
+
+/// Three chunks for the guest of the `store` target, packed by each codec.
+fn stored_chunks() -> Vec<u8> {
+    let (raw, mut packed, mut bytes) = (page(), Vec::new(), Vec::new());
+    let choices = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)];
+    for (choice, id) in choices.into_iter().zip(1..) {
+        let raw = &raw[..1024];
+        let extents = vec![
+            Extent { first_page: 3, pages: 16, kind: ExtentKind::Data },
+            Extent { first_page: 19 + id, pages: 4, kind: ExtentKind::Zero },
+        ];
+        let mut checksum = ChunkChecksum::default();
+        checksum.add_run(3, raw.chunks(64).map(page_hash));
+        checksum.add_run(19 + id, [zero_page_hash(64); 4]);
+        let Ok(encoded) = Encoder::default().encode(choice, raw, &mut packed) else { continue };
+        let header = ChunkHeader {
+            id: ChunkId(id),
+            checksum: checksum.value(),
+            raw_bytes: raw.len() as u32,
+            payload_bytes: encoded.payload.len() as u32,
+            codec: encoded.codec as u8,
+            extents,
+        };
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(encoded.payload);
+    }
+    bytes
 }

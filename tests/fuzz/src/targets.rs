@@ -1,8 +1,9 @@
 //! What must hold for any bytes: no panic, and what decodes survives being encoded again.
 
-use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES};
+use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
 use dwcp::encoding::{Codec, CodecChoice, Decoder, Encoder};
+use dwcp::migration::ownership::Record;
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
@@ -11,6 +12,10 @@ use dwcp::wire::{
 };
 use std::collections::VecDeque;
 use std::fmt::Debug;
+
+#[path = "store.rs"]
+mod store;
+pub use store::{store, stored_pages};
 
 /// One target.
 pub type Target = fn(&[u8]);
@@ -29,6 +34,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("migration_id", migration_id),
     ("session", session),
     ("session_hostile", session_hostile),
+    ("record", record),
+    ("store", store),
 ];
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.
@@ -154,6 +161,16 @@ pub fn migration_id(data: &[u8]) {
     }
 }
 
+/// An ownership record, as left in the state folder.
+pub fn record(data: &[u8]) {
+    if let Ok(record) = Record::decode(data) {
+        // Other spellings can be shorter than ours, so ours may be over the limit.
+        if let Ok(bytes) = record.encode() {
+            assert_eq!(Record::decode(&bytes).ok(), Some(record));
+        }
+    }
+}
+
 /// Two honest sessions over streams that lose, overtake, die and come back as the bytes say:
 /// control messages arrive once and in order.
 pub fn session(data: &[u8]) {
@@ -184,7 +201,11 @@ pub fn session(data: &[u8]) {
                 left.stream_up(stream, now);
                 right.stream_up(stream, now);
             }
-            _ => right.acknowledge(stream, ChunkId(at as u64), byte & 16 == 0),
+            // The sender's window keeps more from piling up.
+            15 if right.waiting_acks(stream) < MAX_STREAM_CHUNKS => {
+                right.acknowledge(stream, ChunkId(at as u64), byte & 16 == 0);
+            }
+            _ => {}
         }
     }
     assert!(arrived <= sent);
