@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes each target for a bounded time: scripts/fuzz.sh SECONDS [TARGET...]
+# Fuzzes each target for a bounded time: scripts/fuzz.sh [SECONDS [TARGET...]]; 10 seconds if not said.
 #
 # Works with stable Rust: the coverage that libFuzzer steers by is an ordinary code generation pass,
 # and only the sanitizers would need a nightly compiler. Needs a C++ compiler for libFuzzer itself.
@@ -8,8 +8,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-seconds=${1:?usage: scripts/fuzz.sh SECONDS [TARGET...]}
-shift
+seconds=${1:-10}
+[ $# -eq 0 ] || shift
 triple=$(rustc -vV | sed -n 's/^host: //p')
 fuzz=tests/fuzz
 programs=$fuzz/target/$triple/release
