@@ -19,8 +19,10 @@ coverage="-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares"
+# The library's own locked versions; cargo adds libFuzzer's.
+cp Cargo.lock $fuzz/Cargo.lock
 # --target keeps the coverage out of build scripts.
-RUSTFLAGS="$coverage" CARGO_TARGET_DIR=$fuzz/target cargo build --quiet --release --locked \
+RUSTFLAGS="$coverage" CARGO_TARGET_DIR=$fuzz/target cargo build --quiet --release \
     --manifest-path $fuzz/Cargo.toml --target "$triple" --bins
 
 [ $# -gt 0 ] || set -- $(cd $fuzz/fuzz_targets && ls ./*.rs | sed 's,^./,,; s,\.rs$,,')

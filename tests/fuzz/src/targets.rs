@@ -40,10 +40,10 @@ pub const ALL: &[(&str, Target)] = &[
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.
 pub fn frame(data: &[u8]) {
-    if let Some(preface) = data.first_chunk::<PREFACE_BYTES>() {
-        if let Ok(preface) = Preface::decode(*preface) {
-            assert_eq!(Preface::decode(preface.encode()), Ok(preface));
-        }
+    if let Some(preface) = data.first_chunk::<PREFACE_BYTES>()
+        && let Ok(preface) = Preface::decode(*preface)
+    {
+        assert_eq!(Preface::decode(preface.encode()), Ok(preface));
     }
     let Some((header, body)) = data.split_first_chunk::<HEADER_BYTES>() else { return };
     let mut header = *header;
