@@ -37,7 +37,8 @@ impl FromStr for MigrationId {
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let error = || ParseIdError(text.chars().take(64).collect());
-        if text.len() != 32 || !text.is_ascii() {
+        // The number parser below would take a sign for a digit.
+        if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(error());
         }
         let mut bytes = [0; 16];
@@ -67,7 +68,8 @@ mod tests {
 
     #[test]
     fn bad_text_is_named() {
-        for text in ["", "zz", &"0".repeat(31), &"g".repeat(32), &"é".repeat(16)] {
+        for text in ["", "zz", &"0".repeat(31), &"g".repeat(32), &"+f".repeat(16), &"é".repeat(16)]
+        {
             let error = text.parse::<MigrationId>().unwrap_err();
             assert!(error.to_string().contains("not 32 hexadecimal digits"), "{error}");
         }

@@ -91,6 +91,9 @@ fn probe_spares_random_blocks_only() {
         mixed[page..page + 4096].copy_from_slice(&structured(4096));
         assert!(!looks_random(&mixed), "seed {seed}: one page of 16 is structured");
     }
+    let counter: Vec<u8> = (0..1 << 20).map(|index: usize| index as u8).collect();
+    let repeated = random(4096, 1).repeat(64);
+    assert!(!looks_random(&counter) && !looks_random(&repeated));
     assert!(!looks_random(&structured(1 << 20)));
     assert!(!looks_random(&random(4096, 1)), "too short to judge");
 }

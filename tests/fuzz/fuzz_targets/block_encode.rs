@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::block_encode`.
+#![no_main]
+
+dwcp_fuzz::target!(block_encode);

@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::layout`.
+#![no_main]
+
+dwcp_fuzz::target!(layout);

@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::session`.
+#![no_main]
+
+dwcp_fuzz::target!(session);

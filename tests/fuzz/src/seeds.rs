@@ -1,0 +1,181 @@
+//! Inputs to start from: valid ones, made with the library's own encoders, so that they follow
+//! every change of a format.
+
+use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId};
+use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
+use dwcp::migration::ownership::{Mark, Record};
+use dwcp::wire::hello::{Ended, Features, Purpose};
+use dwcp::wire::{
+    ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
+    Preface,
+};
+
+/// The seeds of a target; an empty input for one that has none.
+pub fn of(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "frame" => frames(),
+        "hello" => hellos(),
+        "hello_reply" => replies(),
+        "control" => controls(),
+        "chunk" => vec![chunk()],
+        "chunk_ack" => vec![ack()],
+        "block_decode" => blocks(),
+        "block_encode" => (0..12).map(|choice| [&[choice, 40], &page()[..200]].concat()).collect(),
+        "layout" => vec![layout_bytes()],
+        "migration_id" => vec![b"0123456789abcdef0123456789ABCDEF".to_vec()],
+        "session" => vec![b"\x0e\x1e\0\0\x04\x14\x19\x09\x07\x17\x09\x19\x0d\x04\x14".repeat(3)],
+        "session_hostile" => hostile_frames(),
+        "record" => vec![record()],
+        "store" => vec![stored_chunks()],
+        _ => vec![Vec::new()],
+    }
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    let body = |kind, payload: Vec<u8>| {
+        let frame = Frame { kind, payload };
+        [&frame.header(3).encode()[..], &frame.payload].concat()
+    };
+    vec![
+        Preface { minor: 0 }.encode().to_vec(),
+        body(FrameKind::Ping, Vec::new()),
+        body(FrameKind::Control, Control::Commit.encode(1)),
+        body(FrameKind::ChunkAck, ack()),
+    ]
+}
+
+fn hellos() -> Vec<Vec<u8>> {
+    let region = |name: &str, length_bytes| RegionLayout {
+        name: name.into(),
+        guest_address: 0x1_0000_0000,
+        length_bytes,
+    };
+    let regions = vec![region("ram", 1 << 30), region("rom", 4096)];
+    let Ok(layout) = MemoryLayout::new(4096, regions) else { return Vec::new() };
+    let open = Purpose::Open { guest: "web-1".into(), layout };
+    let hello = |purpose| Hello {
+        migration: MigrationId([9; 16]),
+        stream: StreamId(1),
+        node: "host-a".into(),
+        features: features(),
+        purpose,
+    };
+    vec![hello(open).encode(), hello(Purpose::Join { token: [4; 16] }).encode()]
+}
+
+fn replies() -> Vec<Vec<u8>> {
+    let node = "host-b".to_string();
+    let accept = HelloReply::Accept { token: [4; 16], features: features(), node };
+    let (reason, ended) = ("no such guest".to_string(), Ended::SourceOwns);
+    vec![accept.encode(), HelloReply::Refuse { status: -9, reason, ended }.encode()]
+}
+
+fn features() -> Features {
+    Features { codecs: 7, chunk_bytes: 1 << 20 }
+}
+
+fn controls() -> Vec<Vec<u8>> {
+    let (stream, reason) = (StreamId(4), "why".to_string());
+    let messages = [
+        Control::Fence { stream },
+        Control::Fenced { stream, arrived: vec![ChunkId(1), ChunkId(9)] },
+        Control::DeviceState { offset_bytes: 5, bytes: vec![1, 2, 3] },
+        Control::Finalize { digest: [2; 16], device_state_bytes: 8, device_state_crc: 3 },
+        Control::AllArrived,
+        Control::Verified { digest: [7; 16] },
+        Control::Committed,
+        Control::Resumed { status: 0, reason: String::new() },
+        Control::Abort { status: -9, reason },
+    ];
+    messages.iter().zip(0..).map(|(message, sequence)| message.encode(sequence)).collect()
+}
+
+fn chunk() -> Vec<u8> {
+    let extent = |first_page, pages, kind| Extent { first_page, pages, kind };
+    let header = ChunkHeader {
+        id: ChunkId(7),
+        checksum: 8,
+        raw_bytes: 8192,
+        payload_bytes: 100,
+        codec: 1,
+        extents: vec![extent(5, 2, ExtentKind::Data), extent(9, 70_000, ExtentKind::Zero)],
+    };
+    let mut bytes = vec![6];
+    header.encode(&mut bytes);
+    bytes
+}
+
+fn ack() -> Vec<u8> {
+    ChunkAck { arrived: vec![ChunkId(1), ChunkId(4)], damaged: vec![ChunkId(2)] }.encode()
+}
+
+fn page() -> Vec<u8> {
+    let record = |index: usize| format!("{index:08}\0\0\0\0user{}\x7f\x55", index * 31 % 977);
+    (0..).flat_map(|index| record(index).into_bytes()).take(4096).collect()
+}
+
+fn blocks() -> Vec<Vec<u8>> {
+    let choices = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1), CodecChoice::Zstd(9)];
+    let block = |choice| {
+        let (raw, mut packed) = (page(), Vec::new());
+        let Ok(encoded) = Encoder::default().encode(choice, &raw, &mut packed) else {
+            return Vec::new();
+        };
+        let length = &(raw.len() as u32).to_le_bytes()[..3];
+        [&[encoded.codec as u8], length, encoded.payload].concat()
+    };
+    let mut blocks: Vec<_> = choices.into_iter().map(block).collect();
+    blocks.push(vec![Codec::Zstd as u8, 0, 1, 0, 0x28, 0xb5, 0x2f, 0xfd]);
+    blocks
+}
+
+fn layout_bytes() -> Vec<u8> {
+    let mut bytes = 4096_u32.to_le_bytes().to_vec();
+    for (name, length) in [(3, 1 << 30), (5, 4096), (120, 1_u64 << 45)] {
+        bytes.push(name);
+        bytes.extend_from_slice(&length.to_le_bytes());
+    }
+    bytes
+}
+
+fn hostile_frames() -> Vec<Vec<u8>> {
+    let frames = controls().into_iter().flat_map(|payload| {
+        let head = [0, payload.len() as u8];
+        [&head[..], &payload].concat()
+    });
+    vec![frames.chain([1, 8, 1, 0, 0, 0, 0, 0, 0, 0]).collect()]
+}
+
+fn record() -> Vec<u8> {
+    Record::new(MigrationId([1; 16]), "vm", "10.0.0.2:7", Mark::CommitSent)
+        .encode()
+        .unwrap_or_default()
+}
+
+/// Three chunks for the guest of the `store` target, packed by each codec.
+fn stored_chunks() -> Vec<u8> {
+    let (raw, mut packed, mut bytes) = (page(), Vec::new(), Vec::new());
+    let choices = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)];
+    for (choice, id) in choices.into_iter().zip(1..) {
+        let raw = &raw[..1024];
+        let extents = vec![
+            Extent { first_page: 3, pages: 16, kind: ExtentKind::Data },
+            Extent { first_page: 19 + id, pages: 4, kind: ExtentKind::Zero },
+        ];
+        let mut checksum = ChunkChecksum::default();
+        checksum.add_run(3, raw.chunks(64).map(page_hash));
+        checksum.add_run(19 + id, [zero_page_hash(64); 4]);
+        let Ok(encoded) = Encoder::default().encode(choice, raw, &mut packed) else { continue };
+        let header = ChunkHeader {
+            id: ChunkId(id),
+            checksum: checksum.value(),
+            raw_bytes: raw.len() as u32,
+            payload_bytes: encoded.payload.len() as u32,
+            codec: encoded.codec as u8,
+            extents,
+        };
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(encoded.payload);
+    }
+    bytes
+}

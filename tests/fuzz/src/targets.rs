@@ -1,0 +1,260 @@
+//! What must hold for any bytes: no panic, and what decodes survives being encoded again.
+
+use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
+use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
+use dwcp::encoding::{Codec, CodecChoice, Decoder, Encoder};
+use dwcp::migration::ownership::Record;
+use dwcp::transport::session::Session;
+use dwcp::wire::cursor::Reader;
+use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
+use dwcp::wire::{
+    ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Preface,
+};
+use std::collections::VecDeque;
+use std::fmt::Debug;
+
+#[path = "store.rs"]
+mod store;
+pub use store::{store, stored_pages};
+
+/// One target.
+pub type Target = fn(&[u8]);
+
+/// Every target by name.
+pub const ALL: &[(&str, Target)] = &[
+    ("frame", frame),
+    ("hello", hello),
+    ("hello_reply", hello_reply),
+    ("control", control),
+    ("chunk", chunk),
+    ("chunk_ack", chunk_ack),
+    ("block_decode", block_decode),
+    ("block_encode", block_encode),
+    ("layout", layout),
+    ("migration_id", migration_id),
+    ("session", session),
+    ("session_hostile", session_hostile),
+    ("record", record),
+    ("store", store),
+];
+
+/// A preface or a frame header and its body; the header's checksum is made right half of the time.
+pub fn frame(data: &[u8]) {
+    if let Some(preface) = data.first_chunk::<PREFACE_BYTES>()
+        && let Ok(preface) = Preface::decode(*preface)
+    {
+        assert_eq!(Preface::decode(preface.encode()), Ok(preface));
+    }
+    let Some((header, body)) = data.split_first_chunk::<HEADER_BYTES>() else { return };
+    let mut header = *header;
+    if header[1] & 1 == 1 {
+        let sum = crc32(&header[..20]);
+        header[20..].copy_from_slice(&sum.to_le_bytes());
+    }
+    if let Ok(decoded) = FrameHeader::decode(header) {
+        assert!(decoded.payload_bytes <= decoded.kind.max_payload_bytes());
+        assert_eq!(FrameHeader::decode(decoded.encode()), Ok(decoded));
+        assert_eq!(decoded.check_body(body).is_ok(), crc32(body) == decoded.body_crc);
+    }
+}
+
+/// The source's first payload.
+pub fn hello(data: &[u8]) {
+    survives(data, Hello::decode, Hello::encode);
+}
+
+/// The destination's answer to it.
+pub fn hello_reply(data: &[u8]) {
+    survives(data, HelloReply::decode, HelloReply::encode);
+}
+
+/// A control message; its bytes have one spelling.
+pub fn control(data: &[u8]) {
+    if let Ok((sequence, message)) = Control::decode(data) {
+        assert_eq!(message.encode(sequence), data);
+    }
+}
+
+/// A chunk's header and extents; the first byte chooses the page size.
+pub fn chunk(data: &[u8]) {
+    let Some((power, bytes)) = data.split_first() else { return };
+    let page_bytes = 64 << (power % 11);
+    let encode = |header: &ChunkHeader| {
+        let mut out = Vec::new();
+        header.encode(&mut out);
+        assert_eq!(out.len(), header.encoded_bytes());
+        out
+    };
+    survives(bytes, |bytes| ChunkHeader::decode(bytes, page_bytes), encode);
+    if let Ok(header) = ChunkHeader::decode(bytes, page_bytes) {
+        assert!(header.raw_bytes <= MAX_CHUNK_BYTES);
+        assert!(header.extents.iter().all(|extent| extent.range().end <= MAX_PAGES));
+    }
+}
+
+/// An acknowledgement of chunks; its bytes have one spelling.
+pub fn chunk_ack(data: &[u8]) {
+    if let Ok(ack) = ChunkAck::decode(data) {
+        assert_eq!(ack.encode(), data);
+    }
+}
+
+/// A hostile payload: codec, announced length (three bytes), payload.
+pub fn block_decode(data: &[u8]) {
+    let Some(([codec, length @ ..], payload)) = data.split_first_chunk::<4>() else { return };
+    let Ok(codec) = Codec::try_from(codec % 4) else { return };
+    let raw_bytes = u32::from_le_bytes([length[0], length[1], length[2], 0]);
+    let mut out = Vec::new();
+    match Decoder::default().decode(codec, payload, raw_bytes, &mut out) {
+        Ok(()) => assert_eq!(out.len(), raw_bytes as usize),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    assert!(out.len() <= MAX_CHUNK_BYTES as usize);
+}
+
+/// Any block, packed by a codec that the first byte chooses; the second repeats it.
+pub fn block_encode(data: &[u8]) {
+    let Some(([choice, times], pattern)) = data.split_first_chunk::<2>() else { return };
+    let choice = match choice % 12 {
+        0 => CodecChoice::None,
+        1..=3 => CodecChoice::Lz4,
+        other => CodecChoice::Zstd(i32::from(other) - 7),
+    };
+    let raw = pattern.repeat(usize::from(*times) + 1);
+    let raw = &raw[..raw.len().min(MAX_CHUNK_BYTES as usize)];
+    let (mut packed, mut unpacked) = (Vec::new(), Vec::new());
+    let encoded = Encoder::default().encode(choice, raw, &mut packed).unwrap();
+    assert!(encoded.payload.len() <= raw.len());
+    let mut decoder = Decoder::default();
+    decoder.decode(encoded.codec, encoded.payload, raw.len() as u32, &mut unpacked).unwrap();
+    assert!(unpacked == raw, "{choice}");
+}
+
+/// A memory layout: page size, then a name length and a region length each.
+pub fn layout(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    let Ok(page_bytes) = reader.u32("page size") else { return };
+    let mut regions = Vec::new();
+    while let (Ok(name), Ok(length_bytes)) = (reader.u8("name"), reader.u64("length")) {
+        let name = "n".repeat(name.into());
+        regions.push(RegionLayout { name, guest_address: 0, length_bytes });
+    }
+    let Ok(layout) = MemoryLayout::new(page_bytes, regions) else { return };
+    let mut next = 0;
+    for region in 0..layout.regions().len() {
+        let pages = layout.pages_of(region);
+        assert!(pages.start == next && pages.end > next);
+        next = pages.end;
+        let around = pages.start.saturating_sub(1)..pages.start + 1;
+        let bytes: u64 = layout.ranges(around.clone()).map(|range| range.length_bytes).sum();
+        assert_eq!(bytes, (around.end - around.start) * u64::from(page_bytes));
+    }
+    assert_eq!(next, layout.page_count());
+    assert!(next <= MAX_PAGES);
+}
+
+/// The text of a migration id.
+pub fn migration_id(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(id) = text.parse::<MigrationId>() {
+        assert_eq!(id.to_string(), text.to_ascii_lowercase());
+    }
+}
+
+/// An ownership record, as left in the state folder.
+pub fn record(data: &[u8]) {
+    if let Ok(record) = Record::decode(data) {
+        // Other spellings can be shorter than ours, so ours may be over the limit.
+        if let Ok(bytes) = record.encode() {
+            assert_eq!(Record::decode(&bytes).ok(), Some(record));
+        }
+    }
+}
+
+/// Two honest sessions over streams that lose, overtake, die and come back as the bytes say:
+/// control messages arrive once and in order.
+pub fn session(data: &[u8]) {
+    let (mut left, mut right) = (Session::default(), Session::default());
+    let mut flying: [VecDeque<(bool, Frame)>; 4] = Default::default();
+    let (mut sent, mut arrived) = (0, 0);
+    for (at, byte) in data.iter().enumerate() {
+        let (now, slot) = (Time(at as u64), usize::from(byte >> 4) % flying.len());
+        let stream = StreamId(slot as u32);
+        match byte % 16 {
+            0..=3 if left.has_room() => {
+                left.send(&Control::Fence { stream: StreamId(sent) });
+                sent += 1;
+            }
+            4..=6 => flying[slot].extend(left.next_frame(stream, now).map(|frame| (true, frame))),
+            7..=8 => flying[slot].extend(right.next_frame(stream, now).map(|frame| (false, frame))),
+            9..=12 => match flying[slot].pop_front() {
+                Some((true, frame)) => take_in_order(&mut right, &frame, &mut arrived),
+                Some((false, frame)) => take_in_order(&mut left, &frame, &mut 0),
+                None => {}
+            },
+            13 => {
+                flying[slot].clear();
+                left.stream_down(stream);
+                right.stream_down(stream);
+            }
+            14 => {
+                left.stream_up(stream, now);
+                right.stream_up(stream, now);
+            }
+            // The sender's window keeps more from piling up.
+            15 if right.waiting_acks(stream) < MAX_STREAM_CHUNKS => {
+                right.acknowledge(stream, ChunkId(at as u64), byte & 16 == 0);
+            }
+            _ => {}
+        }
+    }
+    assert!(arrived <= sent);
+    assert!(!left.all_acknowledged() || arrived == sent);
+}
+
+fn take_in_order(to: &mut Session, frame: &Frame, arrived: &mut u32) {
+    match frame.kind {
+        FrameKind::Control => {
+            for message in to.on_control(&frame.payload).unwrap() {
+                assert_eq!(message, Control::Fence { stream: StreamId(*arrived) });
+                *arrived += 1;
+            }
+        }
+        FrameKind::ControlAck => to.on_control_ack(&frame.payload).unwrap(),
+        FrameKind::ChunkAck => assert!(ChunkAck::decode(&frame.payload).is_ok()),
+        kind => panic!("{kind:?} out of a session that nobody asked for one"),
+    }
+}
+
+/// Frames out of nowhere: kind, length, payload, again and again.
+pub fn session_hostile(data: &[u8]) {
+    let mut session = Session::default();
+    session.stream_up(StreamId(0), Time(0));
+    session.send(&Control::Commit);
+    let mut rest = data;
+    while let Some(([kind, length], tail)) = rest.split_first_chunk::<2>() {
+        let (payload, tail) = tail.split_at(tail.len().min(usize::from(*length)));
+        rest = tail;
+        let _ = match kind % 2 {
+            0 => session.on_control(payload).map(drop),
+            _ => session.on_control_ack(payload),
+        };
+        session.next_frame(StreamId(0), Time(1));
+    }
+}
+
+fn survives<T: PartialEq + Debug, E: PartialEq + Debug>(
+    data: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, E>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) {
+    if let Ok(value) = decode(data) {
+        assert_eq!(decode(&encode(&value)), Ok(value));
+    }
+}
+
+/// CRC-32 (IEEE), bit by bit: a second opinion on the library's.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+    !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+}
