@@ -37,8 +37,8 @@ stage_shell() {
 # The advisory database comes from the network; without it the other checks still decide.
 stage_licenses() {
     cargo deny --locked check bans licenses sources
-    if cargo deny --locked fetch db; then
-        cargo deny --locked check --disable-fetch advisories
+    if timeout 120 cargo deny --locked fetch db; then
+        cargo deny --offline --locked check advisories
     else
         note "advisories NOT checked: the advisory database cannot be reached"
     fi

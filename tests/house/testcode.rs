@@ -70,13 +70,27 @@ pub fn without_test_files(files: Vec<SourceFile>) -> Vec<SourceFile> {
 /// Paths, without `.rs`, of the modules that this file declares for test builds.
 fn test_module_stems(file: &SourceFile) -> Vec<String> {
     let folder = module_folder(&file.path);
+    let beside = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let declared = |item: &Item| match item {
         Item::Mod(module) if module.content.is_none() && is_test(&module.attrs) => {
-            Some(format!("{folder}/{}", module.ident))
+            Some(match named_file(&module.attrs) {
+                Some(name) => format!("{beside}/{}", name.trim_end_matches(".rs")),
+                None => format!("{folder}/{}", module.ident),
+            })
         }
         _ => None,
     };
     file.parse().items.iter().filter_map(declared).collect()
+}
+
+/// The file that a `#[path = "..."]` attribute names, relative to the declaring file's folder.
+fn named_file(attributes: &[Attribute]) -> Option<String> {
+    let path = attributes.iter().find(|attribute| attribute.path().is_ident("path"))?;
+    let Meta::NameValue(pair) = &path.meta else { return None };
+    match &pair.value {
+        syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. }) => Some(name.value()),
+        _ => None,
+    }
 }
 
 /// Where the children of the module in `path` live.
@@ -119,10 +133,12 @@ mod tests {
             SourceFile::new("src/a/tests/deep.rs", ""),
             SourceFile::new("src/a/b.rs", "#[cfg(test)] mod pair;"),
             SourceFile::new("src/a/b/pair.rs", ""),
+            SourceFile::new("src/a/c.rs", "#[cfg(test)] #[path = \"c_tests.rs\"] mod tests;"),
+            SourceFile::new("src/a/c_tests.rs", ""),
             SourceFile::new("src/a/tests_of_b.rs", ""),
         ];
         let kept: Vec<String> =
             without_test_files(files).into_iter().map(|file| file.path).collect();
-        assert_eq!(kept, ["src/a/mod.rs", "src/a/b.rs", "src/a/tests_of_b.rs"]);
+        assert_eq!(kept, ["src/a/mod.rs", "src/a/b.rs", "src/a/c.rs", "src/a/tests_of_b.rs"]);
     }
 }
