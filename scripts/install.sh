@@ -91,7 +91,7 @@ put() { install -D -m "$1" "$2" "$DEST/$3"; }
 fill() {
     local up major minor
     IFS=. read -r major minor _ <<<"$VERSION"
-    up=$(realpath -m --relative-to="/$LIBDIR/cmake/Dwcp" /)
+    up=$(realpath -ms --relative-to="/$LIBDIR/cmake/Dwcp" /)
     sed -e "s|@PREFIX@|$PREFIX|g" -e "s|@LIBDIR@|$LIBDIR|g" -e "s|@VERSION@|$VERSION|g" \
         -e "s|@ABI@|$ABI|g" -e "s|@MAJOR@|$major|g" -e "s|@MINOR@|$minor|g" \
         -e "s|@UP_TO_PREFIX@|$up|g" -e "s|@STATIC_LIBS@|$STATIC_LIBS|g" "$1" |
