@@ -1,23 +1,16 @@
 #!/usr/bin/env bash
-# `make bench`: every benchmark program against its peer; a table on screen, rows in a file.
-# usage: scripts/bench.sh [NAME...]    all programs in benches/, or the named ones
-# Each program appends one JSON object per line to the file in DWCP_BENCH_RESULTS:
-# suite, case, metric, unit, dwcp, peer_name, peer, ratio.
+# `make bench`: measures against peers on the same link in the same run; a table on screen and one
+# JSON object per line in target/bench/results.jsonl. Links are network namespaces, hence root.
+# usage: scripts/bench.sh [OPTION...]    those of dwcp-bench, such as --suites net --rounds 3
 . "$(dirname "$0")/lib.sh"
 
 "$ROOT/scripts/bootstrap.sh" packages
-RESULTS="$TARGET/bench/results.jsonl"
-mkdir -p "${RESULTS%/*}"
-: >"$RESULTS"
-export DWCP_BENCH_RESULTS="$RESULTS"
-cargo build --release --locked --workspace --exclude dwcp-python --bins --lib --benches
-
-names=("$@")
-[ ${#names[@]} -gt 0 ] || mapfile -t names < <(basename -as .rs benches/*.rs)
-failed=()
-for name in "${names[@]}"; do
-    say "$name"
-    cargo bench --quiet --locked --bench "$name" || failed+=("$name")
-done
-say "rows in ${RESULTS#"$ROOT"/}: $(wc -l <"$RESULTS")"
-[ ${#failed[@]} -eq 0 ] || die "failed: ${failed[*]}"
+need_file tests/bench/Cargo.toml
+cargo build --release --locked --package dwcp --package dwcp-netlab --package dwcp-bench
+bench=("$TARGET/release/dwcp-bench" --output "$TARGET/bench/results.jsonl" "$@")
+mkdir -p "$TARGET/bench"
+if [ "$(id -u)" -eq 0 ]; then
+    exec "${bench[@]}"
+fi
+have sudo || die "network namespaces need root or sudo"
+exec sudo -- "${bench[@]}"

@@ -15,8 +15,7 @@ about() {
     c) echo "C programs: plain, sanitizers, valgrind; symbols and layouts" ;;
     install) echo "install, pkg-config and CMake package" ;;
     examples) echo "the examples as end-to-end tests" ;;
-    python) echo "wheel, pytest, mypy --strict" ;;
-    notebooks) echo "notebooks executed" ;;
+    python) echo "pytest, notebooks executed, mypy --strict, stubs" ;;
     fuzz) echo "every fuzz target for ${FUZZ_SECONDS:-5} s" ;;
     esac
 }
@@ -80,34 +79,16 @@ stage_install() {
 }
 
 stage_examples() {
-    need_file examples/test.sh
     cargo build --locked --examples --lib --bins
     examples/test.sh
 }
 
+# The notebooks are among the Python tests.
 stage_python() {
-    need_file python/tests
-    build_python
-    (cd python && "$VENV/bin/python" -m pytest)
-    (cd python && "$VENV/bin/python" -m mypy)
-}
-
-# Installs the package into .venv as a user's `pip install ./python` would, but unoptimised.
-build_python() {
-    (cd python && VIRTUAL_ENV="$VENV" "$VENV/bin/maturin" develop --locked --quiet)
-}
-
-stage_notebooks() {
-    local notebook found=0
-    build_python
-    for notebook in examples/notebooks/*.ipynb; do
-        need_file "$notebook"
-        "$VENV/bin/jupyter-execute" --timeout=300 "$notebook"
-        found=$((found + 1))
-    done
-    echo "$found passed, 0 failed"
+    need_file scripts/test-python.sh
+    scripts/test-python.sh
 }
 
 stage_fuzz() {
-    scripts/fuzz.sh
+    scripts/fuzz.sh "${FUZZ_SECONDS:-5}"
 }
