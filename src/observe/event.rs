@@ -76,7 +76,7 @@ pub enum EventKind {
     PassCompleted {
         /// The pass.
         #[serde(flatten)]
-        pass: crate::migration::report::Pass,
+        pass: super::Pass,
     },
     /// The guest is slowed down so that the migration converges.
     Throttled {
