@@ -5,6 +5,7 @@
 //! source:      {"ready": true}  <- "go"        ... {"report": {...}, "overhead_bytes": n}
 //! ```
 
+use crate::pair::Job;
 use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Report};
@@ -19,24 +20,11 @@ use std::time::Duration;
 /// What the source is to do.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SourceArguments {
-    /// Guest memory.
-    #[arg(long)]
-    pub guest_bytes: u64,
-    /// How much of it is filled; the rest stays untouched.
-    #[arg(long)]
-    pub filled_bytes: u64,
+    #[command(flatten)]
+    job: Job,
     /// Where the destination listens.
     #[arg(long)]
-    pub to: SocketAddr,
-    /// Data streams.
-    #[arg(long)]
-    pub streams: u16,
-    /// How fast the guest writes.
-    #[arg(long, default_value_t = 0)]
-    pub dirty_bytes_per_s: u64,
-    /// The downtime asked for.
-    #[arg(long, default_value_t = 300)]
-    pub max_downtime_ms: u64,
+    to: SocketAddr,
 }
 
 /// What the destination is to do.
@@ -44,25 +32,26 @@ pub struct SourceArguments {
 pub struct DestinationArguments {
     /// Guest memory.
     #[arg(long)]
-    pub guest_bytes: u64,
+    guest_bytes: u64,
     /// Where to listen.
     #[arg(long)]
-    pub listen: SocketAddr,
+    listen: SocketAddr,
 }
 
 /// Runs the source.
 pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
-    let memory = guest::untouched(arguments.guest_bytes)?;
-    guest::fill_incompressible(&memory, arguments.filled_bytes, GUEST_SEED)?;
+    let job = &arguments.job;
+    let memory = guest::untouched(job.guest_bytes)?;
+    guest::fill_incompressible(&memory, job.filled_bytes, GUEST_SEED)?;
     let overhead = Overhead::begin()?;
     let node = Node::start(NodeOptions { name: "bench-source".into(), ..NodeOptions::default() })?;
-    node.add_source(GUEST, Arc::new(guest::running_guest(memory, arguments.dirty_bytes_per_s)))?;
+    node.add_source(GUEST, Arc::new(guest::running_guest(memory, job.dirty_bytes_per_s)))?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
     let options = MigrationOptions {
-        streams: arguments.streams,
+        streams: job.streams,
         codec: CodecChoice::None,
-        max_downtime: Duration::from_millis(arguments.max_downtime_ms),
+        max_downtime: Duration::from_millis(job.max_downtime_ms),
         throttle: false,
         ..MigrationOptions::default()
     };

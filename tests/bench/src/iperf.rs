@@ -21,9 +21,8 @@ pub fn gbit_per_s(
     let mut server = to.spawn(&mut command)?;
     let said = server.child().stdout.take().ok_or("no output of iperf3")?;
     // Its banner says that it listens.
-    let listens = BufReader::new(said).lines().any(|line| {
-        line.is_ok_and(|line| line.contains("listening"))
-    });
+    let listens =
+        BufReader::new(said).lines().any(|line| line.is_ok_and(|line| line.contains("listening")));
     if !listens {
         return Err(format!("iperf3 does not listen: {}", server.child().wait()?).into());
     }

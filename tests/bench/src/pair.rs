@@ -1,7 +1,6 @@
 //! One migration between two child processes, seen from their parent.
 
 use crate::Failure;
-use crate::child::SourceArguments;
 use dwcp_netlab::{Host, Running};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -19,19 +18,38 @@ pub struct Outcome {
     pub destination_overhead_bytes: f64,
 }
 
-/// What is to be migrated; the addresses are the pair's affair.
-#[derive(Clone, Copy, Debug)]
+/// What is to be migrated, and how.
+#[derive(clap::Args, Clone, Copy, Debug)]
 pub struct Job {
     /// Guest memory.
+    #[arg(long)]
     pub guest_bytes: u64,
-    /// How much of it is filled.
+    /// How much of it is filled; the rest stays untouched.
+    #[arg(long)]
     pub filled_bytes: u64,
     /// Data streams.
+    #[arg(long)]
     pub streams: u16,
     /// How fast the guest writes.
+    #[arg(long)]
     pub dirty_bytes_per_s: u64,
     /// The downtime asked for.
+    #[arg(long)]
     pub max_downtime_ms: u64,
+}
+
+impl Job {
+    /// As the source's command line has it.
+    fn arguments(&self) -> Vec<String> {
+        let options = [
+            ("--guest-bytes", self.guest_bytes),
+            ("--filled-bytes", self.filled_bytes),
+            ("--streams", self.streams.into()),
+            ("--dirty-bytes-per-s", self.dirty_bytes_per_s),
+            ("--max-downtime-ms", self.max_downtime_ms),
+        ];
+        options.into_iter().flat_map(|(name, value)| [name.into(), value.to_string()]).collect()
+    }
 }
 
 impl Outcome {
@@ -57,7 +75,7 @@ pub fn migrate(from: &Host, to: &Host, address: IpAddr, job: Job) -> Result<Outc
     let listening = destination.line()?;
     let to_address = listening["listen"].as_str().ok_or("no address from the destination")?;
     let mut command = from.command(std::env::current_exe()?);
-    command.arg("source").args(source_arguments(&job, to_address.parse()?));
+    command.args(["source", "--to", to_address]).args(job.arguments());
     let mut source = Side::start(from, command)?;
     source.line()?;
     source.go()?;
@@ -67,31 +85,6 @@ pub fn migrate(from: &Host, to: &Host, address: IpAddr, job: Job) -> Result<Outc
         source_overhead_bytes: overhead(&sent)?,
         destination_overhead_bytes: overhead(&received)?,
     })
-}
-
-fn source_arguments(job: &Job, to: SocketAddr) -> [String; 12] {
-    let arguments = SourceArguments {
-        guest_bytes: job.guest_bytes,
-        filled_bytes: job.filled_bytes,
-        to,
-        streams: job.streams,
-        dirty_bytes_per_s: job.dirty_bytes_per_s,
-        max_downtime_ms: job.max_downtime_ms,
-    };
-    [
-        "--guest-bytes".into(),
-        arguments.guest_bytes.to_string(),
-        "--filled-bytes".into(),
-        arguments.filled_bytes.to_string(),
-        "--to".into(),
-        arguments.to.to_string(),
-        "--streams".into(),
-        arguments.streams.to_string(),
-        "--dirty-bytes-per-s".into(),
-        arguments.dirty_bytes_per_s.to_string(),
-        "--max-downtime-ms".into(),
-        arguments.max_downtime_ms.to_string(),
-    ]
 }
 
 fn overhead(line: &Value) -> Result<f64, Failure> {

@@ -155,7 +155,16 @@ impl std::fmt::Display for Wanted {
 fn heading() -> String {
     format!(
         "{:<9} {:<22} {:<20} {:<7} {:>10} {:<14} {:>10} {:>6} {:<8} {:<6} {}",
-        "suite", "case", "metric", "unit", "dwcp", "peer_name", "peer", "ratio", "wanted", "",
+        "suite",
+        "case",
+        "metric",
+        "unit",
+        "dwcp",
+        "peer_name",
+        "peer",
+        "ratio",
+        "wanted",
+        "",
         "spread: dwcp | peer",
     )
 }
