@@ -2,7 +2,7 @@
 
 use crate::LabError;
 use crate::emulator::{Direction, Emulator, LinkStats};
-use crate::namespace::{self, Host};
+use crate::namespace::{self, DEVICE, Host};
 use crate::shaper::LinkConfig;
 use crate::tun::Tun;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,8 +27,8 @@ impl Lab {
         namespace::ip(&[
             "link", "add", DEVICE, "netns", a, "type", "veth", "peer", "name", DEVICE, "netns", b,
         ])?;
-        lab.a.configure(DEVICE)?;
-        lab.b.configure(DEVICE)?;
+        lab.a.configure()?;
+        lab.b.configure()?;
         Ok(lab)
     }
 
@@ -51,8 +51,8 @@ impl Lab {
         let mut lab = Self::hosts()?;
         let a = lab.a.enter(|| Tun::open(DEVICE))?;
         let b = lab.b.enter(|| Tun::open(DEVICE))?;
-        lab.a.configure(DEVICE)?;
-        lab.b.configure(DEVICE)?;
+        lab.a.configure()?;
+        lab.b.configure()?;
         lab.emulator = Some(Emulator::start(a, b, &config, seed)?);
         Ok(lab)
     }
@@ -122,6 +122,4 @@ impl Lab {
     }
 }
 
-/// The link's device, on either host.
-const DEVICE: &str = "lab0";
 const DEFAULT_SEED: u64 = 77;

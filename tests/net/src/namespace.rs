@@ -85,14 +85,27 @@ impl Host {
         }
     }
 
-    /// Brings up `device` with this host's addresses and MTU 1500.
-    pub(crate) fn configure(&self, device: &str) -> Result<(), LabError> {
+    /// Packets that this host sent faster than the emulator could take them, and which are lost
+    /// without a place in its statistics; super-packets count once.
+    ///
+    /// # Errors
+    /// The kernel's table of devices cannot be read.
+    pub fn overruns(&self) -> std::io::Result<u64> {
+        let table = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
+        let line =
+            table.lines().find_map(|line| line.trim().strip_prefix(DEVICE)?.strip_prefix(':'));
+        let dropped = line.and_then(|line| line.split_whitespace().nth(TRANSMIT_DROPPED));
+        Ok(dropped.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// Brings up the link's device with this host's addresses and MTU 1500.
+    pub(crate) fn configure(&self) -> Result<(), LabError> {
         let ipv4 = format!("{}/24", self.ipv4);
         let ipv6 = format!("{}/64", self.ipv6);
-        self.ip(&["address", "add", &ipv4, "dev", device])?;
-        self.ip(&["address", "add", &ipv6, "dev", device, "nodad"])?;
+        self.ip(&["address", "add", &ipv4, "dev", DEVICE])?;
+        self.ip(&["address", "add", &ipv6, "dev", DEVICE, "nodad"])?;
         // The kernel hands packets to the emulator through a ring of this many: room for bursts.
-        self.ip(&["link", "set", device, "mtu", "1500", "txqueuelen", "10000", "up"])
+        self.ip(&["link", "set", DEVICE, "mtu", "1500", "txqueuelen", "10000", "up"])
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<(), LabError> {
@@ -182,5 +195,9 @@ fn path_of(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
+/// The link's device, on either host.
+pub(crate) const DEVICE: &str = "lab0";
+/// Column of /proc/net/dev, the name not counted.
+const TRANSMIT_DROPPED: usize = 11;
 const PREFIX: &str = "dwcplab-";
 const DIRECTORY: &str = "/run/netns";

@@ -59,6 +59,7 @@ fn datagrams_are_lost_with_the_configured_probability() -> Outcome {
             });
         }
     }
+    assert_eq!(lab.a().overruns()?, 0);
     let lost = (DATAGRAMS - received) as f64;
     let expected = DATAGRAMS as f64 * LOSS;
     let deviation = (expected * (1.0 - LOSS)).sqrt();
@@ -100,15 +101,19 @@ fn a_stream_gets_the_configured_rate() -> Outcome {
     let lab = Lab::emulated(LinkConfig::default().rate(RATE).rtt(Duration::from_millis(10)))?;
     let (mut near, mut far) = connect(&lab, lab.b().ipv4().into())?;
     let writer = std::thread::spawn(move || while near.write_all(&[3; 64 * 1024]).is_ok() {});
-    let mut piece = vec![0; 256 * 1024];
-    // The first second is the stream finding the rate.
-    read_for(&mut far, &mut piece, Duration::from_secs(1))?;
-    let start = Instant::now();
-    let bytes = read_for(&mut far, &mut piece, Duration::from_secs(3))?;
-    let measured = bytes as f64 * 8.0 / start.elapsed().as_secs_f64();
-    // 1448 of 1500 bytes are payload.
-    let ratio = measured / (RATE as f64 * 1448.0 / 1500.0);
-    assert!((0.9..1.05).contains(&ratio), "{measured} bit/s is {ratio} of what fits");
+    let (start, mut piece, mut total) = (Instant::now(), vec![0; 256 * 1024], 0);
+    // 1448 of 1500 bytes are payload. A busy machine may take several windows to fill the link.
+    let fits = RATE as f64 / 8.0 * 1448.0 / 1500.0;
+    let mut best: f64 = 0.0;
+    while best < 0.9 && start.elapsed() < LONG {
+        let window = Instant::now();
+        let bytes = read_for(&mut far, &mut piece, Duration::from_secs(1))?;
+        total += bytes;
+        best = best.max(bytes as f64 / window.elapsed().as_secs_f64() / fits);
+    }
+    assert!(best >= 0.9, "the best second carried {best} of what fits");
+    let average = total as f64 / start.elapsed().as_secs_f64() / fits;
+    assert!(average <= 1.01, "{average} of what fits crossed the link");
     drop(far);
     writer.join().map_err(|_| "writer thread")?;
     Ok(())

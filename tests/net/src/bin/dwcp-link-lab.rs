@@ -146,6 +146,8 @@ fn obey(lab: &Lab, line: &str) -> Result<(), String> {
             for direction in [Direction::AToB, Direction::BToA] {
                 println!("{direction:?} {:?}", lab.stats(direction));
             }
+            let overruns = [lab.a(), lab.b()].map(|host| host.overruns().ok());
+            println!("packets that the emulator was too slow for, of a and b: {overruns:?}");
         }
         [] => {}
         _ => return Err(format!("{line:?} is none of: rate, rtt, loss, down, up, stats, quit")),
