@@ -1,0 +1,92 @@
+//! `dwcp-bench`: measures libdwcp against peers, a table on screen and JSON lines in a file.
+//!
+//! Each figure is the median of rounds in which libdwcp and its peer take turns on the same link.
+//! The two sides of a migration are child processes: this program again, with a role as argument.
+
+mod child;
+mod guest;
+mod iperf;
+mod pair;
+mod results;
+mod samples;
+mod suites;
+
+use clap::{Parser, Subcommand};
+use results::Results;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Any failure, on its way to the screen.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Measures libdwcp against peers on the same link in the same run. Needs root and iperf3.
+#[derive(Parser)]
+#[command(name = "dwcp-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[command(flatten)]
+    plan: Plan,
+}
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Plan {
+    /// Suites to run.
+    #[arg(long, value_delimiter = ',', default_value = "net,wan,memory,downtime,abi")]
+    suites: Vec<String>,
+    /// Rounds of each case; the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Guest memory of the `net` suite in MiB.
+    #[arg(long, default_value_t = 1024)]
+    guest_mib: u64,
+    /// Where the JSON lines go.
+    #[arg(long, default_value = "target/bench/results.jsonl")]
+    output: PathBuf,
+    /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
+    #[arg(long)]
+    library_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// One side of a migration; started by the benchmark itself.
+    #[command(hide = true)]
+    Source(child::SourceArguments),
+    /// The other side.
+    #[command(hide = true)]
+    Destination(child::DestinationArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.role {
+        Some(Role::Source(arguments)) => child::source(&arguments).map(|()| true),
+        Some(Role::Destination(arguments)) => child::destination(&arguments).map(|()| true),
+        None => run(&arguments.plan),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dwcp-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the suites; a suite that fails does not keep the others from running.
+fn run(plan: &Plan) -> Result<bool, Failure> {
+    let mut results = Results::create(&plan.output)?;
+    let mut complete = true;
+    for name in &plan.suites {
+        if let Err(error) = suites::run(name, plan, &mut results) {
+            eprintln!("suite {name} failed: {error}");
+            complete = false;
+        }
+    }
+    results.summarize();
+    println!("\nJSON lines: {}", plan.output.display());
+    Ok(complete)
+}

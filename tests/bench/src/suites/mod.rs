@@ -1,0 +1,21 @@
+//! What is measured, one file a suite.
+
+mod abi;
+mod downtime;
+mod memory;
+mod net;
+
+use crate::results::Results;
+use crate::{Failure, Plan};
+
+/// Runs the suite of that name.
+pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure> {
+    match name {
+        "net" => net::local(plan, results),
+        "wan" => net::wide_area(plan, results),
+        "memory" => memory::run(plan, results),
+        "downtime" => downtime::run(plan, results),
+        "abi" => abi::run(plan, results),
+        _ => Err("there is no such suite; known: net, wan, memory, downtime, abi".into()),
+    }
+}
