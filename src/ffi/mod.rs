@@ -1,1 +1,28 @@
 //! L5: the C ABI; every entry point goes through one guard.
+//!
+//! `include/dwcp.h` is generated from the declarations in this folder, comments included, so they
+//! are written for a C reader. One file per subject:
+//!
+//! * [`guard`]: what stands between C and Rust: panics, error texts, calls from callbacks;
+//! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
+//! * [`structs`], [`strings`]: how structs and texts cross;
+//! * [`library`], [`node`], [`guest`], [`migration`], [`completion`]: the functions, by subject;
+//! * [`callbacks`], [`requests`], [`memory`]: a guest driven by callbacks, by requests through the
+//!   file descriptor, and its pages;
+//! * [`codes`]: every number that has a name in the header.
+
+#![allow(non_camel_case_types)]
+
+pub mod callbacks;
+pub mod codes;
+pub mod completion;
+pub mod guard;
+pub mod guest;
+pub mod handle;
+pub mod library;
+pub mod memory;
+pub mod migration;
+pub mod node;
+pub mod requests;
+pub mod strings;
+pub mod structs;
