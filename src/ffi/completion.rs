@@ -1,7 +1,13 @@
 //! Completions: what waits behind a node's file descriptor, and how it is reaped.
 
 use super::codes::*;
+use super::guard::{Failure, Outcome, on};
+use super::node::{NodeHandle, dwcp_node};
+use super::strings;
+use super::structs::{self, SizedStruct};
 use std::ffi::{c_char, c_void};
+use std::ptr;
+use std::sync::Arc;
 
 /// One thing that waited behind a node's file descriptor.
 #[repr(C)]
@@ -67,4 +73,78 @@ pub unsafe extern "C" fn dwcp_request_complete(
         // SAFETY: the caller vouches for data, as the header says.
         unsafe { complete(node, request, status, data, length_bytes) }
     })
+}
+
+impl dwcp_completion {
+    pub(crate) const EMPTY: Self = Self {
+        struct_size: size_of::<Self>(),
+        kind: 0,
+        code: 0,
+        status: DWCP_OK,
+        value: 0,
+        id: 0,
+        buffer: ptr::null_mut(),
+        buffer_bytes: 0,
+        migration: [0; 40],
+        guest: [0; 136],
+        reserved: [0; 4],
+    };
+}
+
+// SAFETY: integers, a pointer and byte arrays of whole words; the layout golden file shows no gap.
+unsafe impl SizedStruct for dwcp_completion {
+    const NAME: &'static str = "dwcp_completion";
+    const FIRST_SIZE: usize = size_of::<Self>();
+
+    fn reserved_is_zero(&self) -> bool {
+        self.reserved == [0; 4]
+    }
+}
+
+unsafe fn reap(
+    node: &NodeHandle,
+    completions: *mut dwcp_completion,
+    max: usize,
+    count: *mut usize,
+) -> Outcome {
+    if count.is_null() {
+        return Err(Failure::null("count"));
+    }
+    // SAFETY: the caller vouches for count.
+    unsafe { count.write_unaligned(0) };
+    if max == 0 {
+        return Ok(());
+    }
+    if completions.is_null() {
+        return Err(Failure::null("completions"));
+    }
+    // SAFETY: with max above 0 the caller vouches for the first element.
+    let size = unsafe { structs::size_of_caller(completions)? };
+    let taken = node.queue.reap(max, |index, completion| {
+        // SAFETY: index is below max, and the caller vouches for max elements of this size.
+        unsafe { fill(completions.cast::<u8>().add(index * size), size, completion) };
+    });
+    // SAFETY: the caller vouches for count.
+    unsafe { count.write_unaligned(taken) };
+    Ok(())
+}
+
+unsafe fn fill(element: *mut u8, size: usize, completion: &dwcp_completion) {
+    // SAFETY: the caller vouches for `size` bytes, which are at least a whole first version.
+    unsafe {
+        element.cast::<usize>().write_unaligned(size);
+        structs::write_element(element, size, completion);
+    }
+}
+
+unsafe fn complete(
+    node: &NodeHandle,
+    request: u64,
+    status: i32,
+    data: *const c_void,
+    length_bytes: usize,
+) -> Outcome {
+    // SAFETY: the caller vouches for data.
+    let data = unsafe { strings::bytes_in("data", data, length_bytes)? };
+    node.requests.complete(request, status, data)
 }

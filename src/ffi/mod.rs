@@ -9,6 +9,7 @@
 //! * [`library`], [`node`], [`guest`], [`migration`], [`completion`]: the functions, by subject;
 //! * [`callbacks`], [`requests`], [`memory`]: a guest driven by callbacks, by requests through the
 //!   file descriptor, and its pages;
+//! * [`queue`]: what waits behind the file descriptor;
 //! * [`codes`]: every number that has a name in the header.
 
 #![allow(non_camel_case_types)]
@@ -23,6 +24,7 @@ pub mod library;
 pub mod memory;
 pub mod migration;
 pub mod node;
+pub mod queue;
 pub mod requests;
 pub mod strings;
 pub mod structs;

@@ -1,6 +1,18 @@
 //! Nodes as C sees them.
 
 use super::codes::*;
+use super::guard::{Failure, guard, guard_unless_in_callback, on, on_unless_in_callback};
+use super::handle::{self, Handled, Kind, Object};
+use super::queue::CompletionQueue;
+use super::requests::RequestTable;
+use super::strings;
+use super::structs::{self, SizedStruct};
+use crate::observe::Level;
+use crate::{Node, NodeOptions};
+use std::ffi::c_char;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A node: listens, holds guests, runs migrations.
 pub struct dwcp_node {
@@ -172,3 +184,104 @@ pub unsafe extern "C" fn dwcp_node_events_json(
         unsafe { strings::copy_out(&text, buffer, length, needed) }
     })
 }
+
+/// What a node handle names.
+pub struct NodeHandle {
+    /// The facade.
+    pub node: Node,
+    /// What waits behind the file descriptor.
+    pub queue: Arc<CompletionQueue>,
+    /// Requests that the host has not answered.
+    pub requests: Arc<RequestTable>,
+}
+
+impl NodeHandle {
+    fn start(options: &dwcp_node_options) -> Result<Self, Failure> {
+        let level = level_of(options.event_level)?;
+        let timeout = match options.request_timeout_ms {
+            0 => DEFAULT_REQUEST_TIMEOUT,
+            milliseconds => Duration::from_millis(milliseconds.into()),
+        };
+        let queue = CompletionQueue::new(level)
+            .map_err(|error| Failure::new(crate::Status::Io, format!("eventfd: {error}")))?;
+        let queue = Arc::new(queue);
+        let requests = Arc::new(RequestTable::new(Arc::clone(&queue), timeout));
+        // SAFETY: whoever called dwcp_node_new vouches for the texts.
+        let node = Node::start(unsafe { facade_options(options)? })?;
+        let events = Arc::clone(&queue);
+        node.observe(Arc::new(move |event| events.push_event(event)));
+        Ok(Self { node, queue, requests })
+    }
+
+    fn stop(&self) {
+        self.requests.close();
+        self.node.stop();
+    }
+}
+
+/// Dropped by the last thread that uses it: `dwcp_node_free` cannot wait for the others.
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Handled for NodeHandle {
+    type Opaque = dwcp_node;
+    const NAME: &'static str = "dwcp_node";
+    const KIND: Kind = Kind::Node;
+
+    fn wrap(object: Arc<Self>) -> Object {
+        Object::Node(object)
+    }
+
+    fn unwrap(object: &Object) -> Option<&Arc<Self>> {
+        match object {
+            Object::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+}
+
+// SAFETY: integers and pointers of whole words; the layout golden file shows no gap.
+unsafe impl SizedStruct for dwcp_node_options {
+    const NAME: &'static str = "dwcp_node_options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+
+    fn reserved_is_zero(&self) -> bool {
+        self.reserved == [0; 8]
+    }
+}
+
+unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Failure> {
+    // SAFETY: the caller of this function vouches for the texts.
+    let (name, listen, state_dir) = unsafe {
+        (
+            strings::optional_text_in("name", options.name)?,
+            strings::optional_text_in("listen", options.listen)?,
+            strings::optional_text_in("state_dir", options.state_dir)?,
+        )
+    };
+    let listen = listen.map(|text| {
+        let bad = |error| Failure::invalid(format!("listen {text:?} is not IP:PORT: {error}"));
+        text.parse().map_err(bad)
+    });
+    Ok(NodeOptions {
+        name: name.unwrap_or_default(),
+        listen: listen.transpose()?,
+        state_dir: state_dir.map(Into::into),
+    })
+}
+
+fn level_of(code: u32) -> Result<Option<Level>, Failure> {
+    match code {
+        DWCP_EVENTS_DEFAULT | DWCP_EVENTS_INFO => Ok(Some(Level::Info)),
+        DWCP_EVENTS_DEBUG => Ok(Some(Level::Debug)),
+        DWCP_EVENTS_WARN => Ok(Some(Level::Warn)),
+        DWCP_EVENTS_ERROR => Ok(Some(Level::Error)),
+        DWCP_EVENTS_NONE => Ok(None),
+        _ => Err(Failure::invalid(format!("event_level {code} is no DWCP_EVENTS_ value"))),
+    }
+}
+
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,7 +2,8 @@
 
 use super::guard::{Failure, Outcome};
 use crate::Status;
-use std::ffi::{CStr, c_char};
+use crate::base::limits::MAX_DEVICE_STATE_BYTES;
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
 /// Longest text that a caller may pass.
@@ -70,6 +71,33 @@ pub unsafe fn copy_out(
         buffer.add(fits).write(0);
     }
     if fits < text.len() { Err(too_small(text, length)) } else { Ok(()) }
+}
+
+/// The caller's bytes; NULL only with length 0.
+///
+/// # Safety
+/// `data` is NULL or points to `length` bytes that nobody changes while the slice is in use.
+pub unsafe fn bytes_in<'a>(
+    what: &str,
+    data: *const c_void,
+    length: usize,
+) -> Result<&'a [u8], Failure> {
+    match (data.is_null(), length) {
+        (_, 0) => Ok(&[]),
+        (true, _) => Err(Failure::null(what)),
+        (false, _) if length > MAX_DEVICE_STATE_BYTES => {
+            let text = format!("{what} has {length} bytes; the limit is {MAX_DEVICE_STATE_BYTES}");
+            Err(Failure::new(Status::LimitReached, text))
+        }
+        // SAFETY: as the caller of this function vouches.
+        (false, _) => Ok(unsafe { std::slice::from_raw_parts(data.cast(), length) }),
+    }
+}
+
+/// A value as JSON.
+pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::new(Status::BadState, format!("cannot write JSON: {error}")))
 }
 
 /// A text in a fixed field of a struct, cut to fit and ended by NUL.
