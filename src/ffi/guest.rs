@@ -1,15 +1,9 @@
 //! How a hypervisor registers guests: their memory, and callbacks or none.
 
-use super::callbacks::CallbackTable;
 use super::codes::dwcp_status;
-use super::guard::{Failure, Outcome, guard_unless_in_callback};
-use super::memory::{ForeignSink, ForeignSource, GuestPages};
+use super::guard::on_unless_in_callback;
 use super::node::{NodeHandle, dwcp_node};
-use super::requests::RequestDriver;
-use super::{handle, strings, structs};
-use crate::Status;
-use crate::base::RegionLayout;
-use crate::base::limits::{MAX_NAME_BYTES, MAX_REGIONS};
+use super::registration::{add_destination, add_process_memory_source, add_source};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 

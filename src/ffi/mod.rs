@@ -7,9 +7,10 @@
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
 //! * [`library`], [`node`], [`guest`], [`migration`], [`completion`]: the functions, by subject;
-//! * [`callbacks`], [`requests`], [`memory`]: a guest driven by callbacks, by requests through the
-//!   file descriptor, and its pages;
+//! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
+//!   callbacks or by requests through the file descriptor, and the guest's pages;
 //! * [`queue`]: what waits behind the file descriptor;
+//! * [`registration`]: the checks of what a hypervisor registers;
 //! * [`codes`]: every number that has a name in the header.
 
 #![allow(non_camel_case_types)]
@@ -17,6 +18,7 @@
 pub mod callbacks;
 pub mod codes;
 pub mod completion;
+pub mod driver;
 pub mod guard;
 pub mod guest;
 pub mod handle;
@@ -25,6 +27,7 @@ pub mod memory;
 pub mod migration;
 pub mod node;
 pub mod queue;
+pub mod registration;
 pub mod requests;
 pub mod strings;
 pub mod structs;

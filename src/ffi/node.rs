@@ -8,7 +8,7 @@ use super::requests::RequestTable;
 use super::strings;
 use super::structs::{self, SizedStruct};
 use crate::observe::Level;
-use crate::{Node, NodeOptions};
+use crate::{Node, NodeOptions, Status};
 use std::ffi::c_char;
 use std::ptr;
 use std::sync::Arc;
@@ -203,7 +203,7 @@ impl NodeHandle {
             milliseconds => Duration::from_millis(milliseconds.into()),
         };
         let queue = CompletionQueue::new(level)
-            .map_err(|error| Failure::new(crate::Status::Io, format!("eventfd: {error}")))?;
+            .map_err(|error| Failure::new(Status::Io, format!("eventfd: {error}")))?;
         let queue = Arc::new(queue);
         let requests = Arc::new(RequestTable::new(Arc::clone(&queue), timeout));
         // SAFETY: whoever called dwcp_node_new vouches for the texts.

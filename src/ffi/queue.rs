@@ -5,22 +5,22 @@
 //! there are events to lose.
 
 use super::codes::*;
+use super::completion::dwcp_completion;
 use super::strings::fixed;
 use crate::base::limits::MAX_EVENTS;
 use crate::migration::{Owner, Phase};
 use crate::observe::{Event, EventKind, Level};
+use crate::runtime::sys::EventFd;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use super::completion::dwcp_completion;
 
 /// Completions that wait to be reaped.
 pub struct CompletionQueue {
     waiting: Mutex<Waiting>,
-    event: OwnedFd,
+    event: EventFd,
     level: Option<Level>,
 }
 
@@ -52,14 +52,7 @@ struct Waiting {
 impl CompletionQueue {
     /// An empty queue that keeps events of at least `level`; with none, only ended migrations.
     pub fn new(level: Option<Level>) -> io::Result<Self> {
-        // SAFETY: eventfd takes no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let event = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { waiting: Mutex::default(), event, level })
+        Ok(Self { waiting: Mutex::default(), event: EventFd::new()?, level })
     }
 
     /// The descriptor to poll.
@@ -129,17 +122,13 @@ impl CompletionQueue {
 
     fn signal_if_empty(&self, waiting: &Waiting) {
         if waiting.is_empty() {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: the eight bytes are ours. The counter is 0 here, so the write cannot fail.
-            unsafe { libc::write(self.descriptor(), one.as_ptr().cast(), one.len()) };
+            self.event.signal();
         }
     }
 
     fn quiet_if_empty(&self, waiting: &Waiting) {
         if waiting.is_empty() {
-            let mut counter = [0; 8];
-            // SAFETY: the eight bytes are ours; with nothing to read it returns at once.
-            unsafe { libc::read(self.descriptor(), counter.as_mut_ptr().cast(), counter.len()) };
+            self.event.clear();
         }
     }
 }
