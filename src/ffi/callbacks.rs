@@ -184,7 +184,8 @@ impl StateWriter {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes.len() > MAX_DEVICE_STATE_BYTES - state.len() {
             let length = state.len() + bytes.len();
-            let text = format!("device state of {length} bytes; the limit is {MAX_DEVICE_STATE_BYTES}");
+            let text =
+                format!("device state of {length} bytes; the limit is {MAX_DEVICE_STATE_BYTES}");
             return Err(Failure::new(Status::LimitReached, text));
         }
         state.extend_from_slice(bytes);
@@ -211,10 +212,7 @@ impl Handled for StateWriter {
 
 type LoadCallback = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> i32;
 
-fn save(
-    state: &mut Vec<u8>,
-    call: impl FnOnce(*mut dwcp_writer) -> i32,
-) -> Result<(), GuestError> {
+fn save(state: &mut Vec<u8>, call: impl FnOnce(*mut dwcp_writer) -> i32) -> Result<(), GuestError> {
     let lost = |failure: Failure| GuestError::new("save_device_state", failure.text);
     let writer = handle::insert(StateWriter::default()).map_err(lost)?;
     let code = run(|| call(writer));

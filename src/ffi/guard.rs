@@ -6,6 +6,7 @@
 
 use super::codes::dwcp_status;
 use super::handle::{self, Handled};
+use super::strings::floor_boundary;
 use crate::{NodeError, Status};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -156,7 +157,7 @@ impl<const N: usize> FixedText<N> {
 
     /// Keeps as much of `text` as fits.
     pub fn set(&mut self, text: &str) {
-        self.length = text.floor_char_boundary(N);
+        self.length = floor_boundary(text, N);
         self.bytes[..self.length].copy_from_slice(&text.as_bytes()[..self.length]);
     }
 

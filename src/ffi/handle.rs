@@ -72,8 +72,7 @@ pub fn insert<H: Handled>(object: H) -> Result<*mut H::Opaque, Failure> {
         | index << INDEX_SHIFT
         | (H::KIND as usize) << 1
         | 1;
-    table.slots[index] =
-        Slot { value, poisoned: false, object: Some(H::wrap(Arc::new(object))) };
+    table.slots[index] = Slot { value, poisoned: false, object: Some(H::wrap(Arc::new(object))) };
     Ok(ptr::without_provenance_mut(value))
 }
 
@@ -169,8 +168,7 @@ fn poisoned<H: Handled>() -> Failure {
     Failure::new(Status::Panic, text)
 }
 
-static TABLE: RwLock<Table> =
-    RwLock::new(Table { slots: Vec::new(), free: Vec::new(), serial: 0 });
+static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::new(), serial: 0 });
 
 /// Handles open at a time, all kinds together.
 const MAX_HANDLES: usize = INDEX_MASK + 1;
@@ -178,3 +176,56 @@ const INDEX_SHIFT: u32 = 4;
 const INDEX_MASK: usize = (1 << 20) - 1;
 const SERIAL_SHIFT: u32 = 24;
 const _: () = assert!(usize::BITS == 64, "handles need 64-bit pointers");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ffi::callbacks::StateWriter;
+    use crate::ffi::guest::dwcp_writer;
+    use crate::ffi::node::{NodeHandle, dwcp_node};
+
+    fn status<T>(result: Result<T, Failure>) -> Option<Status> {
+        result.err().map(|failure| failure.status)
+    }
+
+    #[test]
+    fn a_handle_names_its_object_until_it_is_removed() {
+        let handle = insert(StateWriter::default()).unwrap();
+        assert_eq!(status(get::<StateWriter>(handle)), None);
+        assert_eq!(status(remove::<StateWriter>(handle)), None);
+        assert_eq!(status(get::<StateWriter>(handle)), Some(Status::BadHandle));
+        assert_eq!(status(remove::<StateWriter>(handle)), Some(Status::BadHandle));
+    }
+
+    #[test]
+    fn a_freed_slot_gives_another_handle() {
+        let first = insert(StateWriter::default()).unwrap();
+        remove::<StateWriter>(first).unwrap();
+        let second = insert(StateWriter::default()).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(status(get::<StateWriter>(first)), Some(Status::BadHandle));
+        remove::<StateWriter>(second).unwrap();
+    }
+
+    #[test]
+    fn null_foreign_and_invented_handles_are_told_apart_from_live_ones() {
+        let writer = insert(StateWriter::default()).unwrap();
+        let foreign: *const dwcp_node = writer.cast_const().cast();
+        assert_eq!(status(get::<NodeHandle>(foreign)), Some(Status::BadHandle));
+        assert_eq!(status(remove::<NodeHandle>(foreign)), Some(Status::BadHandle));
+        for value in [0, 1, 8, usize::MAX, writer.addr() ^ 1, writer.addr() ^ (1 << 40)] {
+            let invented = ptr::without_provenance::<dwcp_writer>(value);
+            assert_eq!(status(get::<StateWriter>(invented)), Some(Status::BadHandle), "{value:#x}");
+        }
+        remove::<StateWriter>(writer).unwrap();
+    }
+
+    #[test]
+    fn a_poisoned_handle_can_only_be_freed() {
+        let handle = insert(StateWriter::default()).unwrap();
+        let code = crate::ffi::guard::on(handle, |_: &Arc<StateWriter>| panic!("in the body"));
+        assert_eq!(code, Status::Panic.code());
+        assert_eq!(status(get::<StateWriter>(handle)), Some(Status::Panic));
+        assert_eq!(status(remove::<StateWriter>(handle)), None);
+    }
+}

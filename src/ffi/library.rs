@@ -37,7 +37,8 @@ pub unsafe extern "C" fn dwcp_last_error(
     needed: *mut usize,
 ) -> dwcp_status {
     // SAFETY: the caller vouches for buffer and needed, as the header says.
-    let copied = guard::with_last_error(|text| unsafe { strings::copy_out(text, buffer, length, needed) });
+    let copied =
+        guard::with_last_error(|text| unsafe { strings::copy_out(text, buffer, length, needed) });
     copied.map_or_else(|failure| failure.status.code(), |()| Status::Ok.code())
 }
 

@@ -1,13 +1,14 @@
 //! Migrations as C sees them: options in, progress and report out, waiting and cancelling.
 
 use super::codes::*;
+use super::conversions::{options_in, progress_out, report_out, side_code};
 use super::guard::{Failure, Outcome, guard, on, on_unless_in_callback};
 use super::handle::{self, Handled, Kind, Object};
 use super::node::{NodeHandle, dwcp_node};
-use super::queue::{owner_code, phase_code};
+use super::queue::owner_code;
 use super::strings;
-use super::structs::{self, SizedStruct};
-use crate::migration::{CodecChoice, MigrationOptions, Progress, Report};
+use super::structs;
+use crate::migration::{MigrationOptions, Report};
 use crate::{Migration, Status};
 use std::ffi::c_char;
 use std::ptr;
@@ -388,75 +389,6 @@ impl Handled for MigrationHandle {
     }
 }
 
-macro_rules! sized_struct {
-    ($($name:ident),+) => {$(
-        // SAFETY: integers and byte arrays of whole words; the layout golden file shows no gap.
-        unsafe impl SizedStruct for $name {
-            const NAME: &'static str = stringify!($name);
-            const FIRST_SIZE: usize = size_of::<Self>();
-
-            fn reserved_is_zero(&self) -> bool {
-                self.reserved == [0; 8]
-            }
-        }
-    )+};
-}
-
-sized_struct!(dwcp_migration_options, dwcp_progress, dwcp_report);
-
-unsafe fn options_in(options: *const dwcp_migration_options) -> Result<MigrationOptions, Failure> {
-    let defaults = MigrationOptions::default();
-    if options.is_null() {
-        return Ok(defaults);
-    }
-    // SAFETY: the caller vouches for options.
-    let options = unsafe { structs::read(options)? };
-    if options.flags & !DWCP_MIGRATION_NO_THROTTLE != 0 {
-        let text = format!("flags {:#x} holds unknown DWCP_MIGRATION_ bits", options.flags);
-        return Err(Failure::invalid(text));
-    }
-    let streams = match u16::try_from(options.streams) {
-        Ok(0) => defaults.streams,
-        Ok(streams) => streams,
-        Err(_) => return Err(Failure::invalid(format!("streams is {}", options.streams))),
-    };
-    let or = |value: u64, default| match value {
-        0 => default,
-        milliseconds => Duration::from_millis(milliseconds),
-    };
-    let limit = options.bandwidth_limit_bytes_per_s;
-    Ok(MigrationOptions {
-        streams,
-        codec: codec_in(&options, defaults.codec)?,
-        max_downtime: match options.max_downtime_us {
-            0 => defaults.max_downtime,
-            microseconds => Duration::from_micros(microseconds),
-        },
-        deadline: (options.deadline_ms != 0).then(|| Duration::from_millis(options.deadline_ms)),
-        bandwidth_limit_bytes_per_s: (limit != 0).then_some(limit),
-        throttle: options.flags & DWCP_MIGRATION_NO_THROTTLE == 0,
-        reconnect_timeout: or(options.reconnect_timeout_ms, defaults.reconnect_timeout),
-        stall_timeout: or(options.stall_timeout_ms, defaults.stall_timeout),
-    })
-}
-
-fn codec_in(
-    options: &dwcp_migration_options,
-    default: CodecChoice,
-) -> Result<CodecChoice, Failure> {
-    match (options.codec, options.codec_level) {
-        (DWCP_CODEC_ZSTD, 0) => Ok(CodecChoice::Zstd(1)),
-        (DWCP_CODEC_ZSTD, level) => Ok(CodecChoice::Zstd(level)),
-        (DWCP_CODEC_DEFAULT, 0) => Ok(default),
-        (DWCP_CODEC_NONE, 0) => Ok(CodecChoice::None),
-        (DWCP_CODEC_LZ4, 0) => Ok(CodecChoice::Lz4),
-        (DWCP_CODEC_DEFAULT..=DWCP_CODEC_LZ4, level) => {
-            Err(Failure::invalid(format!("codec_level is {level}; only DWCP_CODEC_ZSTD has levels")))
-        }
-        (codec, _) => Err(Failure::invalid(format!("codec {codec} is no DWCP_CODEC_ value"))),
-    }
-}
-
 unsafe fn clear_out(migration: *mut *mut dwcp_migration) -> Outcome {
     if migration.is_null() {
         return Err(Failure::null("migration"));
@@ -480,52 +412,4 @@ unsafe fn number_out<T>(what: &str, out: *mut T, value: T) -> Outcome {
     // SAFETY: the caller vouches for out.
     unsafe { out.write_unaligned(value) };
     Ok(())
-}
-
-fn side_code(side: &str) -> u32 {
-    if side == "source" { DWCP_SIDE_SOURCE } else { DWCP_SIDE_DESTINATION }
-}
-
-fn progress_out(progress: &Progress) -> dwcp_progress {
-    dwcp_progress {
-        struct_size: size_of::<dwcp_progress>(),
-        phase: phase_code(progress.phase),
-        pass: progress.pass,
-        streams: progress.streams,
-        reconnects: progress.reconnects,
-        throttle_percent: progress.throttle_percent.into(),
-        padding: 0,
-        ram_bytes: progress.ram_bytes,
-        pages: progress.pages,
-        remaining_pages: progress.remaining_pages,
-        wire_bytes: progress.wire_bytes,
-        bandwidth_bytes_per_s: progress.bandwidth_bytes_per_s,
-        dirty_rate_bytes_per_s: progress.dirty_rate_bytes_per_s,
-        predicted_downtime_us: progress.predicted_downtime_us,
-        elapsed_us: progress.elapsed_us,
-        reserved: [0; 8],
-    }
-}
-
-fn report_out(report: &Report) -> dwcp_report {
-    let microseconds = |milliseconds: f64| (milliseconds * 1000.0).round() as u64;
-    dwcp_report {
-        struct_size: size_of::<dwcp_report>(),
-        status: report.status.code(),
-        owner: owner_code(report.owner),
-        side: side_code(report.side),
-        passes: report.passes,
-        reconnects: report.reconnects,
-        padding: 0,
-        total_us: microseconds(report.total_ms),
-        downtime_us: microseconds(report.downtime_ms),
-        ram_bytes: report.ram_bytes,
-        wire_bytes: report.wire_bytes,
-        zero_pages: report.zero_pages,
-        duplicate_pages: report.duplicate_pages,
-        delta_pages: report.delta_pages,
-        full_pages: report.full_pages,
-        digest: strings::fixed(&report.digest),
-        reserved: [0; 8],
-    }
 }

@@ -172,7 +172,9 @@ fn of_request(request: &RequestRecord) -> dwcp_completion {
 
 fn of_event(event: &Event) -> dwcp_completion {
     let (kind, status) = match &event.kind {
-        EventKind::MigrationEnded { status, .. } => (DWCP_COMPLETION_MIGRATION_ENDED, status.code()),
+        EventKind::MigrationEnded { status, .. } => {
+            (DWCP_COMPLETION_MIGRATION_ENDED, status.code())
+        }
         _ => (DWCP_COMPLETION_EVENT, DWCP_OK),
     };
     let (code, value) = event_code(&event.kind);
@@ -265,7 +267,14 @@ mod tests {
         let queue = CompletionQueue::new(None).unwrap();
         let buffer = std::ptr::null_mut();
         let guest = String::new();
-        queue.push_request(RequestRecord { id: 5, code: 3, value: 0, buffer, buffer_bytes: 0, guest });
+        queue.push_request(RequestRecord {
+            id: 5,
+            code: 3,
+            value: 0,
+            buffer,
+            buffer_bytes: 0,
+            guest,
+        });
         assert!(readable(&queue) && queue.withdraw_request(5) && !queue.withdraw_request(5));
         assert!(!readable(&queue));
     }

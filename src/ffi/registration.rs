@@ -238,7 +238,8 @@ unsafe fn region_in(
     // SAFETY: the caller vouches for the element.
     let region = unsafe { structs::read(pointer)? };
     if region.struct_size != size {
-        let text = format!("regions[{index}].struct_size is {}, regions[0]'s {size}", region.struct_size);
+        let text =
+            format!("regions[{index}].struct_size is {}, regions[0]'s {size}", region.struct_size);
         return Err(Failure::new(Status::BadStructSize, text));
     }
     let what = format!("regions[{index}].name");

@@ -41,6 +41,12 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn is_waiting(&self, id: u64) -> bool {
+        matches!(self.open.get(&id), Some(Open { stage: Stage::Waiting, .. }))
+    }
+}
+
 struct Open {
     buffer: Buffer,
     takes_data: bool,
@@ -96,11 +102,7 @@ impl RequestTable {
         let id = self.post(guest, &call)?;
         let deadline = Instant::now() + self.timeout;
         let mut state = self.lock();
-        loop {
-            match state.open.get(&id).map(|open| &open.stage) {
-                Some(Stage::Waiting) => {}
-                _ => break,
-            }
+        while state.is_waiting(id) {
             let left = deadline.saturating_duration_since(Instant::now());
             if state.closed || left.is_zero() {
                 return Err(self.give_up(state, id, &call));
@@ -289,11 +291,11 @@ mod tests {
         assert!(error.text.contains("not answered within 1 ms"), "{error}");
         assert_eq!(queue.reap(9, |_, _| ()), 0, "it was withdrawn");
         std::thread::scope(|scope| {
-            let reaped = scope.spawn(|| reap_one(&queue));
+            let reaped = scope.spawn(|| reap_one(&queue).id);
             while !reaped.is_finished() {
                 let _ = table.ask("vm", Call::Pause);
             }
-            let id = reaped.join().unwrap().id;
+            let id = reaped.join().unwrap();
             assert_eq!(table.complete(id, 0, &[]).unwrap_err().status, Status::Timeout);
             assert_eq!(table.complete(id, 0, &[]).unwrap_err().status, Status::NotFound);
         });
@@ -308,7 +310,8 @@ mod tests {
                 std::thread::yield_now();
             }
             table.close();
-            assert_eq!(asking.join().unwrap().unwrap_err().code, Status::Stopped.code().into());
+            let code = asking.join().unwrap().unwrap_err().code;
+            assert_eq!(code, i64::from(Status::Stopped.code()));
         });
         assert!(table.ask("vm", Call::Resume).unwrap_err().text.contains("being stopped"));
     }

@@ -63,7 +63,7 @@ pub unsafe fn copy_out(
         (false, 0) => return Err(too_small(text, length)),
         (false, _) => {}
     }
-    let fits = text.floor_char_boundary(length - 1);
+    let fits = floor_boundary(text, length - 1);
     // SAFETY: `fits` is less than `length`, so text and NUL lie within the caller's buffer, which
     // is not ours and so does not overlap `text`.
     unsafe {
@@ -103,11 +103,20 @@ pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 /// A text in a fixed field of a struct, cut to fit and ended by NUL.
 pub fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut field = [0; N];
-    let fits = text.floor_char_boundary(N - 1);
+    let fits = floor_boundary(text, N - 1);
     for (to, from) in field.iter_mut().zip(&text.as_bytes()[..fits]) {
         *to = *from as c_char;
     }
     field
+}
+
+/// The longest part of a text that has at most `limit` bytes and ends between characters.
+pub fn floor_boundary(text: &str, limit: usize) -> usize {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    end
 }
 
 fn too_small(text: &str, length: usize) -> Failure {

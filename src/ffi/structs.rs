@@ -82,8 +82,11 @@ pub unsafe fn size_of_caller<T: SizedStruct>(pointer: *const T) -> Result<usize,
     if (T::FIRST_SIZE..=MAX_STRUCT_BYTES).contains(&size) {
         return Ok(size);
     }
-    let text = format!("{}.struct_size is {size}; it must be {} or more, at most {MAX_STRUCT_BYTES}",
-        T::NAME, T::FIRST_SIZE);
+    let text = format!(
+        "{}.struct_size is {size}; it must be {} or more, at most {MAX_STRUCT_BYTES}",
+        T::NAME,
+        T::FIRST_SIZE
+    );
     Err(Failure::new(Status::BadStructSize, text))
 }
 
@@ -95,7 +98,11 @@ pub unsafe fn write_element<T: SizedStruct>(to: *mut u8, size: usize, value: &T)
     let (word, length) = (size_of::<usize>(), size.min(size_of::<T>()));
     // SAFETY: `length` is within both structs; what the caller has beyond ours is set to zero.
     unsafe {
-        ptr::copy_nonoverlapping(ptr::from_ref(value).cast::<u8>().add(word), to.add(word), length - word);
+        ptr::copy_nonoverlapping(
+            ptr::from_ref(value).cast::<u8>().add(word),
+            to.add(word),
+            length - word,
+        );
         ptr::write_bytes(to.add(length), 0, size - length);
     }
 }
@@ -147,7 +154,8 @@ mod tests {
 
     #[test]
     fn unknown_sizes_and_fields_are_refused() {
-        for words in [[0u64, 5, 0, 0, 0], [15, 5, 0, 0, 0], [1 << 40, 5, 0, 0, 0], [40, 5, 0, 0, 9]] {
+        for words in [[0u64, 5, 0, 0, 0], [15, 5, 0, 0, 0], [1 << 40, 5, 0, 0, 0], [40, 5, 0, 0, 9]]
+        {
             assert_eq!(read_words(&words), Err(Status::BadStructSize));
         }
         assert_eq!(read_words(&[32, 5, 0, 1]), Err(Status::InvalidArgument));
