@@ -345,6 +345,12 @@
 #define DWCP_ENDING_KEEP 2
 
 /**
+ * Source only: the link broke at the commit point. Leave the guest paused, and ask the
+ * destination's record before anything is done with it.
+ */
+#define DWCP_ENDING_UNDECIDED 3
+
+/**
  * The node listens.
  */
 #define DWCP_EVENT_NODE_STARTED 1

@@ -97,6 +97,13 @@ struct Region {
     std::uint64_t length_bytes;
 };
 
+/// What becomes of a guest on this side; see DWCP_ENDING_.
+enum class Ending : std::uint32_t {
+    discard = DWCP_ENDING_DISCARD,
+    keep = DWCP_ENDING_KEEP,
+    undecided = DWCP_ENDING_UNDECIDED,
+};
+
 /// Takes device state; see Source::save_device_state.
 class Writer {
 public:
@@ -120,8 +127,8 @@ public:
     virtual void save_device_state(Writer &) {}
     /// False: the guest cannot be held back.
     virtual bool throttle(std::uint32_t /* percent */) { return false; }
-    /// The migration is over; keep says whether the guest stays here.
-    virtual void finish(bool /* keep */) {}
+    /// The migration is over, and this is what becomes of the guest here.
+    virtual void finish(Ending) {}
 };
 
 /// A running guest whose writes the kernel tracks; see dwcp_node_add_process_memory_source().
@@ -132,7 +139,7 @@ public:
     virtual void resume() = 0;
     virtual void save_device_state(Writer &) {}
     virtual bool throttle(std::uint32_t /* percent */) { return false; }
-    virtual void finish(bool /* keep */) {}
+    virtual void finish(Ending) {}
 };
 
 /// A stopped, empty guest; see dwcp_destination.
@@ -141,7 +148,7 @@ public:
     virtual ~Destination() = default;
     virtual void load_device_state(const void *state, std::size_t length_bytes) = 0;
     virtual void resume() = 0;
-    virtual void finish(bool /* keep */) {}
+    virtual void finish(Ending) {}
 };
 
 /// Settings of one migration; a fresh one holds the defaults.
@@ -371,7 +378,7 @@ template <typename Guest, typename Table> void common_callbacks(Table &table) no
         return guarded([&] { return guest<Guest>(ctx).resume(), 0; });
     };
     table.finish = [](void *ctx, std::uint32_t ending) -> std::int32_t {
-        return guarded([&] { return guest<Guest>(ctx).finish(ending == DWCP_ENDING_KEEP), 0; });
+        return guarded([&] { return guest<Guest>(ctx).finish(static_cast<Ending>(ending)), 0; });
     };
 }
 
@@ -399,6 +406,7 @@ template <typename Guest> dwcp_source source_callbacks() noexcept {
 template <typename Guest, typename Table, typename Add>
 void add_guest(dwcp_node *node, const std::string &name, std::shared_ptr<Guest> guest,
                const std::vector<Region> &regions, Table &table, Add add) {
+    if (!guest && table.resume) throw Error(DWCP_ERR_NULL_POINTER, "guest \"" + name + "\" is null");
     auto list = c_regions(regions);
     table.regions = list.data();
     table.region_count = list.size();

@@ -136,6 +136,9 @@ pub const DWCP_REQUEST_FINISH: u32 = 8;
 pub const DWCP_ENDING_DISCARD: u32 = 1;
 /// The guest stays with this side.
 pub const DWCP_ENDING_KEEP: u32 = 2;
+/// Source only: the link broke at the commit point. Leave the guest paused, and ask the
+/// destination's record before anything is done with it.
+pub const DWCP_ENDING_UNDECIDED: u32 = 3;
 
 /// The node listens.
 pub const DWCP_EVENT_NODE_STARTED: u32 = 1;

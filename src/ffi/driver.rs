@@ -93,6 +93,7 @@ pub fn ending_code(ending: Ending) -> u32 {
     match ending {
         Ending::Discard => DWCP_ENDING_DISCARD,
         Ending::Keep => DWCP_ENDING_KEEP,
+        Ending::Undecided => DWCP_ENDING_UNDECIDED,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::base::{MemoryLayout, RegionLayout};
 use crate::migration::{GuestSink, GuestSource};
 use crate::runtime::mapped_guest::{MappedSink, MappedSource};
 use crate::runtime::process_memory::process_memory_source;
-use crate::runtime::sys::{MappedMemory, dirty_tracking};
+use crate::runtime::sys::{MappedMemory, tracking_support};
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -183,7 +183,7 @@ fn refuse_own_log(source: &dwcp_source) -> Outcome {
 
 fn check_tracking() -> Outcome {
     let unsupported = |text: String| Failure::new(Status::Unsupported, text);
-    dirty_tracking::probe().map(|_| ()).map_err(|error| unsupported(error.to_string()))
+    tracking_support::probe().map(|_| ()).map_err(|error| unsupported(error.to_string()))
 }
 
 enum Pages {

@@ -35,7 +35,7 @@ public:
     void pause() override { paused = true; }
     void resume() override { paused = false; }
     void save_device_state(dwcp::Writer &writer) override { writer.write("cpu", 3); }
-    void finish(bool keep) override { kept = keep; }
+    void finish(dwcp::Ending ending) override { kept = ending == dwcp::Ending::keep; }
 
     bool refuse = false;
     std::atomic<bool> paused{false}, kept{false};
