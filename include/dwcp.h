@@ -1,0 +1,1256 @@
+/* libdwcp: live migration of running virtual machines.
+ *
+ * Generated from src/ffi by scripts/bless-header.sh; do not edit.
+ *
+ * Handles      Opaque; every function may be called from any thread at any time unless its comment
+ *              says otherwise. A NULL, freed or foreign handle gives DWCP_ERR_BAD_HANDLE. Freeing
+ *              NULL is allowed and does nothing.
+ * Structs      Set the whole struct to zero, then struct_size to its sizeof. Zero means default.
+ *              reserved stays zero. In arrays each element carries struct_size.
+ * Errors       0 is success. After a failure dwcp_last_error() of the same thread says which value
+ *              was wrong. Failures of a migration carry their own text: dwcp_migration_reason().
+ * Texts        UTF-8, ended by NUL, copied into the caller's buffer. *needed (may be NULL) receives
+ *              the length with the NUL. A buffer that is too small receives what fits and the call
+ *              returns DWCP_ERR_BUFFER_TOO_SMALL. buffer NULL with length 0 only asks for *needed.
+ * Event loops  One file descriptor per node, dwcp_node_fd(), is readable while completions wait;
+ *              dwcp_node_reap() takes them in batches. Everything can be driven this way alone.
+ * Callbacks    Optional. They run on threads of the library, which block all signals and carry
+ *              names that begin with "dwcp". Inside a callback, calls that would wait or change the
+ *              node are refused with DWCP_ERR_BUSY; their comments say "not from a callback".
+ */
+
+
+#ifndef DWCP_H
+#define DWCP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Marks results that a caller must look at. */
+#if defined(__GNUC__) || defined(__clang__)
+#define DWCP_MUST_USE __attribute__((warn_unused_result))
+#else
+#define DWCP_MUST_USE
+#endif
+
+/**
+ * Version of the binary interface; changes when a program must be rebuilt.
+ */
+#define DWCP_ABI_VERSION 0
+
+/**
+ * A timeout that never runs out.
+ */
+#define DWCP_FOREVER UINT64_MAX
+
+/**
+ * Success.
+ */
+#define DWCP_OK 0
+
+/**
+ * An argument is out of range or malformed.
+ */
+#define DWCP_ERR_INVALID_ARGUMENT -1
+
+/**
+ * A required pointer is NULL.
+ */
+#define DWCP_ERR_NULL_POINTER -2
+
+/**
+ * The handle is NULL, was freed, or is of another kind.
+ */
+#define DWCP_ERR_BAD_HANDLE -3
+
+/**
+ * A struct_size that this library does not know.
+ */
+#define DWCP_ERR_BAD_STRUCT_SIZE -4
+
+/**
+ * A panic was caught; the handle is poisoned and can only be freed.
+ */
+#define DWCP_ERR_PANIC -5
+
+/**
+ * The caller's buffer is too small; the needed length was returned.
+ */
+#define DWCP_ERR_BUFFER_TOO_SMALL -6
+
+/**
+ * Nothing to do now; wait on the file descriptor.
+ */
+#define DWCP_ERR_WOULD_BLOCK -7
+
+/**
+ * The time allowed ran out.
+ */
+#define DWCP_ERR_TIMEOUT -8
+
+/**
+ * Cancelled by the caller.
+ */
+#define DWCP_ERR_CANCELLED -9
+
+/**
+ * No object of this name or id.
+ */
+#define DWCP_ERR_NOT_FOUND -10
+
+/**
+ * An object of this name exists.
+ */
+#define DWCP_ERR_ALREADY_EXISTS -11
+
+/**
+ * The object is in use, or the call came from a callback that must not make it.
+ */
+#define DWCP_ERR_BUSY -12
+
+/**
+ * This host or build lacks what is needed; the text says what.
+ */
+#define DWCP_ERR_UNSUPPORTED -13
+
+/**
+ * A named limit was reached.
+ */
+#define DWCP_ERR_LIMIT_REACHED -14
+
+/**
+ * An operating system call failed.
+ */
+#define DWCP_ERR_IO -15
+
+/**
+ * The node has been stopped.
+ */
+#define DWCP_ERR_STOPPED -16
+
+/**
+ * The operation is not allowed in this state.
+ */
+#define DWCP_ERR_BAD_STATE -17
+
+/**
+ * The first bytes are not this protocol's.
+ */
+#define DWCP_ERR_BAD_MAGIC -100
+
+/**
+ * The peer speaks a version that this library does not.
+ */
+#define DWCP_ERR_BAD_VERSION -101
+
+/**
+ * A frame is malformed, truncated or too long.
+ */
+#define DWCP_ERR_BAD_FRAME -102
+
+/**
+ * The peer requires a feature that this library lacks.
+ */
+#define DWCP_ERR_UNKNOWN_FEATURE -103
+
+/**
+ * A message came in a state that does not allow it.
+ */
+#define DWCP_ERR_UNEXPECTED_MESSAGE -104
+
+/**
+ * No connection could be made.
+ */
+#define DWCP_ERR_CONNECT -200
+
+/**
+ * All connections are lost and did not come back in time.
+ */
+#define DWCP_ERR_CONNECTION_LOST -201
+
+/**
+ * The peer accepted data but did not move on in time.
+ */
+#define DWCP_ERR_PEER_STALLED -202
+
+/**
+ * The peer refused; the text holds its reason.
+ */
+#define DWCP_ERR_REFUSED -203
+
+/**
+ * Bytes do not match their checksum, or do not decode.
+ */
+#define DWCP_ERR_CORRUPT -300
+
+/**
+ * The image digests of the two sides differ.
+ */
+#define DWCP_ERR_DIGEST_MISMATCH -301
+
+/**
+ * The two sides' memory regions differ.
+ */
+#define DWCP_ERR_LAYOUT_MISMATCH -400
+
+/**
+ * The guest dirties memory faster than it can be sent.
+ */
+#define DWCP_ERR_DID_NOT_CONVERGE -401
+
+/**
+ * The peer gave the migration up; the text holds its reason.
+ */
+#define DWCP_ERR_PEER_ABORTED -402
+
+/**
+ * The link broke at the commit point: only the destination knows who owns the guest.
+ */
+#define DWCP_ERR_IN_DOUBT -403
+
+/**
+ * The state file could not be written.
+ */
+#define DWCP_ERR_STATE_FILE -404
+
+/**
+ * A callback of the hypervisor failed.
+ */
+#define DWCP_ERR_CALLBACK -500
+
+/**
+ * A configuration value or file is wrong.
+ */
+#define DWCP_ERR_CONFIG -600
+
+/**
+ * dwcp_migration_options.codec: the library's choice.
+ */
+#define DWCP_CODEC_DEFAULT 0
+
+/**
+ * dwcp_migration_options.codec: pages travel as they are.
+ */
+#define DWCP_CODEC_NONE 1
+
+/**
+ * dwcp_migration_options.codec: LZ4.
+ */
+#define DWCP_CODEC_LZ4 2
+
+/**
+ * dwcp_migration_options.codec: Zstandard at codec_level, -7 to 19; level 0 means 1.
+ */
+#define DWCP_CODEC_ZSTD 3
+
+/**
+ * dwcp_migration_options.flags: never slow the guest down.
+ */
+#define DWCP_MIGRATION_NO_THROTTLE 1
+
+/**
+ * dwcp_node_options.event_level: as DWCP_EVENTS_INFO.
+ */
+#define DWCP_EVENTS_DEFAULT 0
+
+/**
+ * dwcp_node_options.event_level: every event becomes a completion.
+ */
+#define DWCP_EVENTS_DEBUG 1
+
+/**
+ * dwcp_node_options.event_level: the normal course and worse.
+ */
+#define DWCP_EVENTS_INFO 2
+
+/**
+ * dwcp_node_options.event_level: what an operator may want to look at, and worse.
+ */
+#define DWCP_EVENTS_WARN 3
+
+/**
+ * dwcp_node_options.event_level: failures only.
+ */
+#define DWCP_EVENTS_ERROR 4
+
+/**
+ * dwcp_node_options.event_level: no events; requests and ended migrations still come.
+ */
+#define DWCP_EVENTS_NONE 5
+
+/**
+ * dwcp_completion.kind: the library asks the host to do something; see DWCP_REQUEST_.
+ */
+#define DWCP_COMPLETION_REQUEST 1
+
+/**
+ * dwcp_completion.kind: something happened; see DWCP_EVENT_.
+ */
+#define DWCP_COMPLETION_EVENT 2
+
+/**
+ * dwcp_completion.kind: a migration ended; status says how, value who owns the guest.
+ */
+#define DWCP_COMPLETION_MIGRATION_ENDED 3
+
+/**
+ * Begin to log the guest's writes.
+ */
+#define DWCP_REQUEST_START_DIRTY_LOG 1
+
+/**
+ * Fill buffer with the dirty log of region `value`: one bit a page, lowest bit first, zeroed
+ * beforehand; begin anew.
+ */
+#define DWCP_REQUEST_FETCH_DIRTY 2
+
+/**
+ * Stop the guest; complete once no virtual CPU or device writes memory any more.
+ */
+#define DWCP_REQUEST_PAUSE 3
+
+/**
+ * Let the guest run.
+ */
+#define DWCP_REQUEST_RESUME 4
+
+/**
+ * Complete with the state of CPUs and devices as data.
+ */
+#define DWCP_REQUEST_SAVE_DEVICE_STATE 5
+
+/**
+ * Restore CPUs and devices from buffer; the guest stays stopped.
+ */
+#define DWCP_REQUEST_LOAD_DEVICE_STATE 6
+
+/**
+ * Hold the guest back for `value` percent of its time; DWCP_ERR_UNSUPPORTED if it cannot be.
+ */
+#define DWCP_REQUEST_THROTTLE 7
+
+/**
+ * The last request of a migration; `value` is a DWCP_ENDING_.
+ */
+#define DWCP_REQUEST_FINISH 8
+
+/**
+ * The guest belongs to the other side, or never came: release it.
+ */
+#define DWCP_ENDING_DISCARD 1
+
+/**
+ * The guest stays with this side.
+ */
+#define DWCP_ENDING_KEEP 2
+
+/**
+ * Source only: the link broke at the commit point. Leave the guest paused, and ask the
+ * destination's record before anything is done with it.
+ */
+#define DWCP_ENDING_UNDECIDED 3
+
+/**
+ * The node listens.
+ */
+#define DWCP_EVENT_NODE_STARTED 1
+
+/**
+ * The node was stopped.
+ */
+#define DWCP_EVENT_NODE_STOPPED 2
+
+/**
+ * A guest was registered or removed.
+ */
+#define DWCP_EVENT_GUEST_CHANGED 3
+
+/**
+ * A migration entered a phase; value is a DWCP_PHASE_.
+ */
+#define DWCP_EVENT_PHASE 4
+
+/**
+ * A pre-copy pass ended; value is its number.
+ */
+#define DWCP_EVENT_PASS_COMPLETED 5
+
+/**
+ * The guest is slowed down; value is the percentage.
+ */
+#define DWCP_EVENT_THROTTLED 6
+
+/**
+ * A data stream is connected; value is its number.
+ */
+#define DWCP_EVENT_STREAM_UP 7
+
+/**
+ * A data stream broke; value is its number.
+ */
+#define DWCP_EVENT_STREAM_DOWN 8
+
+/**
+ * A chunk came damaged and is sent again.
+ */
+#define DWCP_EVENT_CHUNK_DAMAGED 9
+
+/**
+ * A peer was turned away.
+ */
+#define DWCP_EVENT_PEER_REFUSED 10
+
+/**
+ * Something the operator should know.
+ */
+#define DWCP_EVENT_NOTICE 11
+
+/**
+ * An event that is newer than this list; its JSON says what it is.
+ */
+#define DWCP_EVENT_OTHER 0
+
+/**
+ * Connecting and agreeing on version, features and memory layout.
+ */
+#define DWCP_PHASE_CONNECT 1
+
+/**
+ * Copying while the guest runs.
+ */
+#define DWCP_PHASE_PRECOPY 2
+
+/**
+ * Guest paused: what is left of its memory.
+ */
+#define DWCP_PHASE_FINAL_PASS 3
+
+/**
+ * Guest paused: CPUs and devices.
+ */
+#define DWCP_PHASE_DEVICE_STATE 4
+
+/**
+ * Guest paused: the destination checks the image.
+ */
+#define DWCP_PHASE_VERIFY 5
+
+/**
+ * Guest paused: ownership passes.
+ */
+#define DWCP_PHASE_HANDOVER 6
+
+/**
+ * The guest is being started at the destination.
+ */
+#define DWCP_PHASE_RESUME 7
+
+/**
+ * It is over.
+ */
+#define DWCP_PHASE_ENDED 8
+
+/**
+ * The source owns the guest.
+ */
+#define DWCP_OWNER_SOURCE 1
+
+/**
+ * The destination owns the guest.
+ */
+#define DWCP_OWNER_DESTINATION 2
+
+/**
+ * Only the destination's record can tell.
+ */
+#define DWCP_OWNER_IN_DOUBT 3
+
+/**
+ * dwcp_migration_side: this node is the source.
+ */
+#define DWCP_SIDE_SOURCE 1
+
+/**
+ * dwcp_migration_side: this node is the destination.
+ */
+#define DWCP_SIDE_DESTINATION 2
+
+/**
+ * A migration, outgoing or incoming.
+ */
+typedef struct dwcp_migration dwcp_migration;
+
+/**
+ * A node: listens, holds guests, runs migrations.
+ */
+typedef struct dwcp_node dwcp_node;
+
+/**
+ * Takes the device state that save_device_state hands out; valid during that callback.
+ */
+typedef struct dwcp_writer dwcp_writer;
+
+/**
+ * Outcome of a call: DWCP_OK, or one of the negative DWCP_ERR_ codes. The table only ever grows.
+ */
+typedef int32_t dwcp_status;
+
+/**
+ * How a node is set up.
+ */
+typedef struct dwcp_node_options {
+    /**
+     * sizeof(dwcp_node_options).
+     */
+    size_t struct_size;
+    /**
+     * The node's name, shown to peers; NULL means the host's name.
+     */
+    const char *name;
+    /**
+     * Where to listen for incoming migrations, such as "127.0.0.1:0" or "[::]:7000"; NULL: only
+     * outgoing ones.
+     */
+    const char *listen;
+    /**
+     * Directory for ownership records, which survive a crash; NULL: kept in memory only.
+     */
+    const char *state_dir;
+    /**
+     * A DWCP_EVENTS_: which events become completions.
+     */
+    uint32_t event_level;
+    /**
+     * How long a request may stay unanswered before it counts as failed; 0 means 30,000.
+     */
+    uint32_t request_timeout_ms;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_node_options;
+
+/**
+ * One region of guest memory.
+ */
+typedef struct dwcp_region {
+    /**
+     * sizeof(dwcp_region), in every element of the array.
+     */
+    size_t struct_size;
+    /**
+     * Name that source and destination agree on, such as "ram".
+     */
+    const char *name;
+    /**
+     * Where the guest sees it; compared with the other side, never used as a pointer.
+     */
+    uint64_t guest_address;
+    /**
+     * Length; a multiple of the page size.
+     */
+    uint64_t length_bytes;
+    /**
+     * Where this process has it mapped, readable and writable, until the guest's drop callback
+     * has run or dwcp_node_free() has returned. NULL in all regions: pages go through read_pages
+     * and write_pages.
+     */
+    void *host;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[3];
+} dwcp_region;
+
+/**
+ * A running guest that may be migrated away.
+ *
+ * Callbacks return 0 for success; any other number is a failure and is quoted, with the text of
+ * dwcp_callback_set_error(), in the migration's reason. One callback runs at a time, except
+ * read_pages, which several threads call at once. With start_dirty_log, fetch_dirty, pause, resume,
+ * save_device_state, throttle and finish all NULL the guest is driven by DWCP_COMPLETION_REQUEST.
+ * Otherwise start_dirty_log, fetch_dirty, pause and resume are required.
+ */
+typedef struct dwcp_source {
+    /**
+     * sizeof(dwcp_source).
+     */
+    size_t struct_size;
+    /**
+     * The guest's memory.
+     */
+    const struct dwcp_region *regions;
+    /**
+     * How many regions there are, 1 to 1024.
+     */
+    size_t region_count;
+    /**
+     * Page size of the dirty log; 0 means 4096.
+     */
+    uint32_t page_bytes;
+    /**
+     * Zero.
+     */
+    uint32_t flags;
+    /**
+     * Given to every callback.
+     */
+    void *ctx;
+    /**
+     * Called once, when the library will not use ctx, memory or callbacks any more. Not called when
+     * the registration is refused: everything then stays the caller's.
+     */
+    void (*drop)(void *ctx);
+    /**
+     * Begin to log the guest's writes.
+     */
+    int32_t (*start_dirty_log)(void *ctx);
+    /**
+     * Set in log one bit for each page of the region written since the last call, lowest bit
+     * first; begin anew. The log comes zeroed.
+     */
+    int32_t (*fetch_dirty)(void *ctx, uint32_t region, uint64_t *log, size_t words);
+    /**
+     * Stop the guest; on return no virtual CPU or device writes memory.
+     */
+    int32_t (*pause)(void *ctx);
+    /**
+     * Let the paused guest go on: the migration failed before its commit point.
+     */
+    int32_t (*resume)(void *ctx);
+    /**
+     * Give the state of CPUs and devices to dwcp_writer_write(). NULL: there is none.
+     */
+    int32_t (*save_device_state)(void *ctx, struct dwcp_writer *writer);
+    /**
+     * Hold the guest back for percent of its time, 0 for full speed. NULL, or
+     * DWCP_ERR_UNSUPPORTED: it cannot be.
+     */
+    int32_t (*throttle)(void *ctx, uint32_t percent);
+    /**
+     * The last callback of a migration: stop logging; ending is a DWCP_ENDING_. NULL: no need.
+     */
+    int32_t (*finish)(void *ctx, uint32_t ending);
+    /**
+     * Copy memory out; required if the regions have no host pointer.
+     */
+    int32_t (*read_pages)(void *ctx,
+                          uint32_t region,
+                          uint64_t offset_bytes,
+                          void *into,
+                          size_t length_bytes);
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_source;
+
+/**
+ * A stopped, empty guest that waits for an incoming migration.
+ *
+ * Callbacks as in dwcp_source; read_pages and write_pages run on several threads at once. With
+ * load_device_state, resume and finish all NULL the guest is driven by DWCP_COMPLETION_REQUEST.
+ * Otherwise resume is required.
+ */
+typedef struct dwcp_destination {
+    /**
+     * sizeof(dwcp_destination).
+     */
+    size_t struct_size;
+    /**
+     * The guest's memory; must equal the source's but for the host pointers.
+     */
+    const struct dwcp_region *regions;
+    /**
+     * How many regions there are, 1 to 1024.
+     */
+    size_t region_count;
+    /**
+     * Page size; 0 means 4096.
+     */
+    uint32_t page_bytes;
+    /**
+     * Zero.
+     */
+    uint32_t flags;
+    /**
+     * Given to every callback.
+     */
+    void *ctx;
+    /**
+     * As in dwcp_source.
+     */
+    void (*drop)(void *ctx);
+    /**
+     * Restore CPUs and devices; the guest stays stopped. NULL: device state is refused.
+     */
+    int32_t (*load_device_state)(void *ctx, const void *state, size_t length_bytes);
+    /**
+     * Start the guest: it belongs to this side now.
+     */
+    int32_t (*resume)(void *ctx);
+    /**
+     * The last callback of a migration; ending is a DWCP_ENDING_. NULL: nothing to do.
+     */
+    int32_t (*finish)(void *ctx, uint32_t ending);
+    /**
+     * Copy memory out; required if the regions have no host pointer.
+     */
+    int32_t (*read_pages)(void *ctx,
+                          uint32_t region,
+                          uint64_t offset_bytes,
+                          void *into,
+                          size_t length_bytes);
+    /**
+     * Copy memory in; required if the regions have no host pointer.
+     */
+    int32_t (*write_pages)(void *ctx,
+                           uint32_t region,
+                           uint64_t offset_bytes,
+                           const void *from,
+                           size_t length_bytes);
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_destination;
+
+/**
+ * Settings of one migration.
+ */
+typedef struct dwcp_migration_options {
+    /**
+     * sizeof(dwcp_migration_options).
+     */
+    size_t struct_size;
+    /**
+     * Data streams, 1 to 64; 0 means 4.
+     */
+    uint32_t streams;
+    /**
+     * A DWCP_CODEC_.
+     */
+    uint32_t codec;
+    /**
+     * Level of DWCP_CODEC_ZSTD.
+     */
+    int32_t codec_level;
+    /**
+     * DWCP_MIGRATION_ bits.
+     */
+    uint32_t flags;
+    /**
+     * The guest is paused once the rest is predicted to take no longer; 0 means 300,000.
+     */
+    uint64_t max_downtime_us;
+    /**
+     * Give up, guest running at the source, when pre-copy takes longer; 0 means never.
+     */
+    uint64_t deadline_ms;
+    /**
+     * Cap on what goes on the wire, at least 65536; 0 means none.
+     */
+    uint64_t bandwidth_limit_bytes_per_s;
+    /**
+     * How long to go on trying to get a first or lost connection; 0 means 30,000.
+     */
+    uint64_t reconnect_timeout_ms;
+    /**
+     * How long the peer may make no progress; 0 means 30,000.
+     */
+    uint64_t stall_timeout_ms;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_migration_options;
+
+/**
+ * A migration at one instant.
+ */
+typedef struct dwcp_progress {
+    /**
+     * sizeof(dwcp_progress), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * A DWCP_PHASE_.
+     */
+    uint32_t phase;
+    /**
+     * The pre-copy pass, from 1; 0 before the first.
+     */
+    uint32_t pass;
+    /**
+     * Connected data streams.
+     */
+    uint32_t streams;
+    /**
+     * Streams that were lost and made anew.
+     */
+    uint32_t reconnects;
+    /**
+     * How far the guest is held back.
+     */
+    uint32_t throttle_percent;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * Guest memory.
+     */
+    uint64_t ram_bytes;
+    /**
+     * Pages of the guest.
+     */
+    uint64_t pages;
+    /**
+     * Pages still to be sent in this pass.
+     */
+    uint64_t remaining_pages;
+    /**
+     * Bytes sent so far.
+     */
+    uint64_t wire_bytes;
+    /**
+     * Measured speed of the link, 0 while unknown.
+     */
+    uint64_t bandwidth_bytes_per_s;
+    /**
+     * How fast the guest writes, 0 while unknown.
+     */
+    uint64_t dirty_rate_bytes_per_s;
+    /**
+     * Downtime if the guest were paused now, 0 while unknown.
+     */
+    uint64_t predicted_downtime_us;
+    /**
+     * Time since the start.
+     */
+    uint64_t elapsed_us;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_progress;
+
+/**
+ * A finished migration; dwcp_migration_report_json() tells more.
+ */
+typedef struct dwcp_report {
+    /**
+     * sizeof(dwcp_report), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * How it ended.
+     */
+    dwcp_status status;
+    /**
+     * A DWCP_OWNER_.
+     */
+    uint32_t owner;
+    /**
+     * A DWCP_SIDE_: which side wrote this report.
+     */
+    uint32_t side;
+    /**
+     * Passes, the paused one included.
+     */
+    uint32_t passes;
+    /**
+     * Streams that were lost and made anew.
+     */
+    uint32_t reconnects;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * Whole duration.
+     */
+    uint64_t total_us;
+    /**
+     * How long the guest stood still.
+     */
+    uint64_t downtime_us;
+    /**
+     * Guest memory.
+     */
+    uint64_t ram_bytes;
+    /**
+     * Bytes on the wire in the data direction, headers included.
+     */
+    uint64_t wire_bytes;
+    /**
+     * Pages sent as zero.
+     */
+    uint64_t zero_pages;
+    /**
+     * Pages sent as a reference to an equal page.
+     */
+    uint64_t duplicate_pages;
+    /**
+     * Pages sent as a difference.
+     */
+    uint64_t delta_pages;
+    /**
+     * Pages sent whole.
+     */
+    uint64_t full_pages;
+    /**
+     * Digest of the whole image, 32 hex digits; empty if it was not reached.
+     */
+    char digest[40];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_report;
+
+/**
+ * One thing that waited behind a node's file descriptor.
+ */
+typedef struct dwcp_completion {
+    /**
+     * sizeof(dwcp_completion); set by the caller in the first element of the array, by the library
+     * in each that it fills.
+     */
+    size_t struct_size;
+    /**
+     * A DWCP_COMPLETION_.
+     */
+    uint32_t kind;
+    /**
+     * DWCP_REQUEST_ or DWCP_EVENT_, by kind; 0 for an ended migration.
+     */
+    uint32_t code;
+    /**
+     * How a migration ended; DWCP_OK otherwise.
+     */
+    dwcp_status status;
+    /**
+     * Region, percentage, ending, owner or phase: see the code's comment.
+     */
+    uint32_t value;
+    /**
+     * For a request its number, for dwcp_request_complete(); otherwise the event's sequence, for
+     * dwcp_node_events_json().
+     */
+    uint64_t id;
+    /**
+     * For FETCH_DIRTY the log to fill in, for LOAD_DEVICE_STATE the state to read. Valid until the
+     * request is completed or the node freed.
+     */
+    void *buffer;
+    /**
+     * Length of buffer in bytes.
+     */
+    size_t buffer_bytes;
+    /**
+     * The migration, 32 hex digits; empty if there is none.
+     */
+    char migration[40];
+    /**
+     * The guest's name; empty if there is none.
+     */
+    char guest[136];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[4];
+} dwcp_completion;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Version of the binary interface that the loaded library has; compare with DWCP_ABI_VERSION.
+ * Threads: shared.
+ */
+uint32_t dwcp_abi_version(void);
+
+/**
+ * The library's version, such as "0.1.0"; a constant. Threads: shared.
+ */
+const char *dwcp_version(void);
+
+/**
+ * The name of a status, such as "DWCP_ERR_TIMEOUT"; a constant, "DWCP_ERR_UNKNOWN" for a code that
+ * is not in the table. Threads: shared.
+ */
+const char *dwcp_status_name(dwcp_status code);
+
+/**
+ * Text of the last failure on this thread, empty if there was none. Never fails with anything but
+ * DWCP_ERR_BUFFER_TOO_SMALL or DWCP_ERR_NULL_POINTER. Threads: each thread has its own.
+ */
+dwcp_status dwcp_last_error(char *buffer, size_t length, size_t *needed);
+
+/**
+ * Starts a node. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_new(const struct dwcp_node_options *options,
+                          struct dwcp_node **node);
+
+/**
+ * Stops the node and frees it; its migration handles stay valid and are freed on their own.
+ * Returns once no callback runs any more. NULL is allowed. Threads: shared, not from a callback.
+ */
+dwcp_status dwcp_node_free(struct dwcp_node *node);
+
+/**
+ * Stops the node: migrations before their commit point are cancelled, guests staying where they
+ * are, the others are waited for. Further calls do nothing. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_stop(struct dwcp_node *node);
+
+/**
+ * Copies out the node's name. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_name(const struct dwcp_node *node,
+                           char *buffer,
+                           size_t length,
+                           size_t *needed);
+
+/**
+ * Copies out where the node listens, such as "127.0.0.1:7000", with the port that was chosen;
+ * DWCP_ERR_NOT_FOUND if it does not. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_listen_address(const struct dwcp_node *node,
+                                     char *buffer,
+                                     size_t length,
+                                     size_t *needed);
+
+/**
+ * The node's file descriptor: readable while completions wait. Poll it, reap when it is readable,
+ * never read or close it; it stays the node's. Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_fd(const struct dwcp_node *node, int32_t *fd);
+
+/**
+ * Ends a guest's registration; its drop callback runs soon after. DWCP_ERR_BUSY while it is being
+ * migrated. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_remove_guest(struct dwcp_node *node, const char *guest);
+
+/**
+ * Copies out the registered guests as a JSON array. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_guests_json(const struct dwcp_node *node,
+                                  char *buffer,
+                                  size_t length,
+                                  size_t *needed);
+
+/**
+ * Copies out a JSON array of at most `limit` events with a sequence above `after`, oldest first;
+ * the last 4096 are kept. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_events_json(const struct dwcp_node *node,
+                                  uint64_t after,
+                                  size_t limit,
+                                  char *buffer,
+                                  size_t length,
+                                  size_t *needed);
+
+/**
+ * Registers a running guest, so that it can be migrated away. The registration ends after a
+ * migration that moved it. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_add_source(struct dwcp_node *node,
+                                 const char *guest,
+                                 const struct dwcp_source *source);
+
+/**
+ * Registers a running guest whose writes the kernel tracks (userfaultfd write protection and
+ * PAGEMAP_SCAN, Linux 6.7): for a hypervisor without a dirty log. start_dirty_log, fetch_dirty and
+ * read_pages must be NULL, all regions need a host pointer and page_bytes is 0 or the host's page
+ * size. DWCP_ERR_UNSUPPORTED where the kernel cannot; the text says why. Threads: shared, not from
+ * a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_add_process_memory_source(struct dwcp_node *node,
+                                                const char *guest,
+                                                const struct dwcp_source *source);
+
+/**
+ * Registers an empty guest: one incoming migration of that name is accepted. The registration
+ * stays after a failed one and ends after a successful one. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_add_destination(struct dwcp_node *node,
+                                      const char *guest,
+                                      const struct dwcp_destination *destination);
+
+/**
+ * Hands a part of the device state to the library; may be called many times. Threads: only inside
+ * the save_device_state callback that received the writer.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_writer_write(struct dwcp_writer *writer,
+                              const void *data,
+                              size_t length_bytes);
+
+/**
+ * Says why the callback that runs on this thread is about to fail; quoted with its code. Threads:
+ * only inside a callback.
+ */
+dwcp_status dwcp_callback_set_error(const char *text);
+
+/**
+ * Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+ * Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_migrate(struct dwcp_node *node,
+                              const char *guest,
+                              const char *to,
+                              const struct dwcp_migration_options *options,
+                              struct dwcp_migration **migration);
+
+/**
+ * Opens a handle on a migration of this node, outgoing or incoming, by its id (32 hex digits).
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_migration(struct dwcp_node *node,
+                                const char *id,
+                                struct dwcp_migration **migration);
+
+/**
+ * Frees the handle; the migration itself goes on. NULL is allowed. Threads: shared.
+ */
+dwcp_status dwcp_migration_free(struct dwcp_migration *migration);
+
+/**
+ * Waits for the end of the migration: DWCP_OK once it ended, however it did, and then *status
+ * (may be NULL) says how; DWCP_ERR_TIMEOUT if it still runs. timeout_ms may be DWCP_FOREVER.
+ * Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_wait(struct dwcp_migration *migration,
+                                uint64_t timeout_ms,
+                                dwcp_status *status);
+
+/**
+ * Asks for the end, guest staying at the source; no effect after the commit point. Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_migration_cancel(struct dwcp_migration *migration);
+
+/**
+ * Changes the bandwidth cap while the migration runs; 0 lifts it, else at least 65536.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_set_bandwidth_limit(struct dwcp_migration *migration,
+                                               uint64_t bytes_per_s);
+
+/**
+ * Copies out the migration's id, 32 hex digits. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_id(const struct dwcp_migration *migration,
+                              char *buffer,
+                              size_t length,
+                              size_t *needed);
+
+/**
+ * Copies out the guest's name. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_guest(const struct dwcp_migration *migration,
+                                 char *buffer,
+                                 size_t length,
+                                 size_t *needed);
+
+/**
+ * Which side of the migration this node is, a DWCP_SIDE_. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_side(const struct dwcp_migration *migration,
+                                uint32_t *side);
+
+/**
+ * How the migration ended; DWCP_ERR_WOULD_BLOCK while it runs. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_status(const struct dwcp_migration *migration,
+                                  dwcp_status *status);
+
+/**
+ * Copies out why the migration failed, empty if it did not; DWCP_ERR_WOULD_BLOCK while it runs.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_reason(const struct dwcp_migration *migration,
+                                  char *buffer,
+                                  size_t length,
+                                  size_t *needed);
+
+/**
+ * Who owns the guest as far as this side knows, a DWCP_OWNER_. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_owner(const struct dwcp_migration *migration,
+                                 uint32_t *owner);
+
+/**
+ * Where the migration stands. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_progress(const struct dwcp_migration *migration,
+                                    struct dwcp_progress *progress);
+
+/**
+ * What came of the migration; DWCP_ERR_WOULD_BLOCK while it runs. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_report(const struct dwcp_migration *migration,
+                                  struct dwcp_report *report);
+
+/**
+ * Copies out the whole report as one JSON object; DWCP_ERR_WOULD_BLOCK while the migration runs.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_report_json(const struct dwcp_migration *migration,
+                                       char *buffer,
+                                       size_t length,
+                                       size_t *needed);
+
+/**
+ * Takes up to `max` completions out of the node's queue, oldest first, and sets *count; never
+ * waits. *count is 0 when none wait. Threads: shared; each completion is handed out once.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_reap(struct dwcp_node *node,
+                           struct dwcp_completion *completions,
+                           size_t max,
+                           size_t *count);
+
+/**
+ * Answers a request. status 0 is success, anything else is quoted in the migration's reason. data
+ * is the device state of SAVE_DEVICE_STATE, NULL otherwise; it is copied. DWCP_ERR_NOT_FOUND for a
+ * request that is not open; DWCP_ERR_TIMEOUT for one that the library gave up on: undo what was
+ * done for it. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_request_complete(struct dwcp_node *node,
+                                  uint64_t request,
+                                  int32_t status,
+                                  const void *data,
+                                  size_t length_bytes);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* DWCP_H */

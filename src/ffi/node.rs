@@ -1,0 +1,287 @@
+//! Nodes as C sees them.
+
+use super::codes::*;
+use super::guard::{Failure, guard, guard_unless_in_callback, on, on_unless_in_callback};
+use super::handle::{self, Handled, Kind, Object};
+use super::queue::CompletionQueue;
+use super::requests::RequestTable;
+use super::strings;
+use super::structs::{self, SizedStruct};
+use crate::observe::Level;
+use crate::{Node, NodeOptions, Status};
+use std::ffi::c_char;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A node: listens, holds guests, runs migrations.
+pub struct dwcp_node {
+    _private: [u8; 0],
+}
+
+/// How a node is set up.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct dwcp_node_options {
+    /// sizeof(dwcp_node_options).
+    pub struct_size: usize,
+    /// The node's name, shown to peers; NULL means the host's name.
+    pub name: *const c_char,
+    /// Where to listen for incoming migrations, such as "127.0.0.1:0" or "[::]:7000"; NULL: only
+    /// outgoing ones.
+    pub listen: *const c_char,
+    /// Directory for ownership records, which survive a crash; NULL: kept in memory only.
+    pub state_dir: *const c_char,
+    /// A DWCP_EVENTS_: which events become completions.
+    pub event_level: u32,
+    /// How long a request may stay unanswered before it counts as failed; 0 means 30,000.
+    pub request_timeout_ms: u32,
+    /// Zero.
+    pub reserved: [u64; 8],
+}
+
+/// Starts a node. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_new(
+    options: *const dwcp_node_options,
+    node: *mut *mut dwcp_node,
+) -> dwcp_status {
+    guard(|| {
+        if node.is_null() {
+            return Err(Failure::null("node"));
+        }
+        // SAFETY: the caller vouches for options and node, as the header says.
+        unsafe {
+            node.write_unaligned(ptr::null_mut());
+            let created = NodeHandle::start(&structs::read(options)?)?;
+            node.write_unaligned(handle::insert(created)?);
+        }
+        Ok(())
+    })
+}
+
+/// Stops the node and frees it; its migration handles stay valid and are freed on their own.
+/// Returns once no callback runs any more. NULL is allowed. Threads: shared, not from a callback.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dwcp_node_free(node: *mut dwcp_node) -> dwcp_status {
+    guard_unless_in_callback("dwcp_node_free", || {
+        if !node.is_null() {
+            handle::remove::<NodeHandle>(node)?.stop();
+        }
+        Ok(())
+    })
+}
+
+/// Stops the node: migrations before their commit point are cancelled, guests staying where they
+/// are, the others are waited for. Further calls do nothing. Threads: shared, not from a callback.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_stop(node: *mut dwcp_node) -> dwcp_status {
+    on_unless_in_callback("dwcp_node_stop", node, |node: &Arc<NodeHandle>| {
+        node.stop();
+        Ok(())
+    })
+}
+
+/// Copies out the node's name. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_name(
+    node: *const dwcp_node,
+    buffer: *mut c_char,
+    length: usize,
+    needed: *mut usize,
+) -> dwcp_status {
+    // SAFETY: the caller vouches for buffer and needed, as the header says.
+    on(node, |node: &Arc<NodeHandle>| unsafe {
+        strings::copy_out(node.node.name(), buffer, length, needed)
+    })
+}
+
+/// Copies out where the node listens, such as "127.0.0.1:7000", with the port that was chosen;
+/// DWCP_ERR_NOT_FOUND if it does not. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_listen_address(
+    node: *const dwcp_node,
+    buffer: *mut c_char,
+    length: usize,
+    needed: *mut usize,
+) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        let Some(address) = node.node.local_address() else {
+            return Err(Failure::new(Status::NotFound, "the node does not listen"));
+        };
+        // SAFETY: the caller vouches for buffer and needed, as the header says.
+        unsafe { strings::copy_out(&address.to_string(), buffer, length, needed) }
+    })
+}
+
+/// The node's file descriptor: readable while completions wait. Poll it, reap when it is readable,
+/// never read or close it; it stays the node's. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_fd(node: *const dwcp_node, fd: *mut i32) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        if fd.is_null() {
+            return Err(Failure::null("fd"));
+        }
+        // SAFETY: the caller vouches for fd.
+        unsafe { fd.write_unaligned(node.queue.descriptor()) };
+        Ok(())
+    })
+}
+
+/// Ends a guest's registration; its drop callback runs soon after. DWCP_ERR_BUSY while it is being
+/// migrated. Threads: shared, not from a callback.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_remove_guest(
+    node: *mut dwcp_node,
+    guest: *const c_char,
+) -> dwcp_status {
+    on_unless_in_callback("dwcp_node_remove_guest", node, |node: &Arc<NodeHandle>| {
+        // SAFETY: the caller vouches for guest, as the header says.
+        let name = unsafe { strings::text_in("guest", guest)? };
+        Ok(node.node.remove_guest(&name)?)
+    })
+}
+
+/// Copies out the registered guests as a JSON array. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_guests_json(
+    node: *const dwcp_node,
+    buffer: *mut c_char,
+    length: usize,
+    needed: *mut usize,
+) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        let text = strings::json(&node.node.guests())?;
+        // SAFETY: the caller vouches for buffer and needed, as the header says.
+        unsafe { strings::copy_out(&text, buffer, length, needed) }
+    })
+}
+
+/// Copies out a JSON array of at most `limit` events with a sequence above `after`, oldest first;
+/// the last 4096 are kept. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_events_json(
+    node: *const dwcp_node,
+    after: u64,
+    limit: usize,
+    buffer: *mut c_char,
+    length: usize,
+    needed: *mut usize,
+) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        let mut events = node.node.events(after);
+        events.truncate(limit);
+        let text = strings::json(&events)?;
+        // SAFETY: the caller vouches for buffer and needed, as the header says.
+        unsafe { strings::copy_out(&text, buffer, length, needed) }
+    })
+}
+
+/// What a node handle names.
+pub struct NodeHandle {
+    /// The facade.
+    pub node: Node,
+    /// What waits behind the file descriptor.
+    pub queue: Arc<CompletionQueue>,
+    /// Requests that the host has not answered.
+    pub requests: Arc<RequestTable>,
+}
+
+impl NodeHandle {
+    fn start(options: &dwcp_node_options) -> Result<Self, Failure> {
+        let level = level_of(options.event_level)?;
+        let timeout = match options.request_timeout_ms {
+            0 => DEFAULT_REQUEST_TIMEOUT,
+            milliseconds => Duration::from_millis(milliseconds.into()),
+        };
+        let queue = CompletionQueue::new(level)
+            .map_err(|error| Failure::new(Status::Io, format!("eventfd: {error}")))?;
+        let queue = Arc::new(queue);
+        let requests = Arc::new(RequestTable::new(Arc::clone(&queue), timeout));
+        // SAFETY: whoever called dwcp_node_new vouches for the texts.
+        let node = Node::start(unsafe { facade_options(options)? })?;
+        let events = Arc::clone(&queue);
+        node.observe(Arc::new(move |event| events.push_event(event)));
+        Ok(Self { node, queue, requests })
+    }
+
+    fn stop(&self) {
+        self.requests.close();
+        self.node.stop();
+    }
+}
+
+/// Dropped by the last thread that uses it: `dwcp_node_free` cannot wait for the others.
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Handled for NodeHandle {
+    type Opaque = dwcp_node;
+    const NAME: &'static str = "dwcp_node";
+    const KIND: Kind = Kind::Node;
+
+    fn wrap(object: Arc<Self>) -> Object {
+        Object::Node(object)
+    }
+
+    fn unwrap(object: &Object) -> Option<&Arc<Self>> {
+        match object {
+            Object::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+}
+
+// SAFETY: integers and pointers of whole words; the layout golden file shows no gap.
+unsafe impl SizedStruct for dwcp_node_options {
+    const NAME: &'static str = "dwcp_node_options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+
+    fn reserved_is_zero(&self) -> bool {
+        self.reserved == [0; 8]
+    }
+}
+
+unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Failure> {
+    // SAFETY: the caller of this function vouches for the texts.
+    let (name, listen, state_dir) = unsafe {
+        (
+            strings::optional_text_in("name", options.name)?,
+            strings::optional_text_in("listen", options.listen)?,
+            strings::optional_text_in("state_dir", options.state_dir)?,
+        )
+    };
+    let listen = listen.map(|text| {
+        let bad = |error| Failure::invalid(format!("listen {text:?} is not IP:PORT: {error}"));
+        text.parse().map_err(bad)
+    });
+    Ok(NodeOptions {
+        name: name.unwrap_or_default(),
+        listen: listen.transpose()?,
+        state_dir: state_dir.map(Into::into),
+    })
+}
+
+fn level_of(code: u32) -> Result<Option<Level>, Failure> {
+    match code {
+        DWCP_EVENTS_DEFAULT | DWCP_EVENTS_INFO => Ok(Some(Level::Info)),
+        DWCP_EVENTS_DEBUG => Ok(Some(Level::Debug)),
+        DWCP_EVENTS_WARN => Ok(Some(Level::Warn)),
+        DWCP_EVENTS_ERROR => Ok(Some(Level::Error)),
+        DWCP_EVENTS_NONE => Ok(None),
+        _ => Err(Failure::invalid(format!("event_level {code} is no DWCP_EVENTS_ value"))),
+    }
+}
+
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,155 @@
+// The C++ classes: a migration with virtual functions, exceptions both ways.
+#include "dwcp.hpp"
+#include "check.h"
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+namespace {
+
+constexpr std::size_t kPages = 256, kPageBytes = 4096;
+
+std::vector<unsigned char> memory() { return std::vector<unsigned char>(kPages * kPageBytes); }
+
+std::vector<dwcp::Region> regions(std::vector<unsigned char> &memory) {
+    return {{"ram", 0, memory.data(), memory.size()}};
+}
+
+/// A guest that is written by hand, page by page.
+class Machine : public dwcp::Source {
+public:
+    explicit Machine(std::vector<unsigned char> &memory) : memory_(memory) {}
+    void write(std::size_t page, unsigned char value) {
+        std::lock_guard<std::mutex> hold(lock_);
+        memory_[page * kPageBytes] = value;
+        log_[page / 64] |= std::uint64_t(1) << (page % 64);
+    }
+    void start_dirty_log() override {
+        if (refuse) throw std::runtime_error("no log today");
+    }
+    void fetch_dirty(std::uint32_t, std::uint64_t *log, std::size_t words) override {
+        std::lock_guard<std::mutex> hold(lock_);
+        for (std::size_t i = 0; i < words; i++) log[i] |= std::exchange(log_[i], 0);
+    }
+    void pause() override { paused = true; }
+    void resume() override { paused = false; }
+    void save_device_state(dwcp::Writer &writer) override { writer.write("cpu", 3); }
+    void finish(dwcp::Ending ending) override { kept = ending == dwcp::Ending::keep; }
+
+    bool refuse = false;
+    std::atomic<bool> paused{false}, kept{false};
+
+private:
+    std::vector<unsigned char> &memory_;
+    std::mutex lock_;
+    std::uint64_t log_[kPages / 64] = {};
+};
+
+class Shell : public dwcp::Destination {
+public:
+    void load_device_state(const void *state, std::size_t length_bytes) override {
+        loaded.assign(static_cast<const char *>(state), length_bytes);
+    }
+    void resume() override { resumed = true; }
+
+    std::string loaded;
+    std::atomic<bool> resumed{false};
+};
+
+dwcp::NodeOptions listening() {
+    dwcp::NodeOptions options;
+    options.listen = "127.0.0.1:0";
+    return options;
+}
+
+void a_guest_moves() {
+    auto from_memory = memory(), to_memory = memory();
+    dwcp::Node from, to(listening());
+    auto machine = std::make_shared<Machine>(from_memory);
+    auto shell = std::make_shared<Shell>();
+    for (std::size_t page = 0; page < kPages; page += 5) machine->write(page, 1 + page % 200);
+    from.add_source("vm", machine, regions(from_memory));
+    to.add_destination("vm", shell, regions(to_memory));
+    auto migration = from.migrate("vm", to.listen_address());
+    CHECK(migration.wait() == DWCP_OK);
+    CHECK(migration.owner() == DWCP_OWNER_DESTINATION);
+    CHECK(machine->paused && !machine->kept && shell->loaded == "cpu");
+    CHECK(from_memory == to_memory);
+    CHECK(migration.report().full_pages >= kPages / 5);
+    CHECK(migration.report_json().find(migration.id()) != std::string::npos);
+    auto arrived = to.migration(migration.id());
+    CHECK(arrived.wait() == DWCP_OK && shell->resumed);
+    from.stop();
+    to.stop();
+    CHECK(machine.use_count() == 1 && shell.use_count() == 1);
+}
+
+void an_exception_in_a_guest_becomes_the_reason() {
+    auto from_memory = memory(), to_memory = memory();
+    dwcp::Node from, to(listening());
+    auto machine = std::make_shared<Machine>(from_memory);
+    machine->refuse = true;
+    from.add_source("vm", machine, regions(from_memory));
+    to.add_destination("vm", std::make_shared<Shell>(), regions(to_memory));
+    auto migration = from.migrate("vm", to.listen_address());
+    CHECK(migration.wait() == DWCP_ERR_CALLBACK);
+    CHECK(migration.reason().find("no log today") != std::string::npos);
+    CHECK(migration.owner() == DWCP_OWNER_SOURCE);
+}
+
+void errors_are_exceptions_or_codes() {
+    dwcp::Node node;
+    bool thrown = false;
+    try {
+        node.remove_guest("nobody");
+    } catch (const dwcp::Error &error) {
+        thrown = error.code() == DWCP_ERR_NOT_FOUND && strstr(error.what(), "nobody");
+    }
+    CHECK(thrown);
+    dwcp::NodeOptions bad;
+    bad.listen = "nowhere";
+    dwcp_status code = DWCP_OK;
+    CHECK(!dwcp::Node::open(bad, code, std::nothrow) && code == DWCP_ERR_INVALID_ARGUMENT);
+    dwcp::Migration migration;
+    code = node.migrate("nobody", "h:1", dwcp::MigrationOptions(), migration, std::nothrow);
+    CHECK(code == DWCP_ERR_NOT_FOUND && migration.get() == nullptr);
+}
+
+void a_refused_guest_stays_the_callers() {
+    auto bytes = memory();
+    dwcp::Node node;
+    auto shell = std::make_shared<Shell>();
+    bool thrown = false;
+    try {
+        node.add_destination("", shell, regions(bytes));
+    } catch (const dwcp::Error &) {
+        thrown = true;
+    }
+    CHECK(thrown && shell.use_count() == 1);
+}
+
+void a_node_can_be_moved() {
+    dwcp::Node first(listening());
+    std::string address = first.listen_address();
+    dwcp::Node second(std::move(first));
+    CHECK(second.listen_address() == address && first.get() == nullptr);
+    bool thrown = false;
+    try {
+        first.fd();
+    } catch (const dwcp::Error &error) {
+        thrown = error.code() == DWCP_ERR_BAD_HANDLE;
+    }
+    CHECK(thrown);
+}
+
+} // namespace
+
+int main() {
+    CASE(errors_are_exceptions_or_codes);
+    CASE(a_node_can_be_moved);
+    CASE(a_refused_guest_stays_the_callers);
+    CASE(a_guest_moves);
+    CASE(an_exception_in_a_guest_becomes_the_reason);
+    return REPORT();
+}
