@@ -88,7 +88,7 @@ pub fn short_section(section: &str) -> &str {
 }
 
 /// The name that a section gets in a file.
-pub fn file_section<'a>(section: &'a str) -> &'a str {
+pub fn file_section(section: &str) -> &str {
     let pair = SECTIONS.iter().find(|(short, _)| *short == section);
     pair.map_or(section, |(_, file)| file)
 }

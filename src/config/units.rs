@@ -43,7 +43,7 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
 pub fn format_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units = [("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)];
-    match units.iter().find(|(_, size)| micros != 0 && micros % size == 0) {
+    match units.iter().find(|(_, size)| micros != 0 && micros.is_multiple_of(*size)) {
         Some((unit, size)) => format!("{}{unit}", micros / size),
         None if micros == 0 => "0s".to_owned(),
         None => format!("{micros}us"),
@@ -52,7 +52,7 @@ pub fn format_duration(duration: Duration) -> String {
 
 /// The shortest exact text of a size, such as `64KiB`.
 pub fn format_bytes(bytes: u64) -> String {
-    let exact = BYTE_UNITS.iter().rev().find(|(_, size)| bytes != 0 && bytes % size == 0);
+    let exact = BYTE_UNITS.iter().rev().find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size));
     exact.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{}{unit}", bytes / size))
 }
 
@@ -60,7 +60,7 @@ pub fn format_bytes(bytes: u64) -> String {
 pub fn format_rate(bytes_per_s: u64) -> String {
     let bits = u128::from(bytes_per_s) * 8;
     let units = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000)];
-    match units.iter().find(|(_, size)| bits != 0 && bits % size == 0) {
+    match units.iter().find(|(_, size)| bits != 0 && bits.is_multiple_of(*size)) {
         Some((unit, size)) => format!("{}{unit}", bits / size),
         None => format!("{bytes_per_s}B/s"),
     }

@@ -44,16 +44,10 @@ impl LogRecord {
 }
 
 /// The latest log lines.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LogRing {
     records: VecDeque<LogRecord>,
     last_sequence: u64,
-}
-
-impl Default for LogRing {
-    fn default() -> Self {
-        Self { records: VecDeque::new(), last_sequence: 0 }
-    }
 }
 
 impl LogRing {

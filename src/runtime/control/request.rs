@@ -78,15 +78,12 @@ impl Request {
 
 fn refuse_unknown<'a>(
     what: &str,
-    names: impl Iterator<Item = &'a String>,
+    mut names: impl Iterator<Item = &'a String>,
     known: &[&str],
 ) -> Result<(), ApiError> {
-    for name in names.filter(|name| !known.contains(&name.as_str())) {
-        let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let text = format!("unknown {what} {}; known here: {list}", quoted(name));
-        return Err(ApiError::argument(text));
-    }
-    Ok(())
+    let Some(name) = names.find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+    let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(ApiError::argument(format!("unknown {what} {}; known here: {list}", quoted(name))))
 }
 
 async fn read_body(body: Incoming) -> Result<Map<String, Value>, ApiError> {

@@ -4,9 +4,9 @@ use super::Context;
 use super::error::ApiError;
 use super::http::Reply;
 use super::request::Request;
-use crate::observe::log::{EVENT_KINDS, kind_name};
+use crate::observe::log::{EVENT_KINDS, describe, kind_name};
 use crate::observe::{Component, Event, Level, LogRecord};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
@@ -25,7 +25,7 @@ pub(super) async fn events(context: &Context, request: &Request) -> Result<Reply
         for event in context.node.events(after) {
             after = event.sequence;
             if filter.as_ref().is_none_or(|filter| filter.accepts(&event)) {
-                found.push(event);
+                found.push(event_json(&event));
             }
             if found.len() == MAX_PAGE {
                 break;
@@ -35,6 +35,15 @@ pub(super) async fn events(context: &Context, request: &Request) -> Result<Reply
             return Ok(Reply::Json(json!({ "events": found, "last": after })));
         }
     }
+}
+
+/// The event, with what follows from its kind.
+fn event_json(event: &Event) -> Value {
+    let mut value = json!(event);
+    value["component"] = event.kind.component().name().into();
+    value["level"] = event.kind.level().name().into();
+    value["message"] = describe(&event.kind).into();
+    value
 }
 
 /// `GET /v3/logs?after=&wait_ms=&component=&level=`.
