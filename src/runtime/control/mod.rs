@@ -178,6 +178,7 @@ impl ControlServer {
         if let Some(thread) = thread {
             // A panic on that thread has ended it, which is all that is wanted here.
             let _ = thread.join();
+            self.context.refresh();
         }
     }
 }
@@ -205,6 +206,8 @@ impl Context {
     }
 
     fn log(&self, level: Level, message: String) {
+        // What the node did before comes before.
+        self.telemetry.refresh();
         self.telemetry.log(level, message);
         self.records.send_replace(self.telemetry.last_record());
     }
