@@ -1,13 +1,57 @@
 //! L5: the command lines as library functions; `src/bin` holds three-line mains.
 
+mod args;
+mod client;
+mod commands;
+mod daemon;
+mod error;
+mod notify;
+mod output;
+
+use args::{Command, Operator};
+use clap::Parser;
+use error::CliError;
+use output::Output;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs `dwcpd`.
 pub fn daemon_main() -> ExitCode {
-    ExitCode::FAILURE
+    daemon::main(std::env::args_os().collect())
 }
 
 /// Runs `dwcp-v3-cli`.
 pub fn operator_main() -> ExitCode {
-    ExitCode::FAILURE
+    let code = run_operator(std::env::args_os().collect());
+    ExitCode::from(u8::try_from(code).unwrap_or(error::FAILED))
+}
+
+/// Runs one operator command, program name first, and gives the exit code.
+///
+/// Codes: 0 done; 1 refused; 2 wrong usage; 3 no daemon; 4 the migration failed and the guest runs
+/// at its source; 5 only the destination can tell who has the guest; 6 cancelled; 130 interrupted.
+pub fn run_operator(args: Vec<OsString>) -> i32 {
+    let operator = match Operator::try_parse_from(args) {
+        Ok(operator) => operator,
+        Err(error) => {
+            // Without a terminal or pipe to print to, the exit code still tells.
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
+    let output = Output::new(operator.json);
+    let code = run(operator, &output).unwrap_or_else(|error| output.failed(&error));
+    i32::from(code)
+}
+
+fn run(operator: Operator, output: &Output) -> Result<u8, CliError> {
+    if let Command::Generate(what) = &operator.command {
+        return commands::generate::run(what, output);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let client = client::Client::new(operator.socket);
+    runtime.block_on(commands::run(operator.command, &client, output))
 }

@@ -1,1 +1,149 @@
 //! L4: the YAML configuration, read with file and line, and changed key by key.
+
+pub mod edit;
+pub mod keys;
+pub mod load;
+pub mod store;
+pub mod tree;
+pub mod units;
+pub mod value;
+
+pub use keys::{Applies, Id, Key};
+pub use load::{ConfigError, Problem};
+pub use store::{ConfigStore, StoreError};
+pub use value::{Kind, Value};
+
+use crate::migration::{CodecChoice, MigrationOptions};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody wrote it.
+    Default,
+    /// The file, at a line.
+    File {
+        /// The line, from 1.
+        line: u64,
+    },
+    /// An environment variable.
+    Environment {
+        /// Its name.
+        variable: String,
+    },
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { line } => write!(f, "file, line {line}"),
+            Origin::Environment { variable } => write!(f, "environment, {variable}"),
+        }
+    }
+}
+
+/// One key's value, and who set it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// The value.
+    pub value: Value,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+/// A whole, valid configuration: every key has a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    settings: Vec<Setting>,
+}
+
+impl Config {
+    /// The setting of a key.
+    pub fn get(&self, id: Id) -> &Setting {
+        &self.settings[id as usize]
+    }
+
+    /// Replaces a setting. The value must be of the key's kind.
+    pub(crate) fn set(&mut self, id: Id, value: Value, origin: Origin) {
+        self.settings[id as usize] = Setting { value, origin };
+    }
+
+    /// The keys whose values differ.
+    pub fn changed(&self, other: &Config) -> Vec<Id> {
+        let differs = |id: &&Id| self.get(**id).value != other.get(**id).value;
+        Id::ALL.iter().filter(differs).copied().collect()
+    }
+
+    /// A text, word or path.
+    pub fn text(&self, id: Id) -> &str {
+        match &self.get(id).value {
+            Value::Text(text) => text,
+            _ => "",
+        }
+    }
+
+    /// A path, if there is one.
+    pub fn path(&self, id: Id) -> Option<PathBuf> {
+        Some(self.text(id)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    /// An address, if there is one.
+    pub fn address(&self, id: Id) -> Option<SocketAddr> {
+        self.text(id).parse().ok()
+    }
+
+    /// A truth.
+    pub fn truth(&self, id: Id) -> bool {
+        self.get(id).value == Value::Bool(true)
+    }
+
+    /// A whole number, size or rate; none: 0.
+    pub fn integer(&self, id: Id) -> u64 {
+        match self.get(id).value {
+            Value::Integer(number) | Value::Bytes(number) | Value::Rate(number) => number,
+            _ => 0,
+        }
+    }
+
+    /// A duration, if there is one.
+    pub fn duration(&self, id: Id) -> Option<Duration> {
+        match self.get(id).value {
+            Value::Duration(duration) => Some(duration),
+            _ => None,
+        }
+    }
+
+    /// What a migration starts with.
+    pub fn migration_options(&self) -> MigrationOptions {
+        let default = MigrationOptions::default();
+        MigrationOptions {
+            streams: u16::try_from(self.integer(Id::MigrationStreams)).unwrap_or(default.streams),
+            codec: self.text(Id::MigrationCodec).parse().unwrap_or(CodecChoice::Lz4),
+            max_downtime: self.duration(Id::MigrationMaxDowntime).unwrap_or(default.max_downtime),
+            deadline: self.duration(Id::MigrationDeadline),
+            bandwidth_limit_bytes_per_s: Some(self.integer(Id::MigrationBandwidthLimit))
+                .filter(|rate| *rate > 0),
+            throttle: self.truth(Id::MigrationThrottle),
+            reconnect_timeout: self
+                .duration(Id::MigrationReconnectTimeout)
+                .unwrap_or(default.reconnect_timeout),
+            stall_timeout: self
+                .duration(Id::MigrationStallTimeout)
+                .unwrap_or(default.stall_timeout),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let setting = |id: &Id| Setting {
+            // A test reads every default; `none` stands in for one that could not be read.
+            value: id.key().kind.parse(id.key().default).unwrap_or(Value::None),
+            origin: Origin::Default,
+        };
+        Self { settings: Id::ALL.iter().map(setting).collect() }
+    }
+}

@@ -2,12 +2,14 @@
 
 pub mod clock;
 pub mod connection;
+pub mod control;
 pub mod dial;
 pub mod guarded;
 pub mod incoming;
 pub mod journal;
 pub mod listener;
 pub mod lock;
+mod log_file;
 pub mod mapped_guest;
 pub mod node;
 pub mod outgoing;
@@ -16,4 +18,5 @@ pub mod record_keeper;
 pub mod registry;
 pub mod state_file;
 pub mod sys;
+pub mod telemetry;
 pub mod tuning;

@@ -1,0 +1,162 @@
+//! The operator's commands and their options.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Migrates running virtual machines and watches the node that does it.
+#[derive(Parser, Debug)]
+#[command(name = "dwcp-v3-cli", version, max_term_width = 100)]
+pub struct Operator {
+    /// The control socket of dwcpd, or of a hypervisor that serves one
+    #[arg(long, global = true, env = "DWCP_SOCKET", hide_env_values = true,
+          default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show the node, its guests and migrations
+    Status {
+        /// Show every component and feature flag too, built or not
+        #[arg(long, short)]
+        verbose: bool,
+    },
+    /// Move a running guest to another node, and wait for the end
+    ///
+    /// Shows a progress bar on a terminal; otherwise, or with --json, prints one JSON object when
+    /// the migration has ended. Ctrl-C cancels it. Exit codes: 0 moved; 4 failed, the guest runs at
+    /// its source; 5 only the destination can tell who has the guest; 6 cancelled.
+    Migrate(Migrate),
+    /// List migrations that run or ended lately
+    Migrations,
+    /// Cancel a migration; its guest stays at the source
+    Cancel {
+        /// The migration's id, or the beginning of it
+        id: String,
+    },
+    /// Change or lift the bandwidth limit of a running migration
+    Bandwidth {
+        /// The migration's id, or the beginning of it
+        id: String,
+        /// Such as 300mbit or 40MB/s; none lifts it
+        limit: String,
+    },
+    /// List the guests that are registered on the node
+    Guests,
+    /// Show what happened on the node
+    Events {
+        /// Only this kind of event, component or guest (guest:NAME for one not seen yet)
+        #[arg(long, value_name = "KIND|COMPONENT|GUEST")]
+        filter: Option<String>,
+        /// Go on with events as they happen
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show measurements
+    Metrics {
+        /// Only this metric, such as amst.streams
+        name: Option<String>,
+        /// Only those of this component
+        #[arg(long)]
+        component: Option<String>,
+        /// Show them again every second
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Read or change the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Show the node's log
+    Logs {
+        /// Only lines of this component
+        #[arg(long)]
+        component: Option<String>,
+        /// Only lines of at least this level: debug, info, warn, error
+        #[arg(long)]
+        level: Option<String>,
+        /// Go on with lines as they are written
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Write man pages or shell completions
+    #[command(subcommand, hide = true)]
+    Generate(Generate),
+}
+
+/// Options of `migrate`; what is not given comes from the node's configuration.
+#[derive(Args, Debug)]
+pub struct Migrate {
+    /// The guest's name
+    pub guest: String,
+    /// The node that takes it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: String,
+    /// Data streams, 1 to 64
+    #[arg(long, value_name = "N")]
+    pub streams: Option<u16>,
+    /// Page encoding: none, lz4, zstd or zstd:LEVEL
+    #[arg(long)]
+    pub codec: Option<String>,
+    /// Pause the guest once the rest takes no longer, such as 30ms
+    #[arg(long, value_name = "DURATION")]
+    pub max_downtime: Option<String>,
+    /// Give up when pre-copy takes longer, such as 5m
+    #[arg(long, value_name = "DURATION")]
+    pub deadline: Option<String>,
+    /// Send no faster, such as 300mbit or 40MB/s
+    #[arg(long, value_name = "RATE")]
+    pub bandwidth_limit: Option<String>,
+    /// Never slow the guest down
+    #[arg(long)]
+    pub no_throttle: bool,
+    /// Return at once, the migration goes on
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// `config` commands.
+#[derive(Subcommand, Debug)]
+pub enum Config {
+    /// Print the value of a key
+    Get {
+        /// The key, such as migration.streams
+        key: String,
+        /// Tell what the key means, who set it and when a change takes hold
+        #[arg(long, short)]
+        verbose: bool,
+    },
+    /// Change a key, in the configuration file too
+    Set {
+        /// The key, such as migration.streams
+        key: String,
+        /// The new value
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// List all keys and their values
+    List,
+}
+
+/// `generate` commands.
+#[derive(Subcommand, Debug)]
+pub enum Generate {
+    /// Write man pages into a directory
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+    /// Write completions for bash, zsh and fish into a directory
+    Completions {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+/// Where dwcpd serves its node.
+pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";

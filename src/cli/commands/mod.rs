@@ -1,0 +1,42 @@
+//! One file a command; each asks the node and prints the answer.
+
+mod config;
+mod events;
+pub mod generate;
+mod guests;
+mod logs;
+mod metrics;
+mod migrate;
+mod migrations;
+mod status;
+
+use super::args::Command;
+use super::client::Client;
+use super::error::CliError;
+use super::output::Output;
+
+/// Runs a command; gives the exit code.
+pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u8, CliError> {
+    match command {
+        Command::Status { verbose } => status::run(verbose, client, output).await?,
+        Command::Migrate(options) => return migrate::run(options, client, output).await,
+        Command::Migrations => migrations::list(client, output).await?,
+        Command::Cancel { id } => migrations::cancel(&id, client, output).await?,
+        Command::Bandwidth { id, limit } => {
+            migrations::bandwidth(&id, &limit, client, output).await?;
+        }
+        Command::Guests => guests::run(client, output).await?,
+        Command::Events { filter, follow } => {
+            events::run(filter.as_deref(), follow, client, output).await?;
+        }
+        Command::Metrics { name, component, watch } => {
+            metrics::run(name.as_deref(), component.as_deref(), watch, client, output).await?;
+        }
+        Command::Config(command) => config::run(command, client, output).await?,
+        Command::Logs { component, level, follow } => {
+            logs::run(component.as_deref(), level.as_deref(), follow, client, output).await?;
+        }
+        Command::Generate(what) => return generate::run(&what, output),
+    }
+    Ok(0)
+}

@@ -1,0 +1,309 @@
+//! The one table of configuration keys: name, place in the file, type, default, meaning.
+//!
+//! A key is named as in `config set` (`amst.mode`); in the file its section may carry the
+//! component's version (`amst_v3:`). Both names are accepted in both places.
+
+use super::value::Kind;
+
+/// When a change of a key takes hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    /// At once.
+    Live,
+    /// With the next migration that starts.
+    NextMigration,
+    /// When the daemon is started again.
+    Restart,
+    /// Checked and kept, but what it steers is not built yet.
+    NotInUse,
+}
+
+impl Applies {
+    /// The name as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Applies::Live => "live",
+            Applies::NextMigration => "next_migration",
+            Applies::Restart => "restart",
+            Applies::NotInUse => "not_in_use_yet",
+        }
+    }
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// The dotted name.
+    pub name: &'static str,
+    /// Its type and range.
+    pub kind: Kind,
+    /// The value that holds where none is written, as text.
+    pub default: &'static str,
+    /// When a change takes hold.
+    pub applies: Applies,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// The names from the file's root down to the value.
+    pub fn path(&self) -> Vec<&'static str> {
+        let mut parts: Vec<_> = self.name.split('.').collect();
+        if let Some(first) = parts.first_mut() {
+            *first = file_section(first);
+        }
+        parts
+    }
+
+    /// The environment variable that overrides it, such as `DWCP_MIGRATION_STREAMS`.
+    pub fn variable(&self) -> String {
+        format!("DWCP_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// The key of this name, by either name of its section.
+pub fn find(name: &str) -> Option<Id> {
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    let section = short_section(first);
+    let matches = |key: &Key| match key.name.split_once('.') {
+        Some((head, tail)) => head == section && tail == rest,
+        None => key.name == name,
+    };
+    Id::ALL.iter().copied().find(|id| matches(id.key()))
+}
+
+/// The known name most like `name`, if any is alike.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// The name that a section has in `config set`.
+pub fn short_section(section: &str) -> &str {
+    let pair = SECTIONS.iter().find(|(_, file)| *file == section);
+    pair.map_or(section, |(short, _)| short)
+}
+
+/// The name that a section gets in a file.
+pub fn file_section(section: &str) -> &str {
+    let pair = SECTIONS.iter().find(|(short, _)| *short == section);
+    pair.map_or(section, |(_, file)| file)
+}
+
+/// Sections whose name in the file differs.
+const SECTIONS: &[(&str, &str)] = &[
+    ("amst", "amst_v3"),
+    ("hde", "hde_v3"),
+    ("pba", "pba_v3"),
+    ("ass", "ass_v3"),
+    ("acp", "acp_v3"),
+    ("itp", "itp_v3"),
+];
+const LEAST_LIKENESS: f64 = 0.75;
+
+macro_rules! keys {
+    ($($id:ident $name:literal $kind:expr, $default:literal, $applies:ident, $doc:literal;)+) => {
+        /// Names a key in code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Id { $(#[doc = $doc] $id,)+ }
+
+        impl Id {
+            /// Every key, in the table's order.
+            pub const ALL: &'static [Id] = &[$(Id::$id),+];
+
+            /// The key's row.
+            pub fn key(self) -> &'static Key {
+                match self {
+                    $(Id::$id => &Key {
+                        name: $name,
+                        kind: $kind,
+                        default: $default,
+                        applies: Applies::$applies,
+                        doc: $doc,
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const MODES: &[&str] = &["datacenter", "internet", "hybrid"];
+
+keys! {
+    NodeName "node.name" Kind::Text(128), "", Restart,
+        "Name shown to peers; empty: the host's name.";
+    NodeListen "node.listen" Kind::OptionalAddress, "none", Restart,
+        "Where incoming migrations are accepted.";
+    NodeStateDir "node.state_dir" Kind::OptionalPath, "/var/lib/dwcp", Restart,
+        "Where ownership records are kept; none: lost with the process.";
+    NodeControlSocket "node.control_socket" Kind::Path, "/run/dwcp/dwcp.sock", Restart,
+        "The unix socket that dwcp-v3-cli talks to.";
+    NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
+        "Where Prometheus may read /metrics.";
+    NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,
+        "Where dwcp.log is written; where it cannot be, the state directory is used.";
+    NodeLogLevel "node.log_level" Kind::Choice(&["debug", "info", "warn", "error"]), "info", Live,
+        "Least level that is written to the log file.";
+    NodeLogMaxSize "node.log_max_size" Kind::Bytes(64 << 10, 1 << 30), "16MiB", Live,
+        "A log file of this size is closed and the next begun.";
+    NodeLogKeep "node.log_keep" Kind::Integer(0, 100), "4", Live,
+        "Closed log files that are kept.";
+
+    MigrationStreams "migration.streams" Kind::Integer(1, 64), "4", NextMigration,
+        "Data streams of a migration.";
+    MigrationCodec "migration.codec" Kind::Codec, "lz4", NextMigration,
+        "How pages are encoded.";
+    MigrationMaxDowntime "migration.max_downtime" Kind::Duration(1, HOUR_MS), "300ms", NextMigration,
+        "The guest is paused once the rest is predicted to take no longer.";
+    MigrationDeadline "migration.deadline" Kind::OptionalDuration(1, 30 * DAY_MS), "none", NextMigration,
+        "Give up, guest running at the source, when pre-copy takes longer.";
+    MigrationBandwidthLimit "migration.bandwidth_limit" Kind::OptionalRate(65_536), "none", NextMigration,
+        "Cap on what one migration sends.";
+    MigrationThrottle "migration.throttle" Kind::Bool, "true", NextMigration,
+        "Whether a guest may be slowed down to converge.";
+    MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+        "How long a first or lost connection is tried for.";
+    MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+        "How long a peer may go without any progress.";
+
+    FlagHybridMode "feature_flags.hybrid_mode" Kind::Bool, "false", NotInUse,
+        "Detect and switch the transport's mode.";
+    FlagMlCompression "feature_flags.ml_compression" Kind::Bool, "false", NotInUse,
+        "Choose the codec by a learned selector.";
+    FlagCrdtSync "feature_flags.crdt_sync" Kind::Bool, "false", NotInUse,
+        "Replicate state by CRDTs over the internet.";
+    FlagPbftConsensus "feature_flags.pbft_consensus" Kind::Bool, "false", NotInUse,
+        "Order commands by PBFT over the internet.";
+    FlagInternetOptimization "feature_flags.internet_optimization" Kind::Bool, "false", NotInUse,
+        "Pacing and congestion control for long paths.";
+    NetworkMode "network_mode" Kind::Choice(MODES), "hybrid", NotInUse,
+        "Kind of network between nodes; hybrid: detect and switch.";
+
+    AmstEnableDatacenter "amst.enable_datacenter" Kind::Bool, "true", NotInUse,
+        "Allow datacenter mode.";
+    AmstEnableInternet "amst.enable_internet" Kind::Bool, "true", NotInUse,
+        "Allow internet mode.";
+    AmstAutoMode "amst.auto_mode" Kind::Bool, "true", NotInUse,
+        "Choose the mode by measurement.";
+    AmstMode "amst.mode" Kind::Choice(MODES), "hybrid", NotInUse,
+        "The mode when auto_mode is false.";
+    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", NotInUse,
+        "Streams to a peer in datacenter mode.";
+    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", NotInUse,
+        "Streams to a peer in internet mode.";
+    AmstCongestionAlgorithm "amst.congestion_algorithm" Kind::Choice(&["bbr", "cubic", "reno", "system"]), "bbr", NotInUse,
+        "TCP congestion control.";
+    AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", NotInUse,
+        "Pace each stream by predicted bandwidth.";
+
+    HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
+        "Choose the codec by a learned selector.";
+    HdeEnableDeltaEncoding "hde.enable_delta_encoding" Kind::Bool, "true", NotInUse,
+        "Send pages as differences to a baseline.";
+    HdeEnableCrdt "hde.enable_crdt" Kind::Bool, "true", NotInUse,
+        "Share baselines between nodes.";
+    HdeBaselineRefreshInterval "hde.baseline_refresh_interval" Kind::Duration(1_000, DAY_MS), "5m", NotInUse,
+        "How long a baseline is used.";
+    HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NotInUse,
+        "Baselines held at once.";
+    HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NotInUse,
+        "Drop baselines as soon as they are unused.";
+    HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.001", NotInUse,
+        "Step of the selector's learning.";
+
+    PbaEnableHybridMode "pba.enable_hybrid_mode" Kind::Bool, "true", NotInUse,
+        "Use a model for each mode.";
+    PbaDatacenterAccuracyTarget "pba.datacenter_accuracy_target" Kind::Number(0.0, 1.0), "0.85", NotInUse,
+        "Accuracy wanted in datacenter mode.";
+    PbaInternetAccuracyTarget "pba.internet_accuracy_target" Kind::Number(0.0, 1.0), "0.7", NotInUse,
+        "Accuracy wanted in internet mode.";
+    PbaDatacenterSequenceLength "pba.datacenter_sequence_length" Kind::Integer(1, 10_000), "10", NotInUse,
+        "Samples that the datacenter model sees.";
+    PbaInternetSequenceLength "pba.internet_sequence_length" Kind::Integer(1, 10_000), "60", NotInUse,
+        "Samples that the internet model sees.";
+
+    AssEnableAdaptiveSync "ass.enable_adaptive_sync" Kind::Bool, "true", NotInUse,
+        "Choose the replication by mode.";
+    AssDatacenterTargetLatency "ass.datacenter_target_latency" Kind::Duration(1, HOUR_MS), "100ms", NotInUse,
+        "Replication delay wanted in datacenter mode.";
+    AssInternetTargetLatency "ass.internet_target_latency" Kind::Duration(1, HOUR_MS), "5s", NotInUse,
+        "Replication delay wanted in internet mode.";
+
+    AcpEnableAdaptiveConsensus "acp.enable_adaptive_consensus" Kind::Bool, "true", NotInUse,
+        "Choose the consensus by mode.";
+    AcpDatacenterAlgorithm "acp.datacenter_algorithm" Kind::Choice(&["raft", "pbft"]), "raft", NotInUse,
+        "Consensus in datacenter mode.";
+    AcpInternetAlgorithm "acp.internet_algorithm" Kind::Choice(&["raft", "pbft"]), "pbft", NotInUse,
+        "Consensus in internet mode.";
+    AcpConsensusTimeout "acp.consensus_timeout" Kind::Duration(1, HOUR_MS), "5s", NotInUse,
+        "How long a command may take to be agreed on.";
+    AcpPbftBatchSize "acp.pbft.batch_size" Kind::Integer(1, 100_000), "64", NotInUse,
+        "Commands agreed on at once.";
+    AcpForceRaft "acp.force_raft" Kind::Bool, "false", NotInUse,
+        "Use Raft in every mode.";
+
+    ItpEnableDqnPlacement "itp.enable_dqn_placement" Kind::Bool, "true", NotInUse,
+        "Let the learned policy choose hosts.";
+    ItpEnableGeographicOptimization "itp.enable_geographic_optimization" Kind::Bool, "true", NotInUse,
+        "Weigh distance between hosts.";
+
+    ModeLatencyThreshold "mode_detector.latency_threshold" Kind::Duration(1, HOUR_MS), "50ms", NotInUse,
+        "A longer round trip means internet.";
+    ModeJitterThreshold "mode_detector.jitter_threshold" Kind::Duration(1, HOUR_MS), "10ms", NotInUse,
+        "More jitter means internet.";
+
+    RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
+        "Roll back above this error rate.";
+    RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(0.0, 10_000.0), "50", NotInUse,
+        "Roll back when latency grows by more.";
+    RollbackMinThroughputRatio "rollback_triggers.min_throughput_ratio" Kind::Number(0.0, 1.0), "0.8", NotInUse,
+        "Roll back below this share of the baseline's throughput.";
+    RollbackMaxModeSwitchRate "rollback_triggers.max_mode_switch_rate" Kind::Integer(0, 100_000), "10", NotInUse,
+        "Roll back above so many mode switches a minute.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_default_is_valid() {
+        for key in Id::ALL.iter().map(|id| id.key()) {
+            let value = key.kind.parse(key.default);
+            assert!(value.is_ok(), "{}: {value:?}", key.name);
+        }
+    }
+
+    #[test]
+    fn names_and_variables_are_unique_and_found() {
+        let mut seen = BTreeSet::new();
+        for id in Id::ALL {
+            assert_eq!(find(id.key().name), Some(*id));
+            assert!(seen.insert(id.key().variable()), "{:?}", id);
+            assert!(find(&id.key().path().join(".")) == Some(*id));
+        }
+        assert_eq!(find("amst"), None);
+        assert_eq!(find(""), None);
+        assert_eq!(find("migration.streams.x"), None);
+    }
+
+    #[test]
+    fn migration_defaults_are_the_librarys() {
+        let options = crate::config::Config::default().migration_options();
+        assert_eq!(options, crate::migration::MigrationOptions::default());
+    }
+
+    #[test]
+    fn misspellings_find_their_key() {
+        let names = || Id::ALL.iter().map(|id| id.key().name);
+        assert_eq!(nearest("migration.stream", names()), Some("migration.streams"));
+        assert_eq!(nearest("hde.max_baseline", names()), Some("hde.max_baselines"));
+        assert_eq!(nearest("zzz", names()), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! Log lines, derived from events, and the ring of the latest ones.
+
+use super::event::{Component, Event, EventKind, Level};
+use crate::base::MigrationId;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogRecord {
+    /// Number of the line, from 1.
+    pub sequence: u64,
+    /// Wall-clock time, microseconds since 1970.
+    pub time_us: u64,
+    /// How much it matters.
+    pub level: Level,
+    /// Who speaks.
+    pub component: Component,
+    /// The guest it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
+    /// The migration it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationId>,
+    /// What happened.
+    pub message: String,
+}
+
+impl LogRecord {
+    /// As one line of text, control characters escaped.
+    pub fn line(&self) -> String {
+        let time =
+            humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(self.time_us));
+        let mut line = format!("{time} {:5} {}", self.level.name(), self.component.name());
+        if let Some(guest) = &self.guest {
+            line.push_str(&format!(" guest={}", printable(guest)));
+        }
+        if let Some(migration) = &self.migration {
+            line.push_str(&format!(" migration={migration}"));
+        }
+        line + ": " + &printable(&self.message)
+    }
+}
+
+/// The latest log lines.
+#[derive(Debug, Default)]
+pub struct LogRing {
+    records: VecDeque<LogRecord>,
+    last_sequence: u64,
+}
+
+impl LogRing {
+    /// Adds the line of an event.
+    pub fn push_event(&mut self, event: &Event) -> &LogRecord {
+        self.push(LogRecord {
+            sequence: 0,
+            time_us: event.time_us,
+            level: event.kind.level(),
+            component: event.kind.component(),
+            guest: event.guest.clone(),
+            migration: event.migration,
+            message: describe(&event.kind),
+        })
+    }
+
+    /// Adds a line that no event stands behind.
+    pub fn push_text(&mut self, time_us: u64, level: Level, message: String) -> &LogRecord {
+        self.push(LogRecord {
+            sequence: 0,
+            time_us,
+            level,
+            component: Component::Node,
+            guest: None,
+            migration: None,
+            message,
+        })
+    }
+
+    /// Lines numbered above `after`, oldest first.
+    pub fn after(&self, after: u64) -> impl Iterator<Item = &LogRecord> {
+        self.records.iter().filter(move |record| record.sequence > after)
+    }
+
+    /// The number of the newest line.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    fn push(&mut self, mut record: LogRecord) -> &LogRecord {
+        self.last_sequence += 1;
+        record.sequence = self.last_sequence;
+        if self.records.len() == MAX_RECORDS {
+            self.records.pop_front();
+        }
+        let index = self.records.len();
+        self.records.push_back(record);
+        &self.records[index]
+    }
+}
+
+impl Component {
+    /// Every component that speaks.
+    pub const ALL: [Component; 4] =
+        [Component::Amst, Component::Hde, Component::Migration, Component::Node];
+
+    /// The name as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::Amst => "amst",
+            Component::Hde => "hde",
+            Component::Migration => "migration",
+            Component::Node => "node",
+        }
+    }
+}
+
+impl Level {
+    /// Every level, least first.
+    pub const ALL: [Level; 4] = [Level::Debug, Level::Info, Level::Warn, Level::Error];
+
+    /// The name as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// The names of all kinds of events, as in JSON.
+pub const EVENT_KINDS: [&str; 12] = [
+    "node_started",
+    "node_stopped",
+    "guest_changed",
+    "phase",
+    "pass_completed",
+    "throttled",
+    "stream_up",
+    "stream_down",
+    "chunk_damaged",
+    "peer_refused",
+    "notice",
+    "migration_ended",
+];
+
+/// The name of an event's kind, as in JSON.
+pub fn kind_name(kind: &EventKind) -> &'static str {
+    match kind {
+        EventKind::NodeStarted { .. } => "node_started",
+        EventKind::NodeStopped {} => "node_stopped",
+        EventKind::GuestChanged { .. } => "guest_changed",
+        EventKind::Phase { .. } => "phase",
+        EventKind::PassCompleted { .. } => "pass_completed",
+        EventKind::Throttled { .. } => "throttled",
+        EventKind::StreamUp { .. } => "stream_up",
+        EventKind::StreamDown { .. } => "stream_down",
+        EventKind::ChunkDamaged { .. } => "chunk_damaged",
+        EventKind::PeerRefused { .. } => "peer_refused",
+        EventKind::Notice { .. } => "notice",
+        EventKind::MigrationEnded { .. } => "migration_ended",
+    }
+}
+
+/// What happened, as a sentence.
+pub fn describe(kind: &EventKind) -> String {
+    let milliseconds = |us: &u64| *us as f64 / 1e3;
+    match kind {
+        EventKind::NodeStarted { listen } if listen.is_empty() => "started".to_owned(),
+        EventKind::NodeStarted { listen } => format!("started, listening on {listen}"),
+        EventKind::NodeStopped {} => "stopped".to_owned(),
+        EventKind::GuestChanged { role } if role == "removed" => "guest removed".to_owned(),
+        EventKind::GuestChanged { role } => format!("guest registered as {role}"),
+        EventKind::Phase { phase, previous_us } => {
+            format!("phase {phase}; the one before took {:.3} ms", milliseconds(previous_us))
+        }
+        EventKind::PassCompleted { pass } => format!(
+            "pass {}: {} pages, {} of them zero, {} bytes in {:.3} ms; dirtied at {} bytes/s",
+            pass.pass,
+            pass.pages,
+            pass.zero_pages,
+            pass.wire_bytes,
+            milliseconds(&pass.duration_us),
+            pass.dirty_rate_bytes_per_s
+        ),
+        EventKind::Throttled { percent } => format!("guest held back for {percent} % of its time"),
+        EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
+        EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
+        EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
+        EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
+        EventKind::Notice { text } => text.clone(),
+        EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            format!(
+                "ended with {status}{why} after {:.3} ms, downtime {:.3} ms; the guest is with: {owner}",
+                milliseconds(total_us),
+                milliseconds(downtime_us)
+            )
+        }
+    }
+}
+
+/// The text with control characters escaped, so that no peer can forge lines.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => clean.extend(character.escape_default()),
+            false => clean.push(character),
+        }
+    }
+    clean
+}
+
+const MAX_RECORDS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(text: &str) -> Event {
+        Event {
+            sequence: 9,
+            time_us: 1_700_000_000_000_001,
+            migration: Some(MigrationId([0xab; 16])),
+            guest: Some("vm\n1".to_owned()),
+            kind: EventKind::Notice { text: text.to_owned() },
+        }
+    }
+
+    #[test]
+    fn a_line_cannot_be_forged() {
+        let mut ring = LogRing::default();
+        let line = ring.push_event(&notice("a\n2023-11-14T22:13:20Z error: \u{1b}[31m")).line();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.starts_with("2023-11-14T22:13:20.000001Z warn  amst guest=vm\\n1"), "{line}");
+        assert!(!line.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_ring_is_bounded_and_numbered() {
+        let mut ring = LogRing::default();
+        for _ in 0..MAX_RECORDS + 10 {
+            ring.push_text(0, Level::Info, "x".to_owned());
+        }
+        let numbers: Vec<_> = ring.after(0).map(|record| record.sequence).collect();
+        assert_eq!((numbers.len(), numbers[0]), (MAX_RECORDS, 11));
+        assert_eq!(ring.after(ring.last_sequence()).count(), 0);
+    }
+
+    #[test]
+    fn names_agree_with_json() {
+        for component in Component::ALL {
+            assert_eq!(serde_json::to_value(component).unwrap(), component.name());
+        }
+        for level in Level::ALL {
+            assert_eq!(serde_json::to_value(level).unwrap(), level.name());
+        }
+        let json = serde_json::to_value(notice("x")).unwrap();
+        assert_eq!(json["event"], kind_name(&notice("x").kind));
+        assert!(EVENT_KINDS.contains(&"notice"));
+    }
+}

@@ -1,0 +1,355 @@
+//! Metrics as sums over events and over the progress of migrations.
+//!
+//! Pure: events and progress are handed in, so the same numbers come out of a node, a simulation
+//! or a test.
+
+use super::catalog::{Metric, Shape};
+use super::event::{Event, EventKind};
+use crate::Status;
+use crate::base::MigrationId;
+use crate::migration::{Phase, Progress, Report};
+use std::collections::HashMap;
+
+/// One migration as it stands.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Its id.
+    pub id: MigrationId,
+    /// `source` or `destination`.
+    pub side: &'static str,
+    /// Where it stands.
+    pub progress: Progress,
+    /// Its report, once it ended.
+    pub report: Option<Report>,
+}
+
+/// The value of one series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SeriesValue {
+    /// Of a counter or gauge.
+    Number(f64),
+    /// Of a histogram.
+    Histogram {
+        /// Observations in each bucket, the one without bound last.
+        buckets: Vec<u64>,
+        /// Sum of all observations.
+        sum: f64,
+    },
+}
+
+/// The values of all metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    series: Vec<Vec<SeriesValue>>,
+    last_sequence: u64,
+    seen: HashMap<(MigrationId, &'static str), Seen>,
+}
+
+/// What was already counted of a migration.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    wire_bytes: u64,
+    reconnects: u32,
+    reported: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            series: Metric::ALL.iter().map(|metric| blank(*metric)).collect(),
+            last_sequence: 0,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// The number of the last event counted.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// The values of a metric, in the order of its label's values.
+    pub fn series(&self, metric: Metric) -> &[SeriesValue] {
+        &self.series[metric as usize]
+    }
+
+    /// Counts an event; one that was counted before is passed over.
+    pub fn apply(&mut self, event: &Event) {
+        if event.sequence <= self.last_sequence {
+            return;
+        }
+        let missed = event.sequence - self.last_sequence - 1;
+        self.add(Metric::NodeEventsMissed, "", missed as f64);
+        self.last_sequence = event.sequence;
+        self.add(Metric::NodeEvents, event.kind.level().name(), 1.0);
+        self.apply_kind(&event.kind);
+    }
+
+    fn apply_kind(&mut self, kind: &EventKind) {
+        match kind {
+            EventKind::StreamUp { .. } => self.add(Metric::AmstStreamsOpened, "", 1.0),
+            EventKind::StreamDown { .. } => self.add(Metric::AmstStreamsLost, "", 1.0),
+            EventKind::ChunkDamaged { .. } => self.add(Metric::HdeChunksDamaged, "", 1.0),
+            EventKind::PeerRefused { .. } => self.add(Metric::AmstPeersRefused, "", 1.0),
+            EventKind::Notice { .. } => self.add(Metric::AmstNotices, "", 1.0),
+            EventKind::PassCompleted { pass } => {
+                self.add(Metric::MigrationPasses, "", 1.0);
+                self.add(Metric::MigrationPassPages, "", pass.pages as f64);
+                self.add(Metric::MigrationPassZeroPages, "", pass.zero_pages as f64);
+            }
+            EventKind::MigrationEnded { status, .. } => {
+                self.add(Metric::MigrationEnded, status.name(), 1.0);
+            }
+            EventKind::NodeStarted { .. }
+            | EventKind::NodeStopped {}
+            | EventKind::GuestChanged { .. }
+            | EventKind::Phase { .. }
+            | EventKind::Throttled { .. } => {}
+        }
+    }
+
+    /// Takes the state of all migrations that the node lists.
+    pub fn sample(&mut self, samples: &[Sample]) {
+        for metric in SAMPLED {
+            self.series[*metric as usize] = blank(*metric);
+        }
+        for sample in samples {
+            self.count_growth(sample);
+            if sample.report.is_none() && sample.progress.phase != Phase::Ended {
+                self.gauge_running(sample);
+            }
+        }
+        self.seen.retain(|(id, side), _| {
+            samples.iter().any(|sample| sample.id == *id && sample.side == *side)
+        });
+    }
+
+    /// Sets a gauge.
+    pub fn set(&mut self, metric: Metric, label: &str, value: f64) {
+        if let Some(SeriesValue::Number(number)) = self.find(metric, label) {
+            *number = value;
+        }
+    }
+
+    fn count_growth(&mut self, sample: &Sample) {
+        let key = (sample.id, sample.side);
+        if !self.seen.contains_key(&key) {
+            self.add(Metric::MigrationStarted, sample.side, 1.0);
+        }
+        let mut seen = self.seen.get(&key).copied().unwrap_or_default();
+        let report = sample.report.as_ref();
+        let wire_bytes = report.map_or(sample.progress.wire_bytes, |report| report.wire_bytes);
+        let reconnects = report.map_or(sample.progress.reconnects, |report| report.reconnects);
+        let grown = wire_bytes.saturating_sub(seen.wire_bytes);
+        self.add(Metric::AmstWireBytes, sample.side, grown as f64);
+        let more = reconnects.saturating_sub(seen.reconnects);
+        self.add(Metric::AmstReconnects, sample.side, f64::from(more));
+        if let Some(report) = report.filter(|_| !seen.reported) {
+            self.count_report(sample.side, report);
+            seen.reported = true;
+        }
+        seen.wire_bytes = seen.wire_bytes.max(wire_bytes);
+        seen.reconnects = seen.reconnects.max(reconnects);
+        self.seen.insert(key, seen);
+    }
+
+    fn count_report(&mut self, side: &str, report: &Report) {
+        if report.status == Status::Ok {
+            self.observe(Metric::MigrationDowntime, side, report.downtime_ms / 1e3);
+            self.observe(Metric::MigrationDuration, side, report.total_ms / 1e3);
+        }
+        if side != "source" {
+            return;
+        }
+        for (encoding, pages) in [
+            ("zero", report.zero_pages),
+            ("duplicate", report.duplicate_pages),
+            ("delta", report.delta_pages),
+            ("full", report.full_pages),
+        ] {
+            self.add(Metric::HdePages, encoding, pages as f64);
+        }
+        for (phase, milliseconds) in &report.phases {
+            if let Some(milliseconds) = milliseconds.as_f64() {
+                self.observe(Metric::MigrationPhase, phase, milliseconds / 1e3);
+            }
+        }
+    }
+
+    fn gauge_running(&mut self, sample: &Sample) {
+        let (side, progress) = (sample.side, &sample.progress);
+        self.add(Metric::MigrationRunning, side, 1.0);
+        self.add(Metric::AmstStreams, side, f64::from(progress.streams));
+        self.add(Metric::AmstBandwidth, side, progress.bandwidth_bytes_per_s as f64);
+        self.add(Metric::MigrationRemainingPages, side, progress.remaining_pages as f64);
+        if side == "source" {
+            self.add(Metric::MigrationDirtyRate, "", progress.dirty_rate_bytes_per_s as f64);
+            let downtime = progress.predicted_downtime_us as f64 / 1e6;
+            self.raise(Metric::MigrationPredictedDowntime, downtime);
+            self.raise(Metric::MigrationThrottle, f64::from(progress.throttle_percent));
+        }
+    }
+
+    fn add(&mut self, metric: Metric, label: &str, amount: f64) {
+        if let Some(SeriesValue::Number(number)) = self.find(metric, label) {
+            *number += amount;
+        }
+    }
+
+    fn raise(&mut self, metric: Metric, value: f64) {
+        if let Some(SeriesValue::Number(number)) = self.find(metric, "") {
+            *number = number.max(value);
+        }
+    }
+
+    fn observe(&mut self, metric: Metric, label: &str, value: f64) {
+        let Shape::Histogram(bounds) = metric.declaration().shape else { return };
+        let bucket = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
+        if let Some(SeriesValue::Histogram { buckets, sum }) = self.find(metric, label) {
+            buckets[bucket] += 1;
+            *sum += value;
+        }
+    }
+
+    fn find(&mut self, metric: Metric, label: &str) -> Option<&mut SeriesValue> {
+        let values = metric.declaration().label.values();
+        let index = values.iter().position(|value| *value == label)?;
+        self.series[metric as usize].get_mut(index)
+    }
+}
+
+fn blank(metric: Metric) -> Vec<SeriesValue> {
+    let declaration = metric.declaration();
+    let value = match declaration.shape {
+        Shape::Histogram(bounds) => {
+            SeriesValue::Histogram { buckets: vec![0; bounds.len() + 1], sum: 0.0 }
+        }
+        Shape::Counter | Shape::Gauge => SeriesValue::Number(0.0),
+    };
+    vec![value; declaration.label.values().len()]
+}
+
+/// Gauges that each sample computes anew.
+const SAMPLED: &[Metric] = &[
+    Metric::AmstStreams,
+    Metric::AmstBandwidth,
+    Metric::MigrationRunning,
+    Metric::MigrationDirtyRate,
+    Metric::MigrationRemainingPages,
+    Metric::MigrationPredictedDowntime,
+    Metric::MigrationThrottle,
+];
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::migration::{Owner, Pass};
+
+    pub(crate) fn event(sequence: u64, kind: EventKind) -> Event {
+        Event { sequence, time_us: 0, migration: None, guest: None, kind }
+    }
+
+    fn progress(wire_bytes: u64) -> Progress {
+        Progress {
+            phase: Phase::Precopy,
+            pass: 1,
+            ram_bytes: 1 << 20,
+            pages: 256,
+            remaining_pages: 10,
+            wire_bytes,
+            bandwidth_bytes_per_s: 1000,
+            dirty_rate_bytes_per_s: 50,
+            predicted_downtime_us: 2_000_000,
+            elapsed_us: 5,
+            streams: 4,
+            reconnects: 0,
+            throttle_percent: 20,
+        }
+    }
+
+    fn report(wire_bytes: u64) -> Report {
+        Report {
+            id: MigrationId([1; 16]),
+            guest: "g".to_owned(),
+            side: "source",
+            status: Status::Ok,
+            reason: String::new(),
+            owner: Owner::Destination,
+            total_ms: 1500.0,
+            downtime_ms: 25.0,
+            phases: [("precopy".to_owned(), 1200.0.into())].into_iter().collect(),
+            ram_bytes: 1 << 20,
+            wire_bytes,
+            zero_pages: 3,
+            duplicate_pages: 0,
+            delta_pages: 0,
+            full_pages: 253,
+            passes: 2,
+            reconnects: 1,
+            digest: String::new(),
+            pass_details: Vec::new(),
+        }
+    }
+
+    pub(crate) fn sample(wire_bytes: u64, ended: bool) -> Sample {
+        Sample {
+            id: MigrationId([1; 16]),
+            side: "source",
+            progress: progress(wire_bytes),
+            report: ended.then(|| report(wire_bytes)),
+        }
+    }
+
+    fn number(metrics: &Metrics, metric: Metric, label: usize) -> f64 {
+        match &metrics.series(metric)[label] {
+            SeriesValue::Number(number) => *number,
+            SeriesValue::Histogram { buckets, .. } => buckets.iter().sum::<u64>() as f64,
+        }
+    }
+
+    #[test]
+    fn events_count_once_and_gaps_are_told() {
+        let mut metrics = Metrics::new();
+        let down = || EventKind::StreamDown { stream: 1, reason: String::new() };
+        let pass = Pass { pages: 7, zero_pages: 2, ..Default::default() };
+        for event in [
+            event(1, down()),
+            event(1, down()),
+            event(5, EventKind::PassCompleted { pass }),
+            event(6, EventKind::ChunkDamaged { chunk: 1 }),
+        ] {
+            metrics.apply(&event);
+        }
+        assert_eq!(number(&metrics, Metric::AmstStreamsLost, 0), 1.0);
+        assert_eq!(number(&metrics, Metric::NodeEventsMissed, 0), 3.0);
+        assert_eq!(number(&metrics, Metric::MigrationPassPages, 0), 7.0);
+        assert_eq!(number(&metrics, Metric::HdeChunksDamaged, 0), 1.0);
+        assert_eq!(metrics.last_sequence(), 6);
+    }
+
+    #[test]
+    fn bytes_grow_by_what_is_new_and_reports_count_once() {
+        let mut metrics = Metrics::new();
+        metrics.sample(&[sample(100, false)]);
+        assert_eq!(number(&metrics, Metric::AmstStreams, 0), 4.0);
+        assert_eq!(number(&metrics, Metric::MigrationPredictedDowntime, 0), 2.0);
+        metrics.sample(&[sample(150, true)]);
+        metrics.sample(&[sample(150, true)]);
+        assert_eq!(number(&metrics, Metric::AmstWireBytes, 0), 150.0);
+        assert_eq!(number(&metrics, Metric::AmstReconnects, 0), 1.0);
+        assert_eq!(number(&metrics, Metric::AmstStreams, 0), 0.0);
+        assert_eq!(number(&metrics, Metric::HdePages, 3), 253.0);
+        assert_eq!(number(&metrics, Metric::MigrationDowntime, 0), 1.0);
+        assert_eq!(number(&metrics, Metric::MigrationPhase, 1), 1.0);
+        assert_eq!(number(&metrics, Metric::MigrationStarted, 0), 1.0);
+        metrics.sample(&[]);
+        assert!(metrics.seen.is_empty());
+        assert_eq!(number(&metrics, Metric::AmstWireBytes, 0), 150.0);
+    }
+}

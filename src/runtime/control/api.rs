@@ -1,0 +1,207 @@
+//! The routes, and what stands behind each.
+
+use super::Context;
+use super::error::ApiError;
+use super::http::{Door, Reply};
+use super::request::Request;
+use super::{status, watch};
+use crate::config::{Applies, Config, Id, Origin, store};
+use crate::migration::MigrationOptions;
+use crate::observe::exposition;
+use crate::{Migration, Status};
+use hyper::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Answers a request.
+pub(super) async fn handle(
+    context: &Arc<Context>,
+    door: Door,
+    request: Request,
+) -> Result<Reply, ApiError> {
+    let path = request.path.trim_start_matches('/').to_owned();
+    let parts: Vec<&str> = path.split('/').collect();
+    if door == Door::Metrics && parts != ["metrics"] {
+        return Err(ApiError::new(Status::NotFound, "only /metrics is served here"));
+    }
+    let get = request.method == Method::GET || request.method == Method::HEAD;
+    let (post, put) = (request.method == Method::POST, request.method == Method::PUT);
+    match parts.as_slice() {
+        ["metrics"] if get => prometheus(context),
+        ["v3", "events"] if get => watch::events(context, &request).await,
+        ["v3", "logs"] if get => watch::logs(context, &request).await,
+        ["v3", "config", key] if put => set_config(context, key, &request).await,
+        ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
+        ["v3", rest @ ..] if post => change(context, rest, &request).map(Reply::Json),
+        _ => Err(no_route(&request)),
+    }
+}
+
+fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
+    match path {
+        ["status"] => request.allow(&[], &[]).map(|()| status::document(context)),
+        ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
+        ["migrations"] => {
+            request.allow(&[], &[])?;
+            let list = context.node.migrations();
+            Ok(json!({ "migrations": list.iter().map(migration_json).collect::<Vec<_>>() }))
+        }
+        ["migrations", id] => Ok(migration_json(&find_migration(context, id)?)),
+        ["metrics"] => metrics(context, request),
+        ["config"] => list_config(context),
+        ["config", key] => {
+            let id = store::find(key)?;
+            Ok(setting_json(context, &context.config(), id))
+        }
+        _ => Err(no_route(request)),
+    }
+}
+
+fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
+    match path {
+        ["migrations"] => migrate(context, request),
+        ["migrations", id, "cancel"] => {
+            request.allow(&[], &[])?;
+            let migration = find_migration(context, id)?;
+            migration.cancel();
+            Ok(migration_json(&migration))
+        }
+        ["migrations", id, "bandwidth"] => {
+            request.allow(&[], &["limit"])?;
+            let migration = find_migration(context, id)?;
+            let text = request.scalar("limit")?;
+            let text = text.ok_or_else(|| ApiError::argument("field limit is missing"))?;
+            let mut config = Config::default();
+            override_key(&mut config, Id::MigrationBandwidthLimit, "limit", &text)?;
+            let limit = config.migration_options().bandwidth_limit_bytes_per_s;
+            migration.set_bandwidth_limit(limit);
+            Ok(json!({ "id": migration.id(), "bandwidth_limit_bytes_per_s": limit }))
+        }
+        _ => Err(no_route(request)),
+    }
+}
+
+fn migrate(context: &Context, request: &Request) -> Result<Value, ApiError> {
+    let fields: Vec<&str> =
+        ["guest", "to"].into_iter().chain(migration_keys().map(|(name, _)| name)).collect();
+    request.allow(&[], &fields)?;
+    let (guest, to) = (request.text("guest")?, request.text("to")?);
+    let options = migration_options(context, request)?;
+    let migration = context.node.migrate(guest, to, options)?;
+    Ok(migration_json(&migration))
+}
+
+/// The configured options, overridden by the request's fields.
+fn migration_options(context: &Context, request: &Request) -> Result<MigrationOptions, ApiError> {
+    let mut config = Config::clone(&context.config());
+    for (name, id) in migration_keys() {
+        if let Some(text) = request.scalar(name)? {
+            override_key(&mut config, id, name, &text)?;
+        }
+    }
+    Ok(config.migration_options())
+}
+
+/// The fields of a migration request are the keys of the `migration` section.
+fn migration_keys() -> impl Iterator<Item = (&'static str, Id)> {
+    Id::ALL.iter().filter_map(|id| Some((id.key().name.strip_prefix("migration.")?, *id)))
+}
+
+fn override_key(config: &mut Config, id: Id, name: &str, text: &str) -> Result<(), ApiError> {
+    let value = id.key().kind.parse(text);
+    let value = value.map_err(|reason| ApiError::argument(format!("{name}: {reason}")))?;
+    config.set(id, value, Origin::Default);
+    Ok(())
+}
+
+fn find_migration(context: &Context, id: &str) -> Result<Migration, ApiError> {
+    let id = id.parse().map_err(|error| ApiError::argument(format!("{error}")))?;
+    Ok(context.node.migration(id)?)
+}
+
+fn migration_json(migration: &Migration) -> Value {
+    json!({
+        "id": migration.id(),
+        "guest": migration.guest(),
+        "side": migration.side(),
+        "owner": migration.owner(),
+        "progress": migration.progress(),
+        "report": migration.report(),
+    })
+}
+
+fn prometheus(context: &Context) -> Result<Reply, ApiError> {
+    let text = context.telemetry.prometheus_text()?;
+    Ok(Reply::Text { content_type: exposition::CONTENT_TYPE, text })
+}
+
+fn metrics(context: &Context, request: &Request) -> Result<Value, ApiError> {
+    request.allow(&["name", "component"], &[])?;
+    let component = request.query("component").map(watch::parse_component).transpose()?;
+    let name = request.query("name");
+    let in_component = |known: &crate::observe::catalog::Declaration| {
+        component.is_none_or(|component| known.component == component)
+    };
+    let found = context
+        .telemetry
+        .metrics_json(|known| in_component(known) && name.is_none_or(|name| known.name == name));
+    if let Some(name) = name.filter(|_| found.as_array().is_some_and(Vec::is_empty)) {
+        let all = crate::observe::catalog::Metric::ALL.iter().map(|metric| metric.declaration());
+        let names: Vec<_> =
+            all.filter(|known| in_component(known)).map(|known| known.name).collect();
+        let text = format!("unknown metric {name:?}; known here: {}", names.join(", "));
+        return Err(ApiError::new(Status::NotFound, text));
+    }
+    Ok(json!({ "metrics": found }))
+}
+
+fn list_config(context: &Context) -> Result<Value, ApiError> {
+    let config = context.config();
+    let keys: Vec<_> = Id::ALL.iter().map(|id| setting_json(context, &config, *id)).collect();
+    let path = context.config.as_ref().map(|store| store.path().display().to_string());
+    Ok(json!({ "path": path, "keys": keys }))
+}
+
+fn setting_json(context: &Context, config: &Config, id: Id) -> Value {
+    let (key, setting) = (id.key(), config.get(id));
+    let waits = context.config.as_ref().is_some_and(|store| store.waits_for_restart(id));
+    json!({
+        "key": key.name,
+        "value": setting.value.to_json(),
+        "text": setting.value.to_string(),
+        "origin": setting.origin.to_string(),
+        "default": key.default,
+        "type": key.kind.describe(),
+        "doc": key.doc,
+        "applies": key.applies.name(),
+        "in_use": key.applies != Applies::NotInUse,
+        "waits_for_restart": waits,
+    })
+}
+
+async fn set_config(
+    context: &Arc<Context>,
+    key: &str,
+    request: &Request,
+) -> Result<Reply, ApiError> {
+    request.allow(&[], &["value"])?;
+    let store = context.config.clone().ok_or_else(|| {
+        ApiError::new(Status::Unsupported, "this node was not started from a configuration file")
+    })?;
+    let id = store::find(key)?;
+    let text = request.scalar("value")?;
+    let text = text.ok_or_else(|| ApiError::argument("field value is missing"))?;
+    let key = key.to_owned();
+    // It waits for the disk, which must not hold up everyone else.
+    let set = tokio::task::spawn_blocking(move || store.set(&key, &text)).await;
+    let changed = set.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
+    context.config_changed("set", &changed);
+    let mut answer = setting_json(context, &context.config(), id);
+    answer["changed"] = changed.iter().map(|id| id.key().name).collect();
+    Ok(Reply::Json(answer))
+}
+
+fn no_route(request: &Request) -> ApiError {
+    let text = format!("no route {} {}", request.method, request.path);
+    ApiError::new(Status::NotFound, text)
+}

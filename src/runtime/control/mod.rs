@@ -1,0 +1,258 @@
+//! The control server: HTTP and JSON over a unix socket, for any node in this process.
+//!
+//! `dwcpd` serves its node this way, and a hypervisor that links the library can, so that the
+//! same command line drives both. One thread, named and deaf to signals, answers everything.
+
+mod api;
+mod bind;
+mod error;
+mod http;
+mod request;
+mod status;
+mod watch;
+
+pub use error::ApiError;
+
+use super::log_file::LogFile;
+use super::sys::thread::spawn_named;
+use super::telemetry::Telemetry;
+use crate::config::{Config, ConfigStore, Id, StoreError};
+use crate::observe::Level;
+use crate::{Node, Status};
+use bind::BoundSocket;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio::sync::watch as channel;
+
+/// What a control server serves besides the node.
+#[derive(Clone, Debug, Default)]
+pub struct ControlOptions {
+    /// The configuration that `config get|set` works on.
+    pub config: Option<Arc<ConfigStore>>,
+    /// Where `/metrics` is answered over TCP, for Prometheus.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where a log file is written: the first of these that can be.
+    pub log_dirs: Vec<PathBuf>,
+}
+
+/// A control server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another process answers on the socket.
+    #[error("control socket {path} is in use by another process", path = .0.display())]
+    InUse(PathBuf),
+    /// Something that is not a socket is in the way.
+    #[error("{path} exists and is not a socket", path = .0.display())]
+    NotASocket(PathBuf),
+    /// The socket.
+    #[error("cannot listen on control socket {path}: {source}", path = path.display())]
+    Socket {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The metrics port.
+    #[error("cannot serve metrics on {address}: {source}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server's thread.
+    #[error("cannot start the control server: {0}")]
+    Thread(io::Error),
+}
+
+impl ControlError {
+    /// The status code of this error.
+    pub fn status(&self) -> Status {
+        match self {
+            ControlError::InUse(_) | ControlError::NotASocket(_) => Status::AlreadyExists,
+            _ => Status::Io,
+        }
+    }
+}
+
+/// A running control server; dropping it stops it.
+///
+/// It holds a handle of the node: stop the server before expecting the node to end by itself.
+pub struct ControlServer {
+    context: Arc<Context>,
+    socket: PathBuf,
+    metrics_address: Option<SocketAddr>,
+    stop: channel::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What every request may use.
+struct Context {
+    node: Node,
+    telemetry: Telemetry,
+    config: Option<Arc<ConfigStore>>,
+    started: Instant,
+    /// The number of the newest event.
+    events: channel::Receiver<u64>,
+    /// The number of the newest log line.
+    records: channel::Sender<u64>,
+}
+
+/// Serves a node on a unix socket, which only this user may open.
+///
+/// # Errors
+/// The socket or the metrics port is taken or cannot be used.
+pub fn serve_control(
+    node: &Node,
+    path: &Path,
+    options: ControlOptions,
+) -> Result<ControlServer, ControlError> {
+    let bound = BoundSocket::bind(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("dwcp-control-io")
+        .build()
+        .map_err(ControlError::Thread)?;
+    let entered = runtime.enter();
+    let control = bound.listen()?;
+    let metrics = options.metrics_listen.map(bind_metrics).transpose()?;
+    drop(entered);
+    let metrics_address = metrics.as_ref().and_then(|metrics| metrics.local_addr().ok());
+    let context = Arc::new(Context::new(node, options.config));
+    context.open_log(&options.log_dirs);
+    let (stop, stopped) = channel::channel(false);
+    let shared = context.clone();
+    let thread = spawn_named("dwcp-control", move || {
+        runtime.block_on(http::run(shared, control, metrics, stopped));
+        drop(bound);
+    })
+    .map_err(ControlError::Thread)?;
+    Ok(ControlServer {
+        context,
+        socket: path.to_owned(),
+        metrics_address,
+        stop,
+        thread: Mutex::new(Some(thread)),
+    })
+}
+
+impl ControlServer {
+    /// The unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Where metrics are answered, with the port that was chosen.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Adds a line to the log.
+    pub fn log(&self, level: Level, message: String) {
+        self.context.log(level, message);
+    }
+
+    /// Reads the configuration anew, whole or not at all; tells the keys that changed.
+    ///
+    /// # Errors
+    /// The configuration is refused; what held before holds on.
+    pub fn reload_config(&self) -> Result<Vec<Id>, StoreError> {
+        let Some(store) = &self.context.config else { return Ok(Vec::new()) };
+        let reloaded = store.reload();
+        match &reloaded {
+            Ok(changed) => self.context.config_changed("reloaded", changed),
+            Err(error) => self.log(Level::Error, format!("configuration not reloaded: {error}")),
+        }
+        reloaded
+    }
+
+    /// Stops answering, joins the thread, removes the socket. Idempotent.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic on that thread has ended it, which is all that is wanted here.
+            let _ = thread.join();
+            self.context.refresh();
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Context {
+    fn new(node: &Node, config: Option<Arc<ConfigStore>>) -> Self {
+        let (sender, events) = channel::channel(0);
+        node.observe(Arc::new(move |event| {
+            sender.send_replace(event.sequence);
+        }));
+        Self {
+            node: node.clone(),
+            telemetry: Telemetry::new(node),
+            config,
+            started: Instant::now(),
+            events,
+            records: channel::channel(0).0,
+        }
+    }
+
+    fn log(&self, level: Level, message: String) {
+        // What the node did before comes before.
+        self.telemetry.refresh();
+        self.telemetry.log(level, message);
+        self.records.send_replace(self.telemetry.last_record());
+    }
+
+    fn refresh(&self) {
+        self.telemetry.refresh();
+        self.records.send_replace(self.telemetry.last_record());
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.config.as_ref().map_or_else(Arc::default, |store| store.config())
+    }
+
+    fn config_changed(&self, how: &str, changed: &[Id]) {
+        let config = self.config();
+        let (max_bytes, keep, level) = log_settings(&config);
+        self.telemetry.set_log_bounds(max_bytes, keep, level);
+        let names: Vec<_> = changed.iter().map(|id| id.key().name).collect();
+        let what = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        self.log(Level::Info, format!("configuration {how}; changed: {what}"));
+    }
+
+    fn open_log(&self, directories: &[PathBuf]) {
+        let (max_bytes, keep, level) = log_settings(&self.config());
+        for directory in directories {
+            match LogFile::open(directory, max_bytes, keep) {
+                Ok(file) => return self.telemetry.set_log_file(file, level),
+                Err(error) => {
+                    let text = format!("no log file in {}: {error}", directory.display());
+                    self.log(Level::Warn, text);
+                }
+            }
+        }
+    }
+}
+
+fn log_settings(config: &Config) -> (u64, u64, Level) {
+    let name = config.text(Id::NodeLogLevel);
+    let level = Level::ALL.into_iter().find(|level| level.name() == name).unwrap_or(Level::Info);
+    (config.integer(Id::NodeLogMaxSize), config.integer(Id::NodeLogKeep), level)
+}
+
+fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .and_then(TcpListener::from_std)
+        .map_err(|source| ControlError::Metrics { address, source })
+}

@@ -1,0 +1,74 @@
+//! The status document: the node, its components and what is not built yet, the flags.
+
+use super::Context;
+use crate::config::{Applies, Id};
+use crate::{Migration, VERSION};
+use serde_json::{Value, json};
+
+/// `GET /v3/status`.
+pub(super) fn document(context: &Context) -> Value {
+    let node = &context.node;
+    let migrations = node.migrations();
+    let running = migrations.iter().filter(|migration| migration.report().is_none()).count();
+    json!({
+        "version": VERSION,
+        "node": {
+            "name": node.name(),
+            "listen": node.local_address().map(|address| address.to_string()),
+            "process": std::process::id(),
+            "uptime_ms": context.started.elapsed().as_secs_f64() * 1e3,
+        },
+        "guests": node.guests().len(),
+        "migrations": { "running": running, "ended": migrations.len() - running },
+        "config": context.config.as_ref().map(|store| store.path().display().to_string()),
+        "components": components(&migrations),
+        "flags": flags(context),
+    })
+}
+
+/// What a component is for, if it is known and not built yet.
+pub(super) fn not_built(name: &str) -> Option<&'static str> {
+    NOT_BUILT.iter().find(|(known, _)| *known == name).map(|(_, title)| *title)
+}
+
+fn components(migrations: &[Migration]) -> Vec<Value> {
+    let running: Vec<_> =
+        migrations.iter().filter(|migration| migration.report().is_none()).collect();
+    let streams: u64 =
+        running.iter().map(|migration| u64::from(migration.progress().streams)).sum();
+    let built = [
+        ("amst", "multi-stream transport", format!("TCP; {streams} streams connected")),
+        ("hde", "page encoding", "zero pages, none, lz4, zstd".to_owned()),
+        ("migration", "pre-copy migration", format!("{} running", running.len())),
+    ];
+    let built = built.into_iter().map(|(name, title, state)| {
+        json!({ "name": name, "title": title, "built": true, "state": state })
+    });
+    let missing = NOT_BUILT.iter().map(|(name, title)| {
+        json!({ "name": name, "title": title, "built": false, "state": "not built yet" })
+    });
+    built.chain(missing).collect()
+}
+
+fn flags(context: &Context) -> Vec<Value> {
+    let config = context.config();
+    let flags = Id::ALL.iter().filter(|id| id.key().name.starts_with("feature_flags."));
+    flags
+        .map(|id| {
+            json!({
+                "name": id.key().name.trim_start_matches("feature_flags."),
+                "enabled": config.truth(*id),
+                "in_use": id.key().applies != Applies::NotInUse,
+            })
+        })
+        .collect()
+}
+
+const NOT_BUILT: &[(&str, &str)] = &[
+    ("mode-detector", "mode detection"),
+    ("pba", "bandwidth prediction"),
+    ("ass", "state synchronization"),
+    ("acp", "consensus"),
+    ("itp", "placement"),
+    ("rollout", "feature flags and rollback"),
+];
