@@ -7,6 +7,7 @@
 use crate::error;
 use dwcp::{NodeError, Status};
 use pyo3::prelude::*;
+use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -16,14 +17,17 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// Runs `work` without the GIL.
 pub fn pass<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
-    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|payload| {
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "unknown".to_owned());
-        error::new(py, Status::Panic, &format!("the library panicked: {text}"))
-    })
+    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|payload| panic_error(py, &payload))
+}
+
+/// The exception for a panic's payload.
+pub fn panic_error(py: Python<'_>, payload: &Box<dyn Any + Send>) -> PyErr {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown".to_owned());
+    error::new(py, Status::Panic, &format!("the library panicked: {text}"))
 }
 
 /// Runs a fallible node operation without the GIL.
@@ -66,12 +70,17 @@ pub fn seconds(py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<Optio
 
 /// A library handle inside a Python object; letting the last one go may join threads that wait
 /// for the GIL, so it is dropped without it.
-pub struct Handle<T: Send>(Option<T>);
+///
+/// A forked child has none of these threads: there it is not dropped at all.
+pub struct Handle<T: Send> {
+    inner: Option<T>,
+    process: u32,
+}
 
 impl<T: Send> Handle<T> {
     /// Wraps a handle.
     pub fn new(inner: T) -> Self {
-        Self(Some(inner))
+        Self { inner: Some(inner), process: std::process::id() }
     }
 }
 
@@ -80,7 +89,7 @@ impl<T: Send> Deref for Handle<T> {
 
     fn deref(&self) -> &T {
         // Only Drop empties it.
-        match &self.0 {
+        match &self.inner {
             Some(inner) => inner,
             None => unreachable!("a handle is full until it is dropped"),
         }
@@ -89,7 +98,10 @@ impl<T: Send> Deref for Handle<T> {
 
 impl<T: Send> Drop for Handle<T> {
     fn drop(&mut self) {
-        let inner = self.0.take();
+        let inner = self.inner.take();
+        if self.process != std::process::id() {
+            return std::mem::forget(inner);
+        }
         Python::try_attach(|py| pass(py, || drop(inner)));
     }
 }

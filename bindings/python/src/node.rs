@@ -15,7 +15,9 @@ use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 /// Native half of `dwcp.Node`.
@@ -174,9 +176,27 @@ impl Node {
         events.iter().map(|event| event_to_python(py, event)).collect()
     }
 
+    /// Stops the node on a thread of its own, so that Ctrl-C is answered meanwhile.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        let node = &*self.inner;
-        door::pass(py, || node.stop())
+        let node = dwcp::Node::clone(&self.inner);
+        let (running, ended) = mpsc::channel::<()>();
+        let work = move || {
+            // Dropped when the node has stopped, also by a panic.
+            let _running = running;
+            node.stop();
+        };
+        let spawned = thread::Builder::new().name("dwcp-stop".to_owned()).spawn(work);
+        let thread = spawned.map_err(|cause| {
+            error::new(py, Status::Io, &format!("cannot start a thread: {cause}"))
+        })?;
+        let ended = Mutex::new(ended);
+        let ended = |slice: Duration| {
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let outcome = ended.recv_timeout(slice);
+            matches!(outcome, Err(RecvTimeoutError::Disconnected)).then_some(())
+        };
+        door::pass_waiting(py, None, ended)?;
+        door::pass(py, || thread.join())?.map_err(|payload| door::panic_error(py, &payload))
     }
 }
 
