@@ -11,7 +11,15 @@ from dwcp import errors
 from dwcp._dwcp import __version__
 from dwcp.errors import *  # noqa: F403
 from dwcp.events import EventStream
-from dwcp.guests import BufferGuest, DestinationGuest, DirtyLog, Region, SourceGuest
+from dwcp.guests import (
+    BufferGuest,
+    DestinationGuest,
+    DirtyLog,
+    ProcessGuest,
+    Region,
+    SourceGuest,
+    kernel_tracking,
+)
 from dwcp.migration import Migration
 from dwcp.model import Event, GuestInfo, Pass, Progress
 from dwcp.node import Node
@@ -28,11 +36,13 @@ __all__ = [
     "Migration",
     "Node",
     "Pass",
+    "ProcessGuest",
     "Progress",
     "Region",
     "Report",
     "SourceGuest",
     "Status",
     "__version__",
+    "kernel_tracking",
     *errors.__all__,
 ]

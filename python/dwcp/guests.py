@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from dwcp import _dwcp
 from dwcp._dwcp import DirtyLog
 from dwcp.errors import error_from_code
 from dwcp.status import Status
@@ -20,7 +21,15 @@ from dwcp.status import Status
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["BufferGuest", "DestinationGuest", "DirtyLog", "Region", "SourceGuest"]
+__all__ = [
+    "BufferGuest",
+    "DestinationGuest",
+    "DirtyLog",
+    "ProcessGuest",
+    "Region",
+    "SourceGuest",
+    "kernel_tracking",
+]
 
 _LONGEST_PAUSE_S = 0.1
 
@@ -32,7 +41,8 @@ class Region:
     name: str
     """Name that both sides must agree on, such as ``ram``."""
     buffer: ReadableBuffer
-    """The memory itself: bytearray, mmap, memoryview, numpy array; writable at a destination.
+    """The memory itself: bytearray, mmap, memoryview, numpy array; it must be
+    writable.
 
     It is held while the guest is registered, so it cannot be resized or closed then.
     """
@@ -40,27 +50,16 @@ class Region:
     """Where the guest sees it; compared between the two sides."""
 
 
-class SourceGuest(Protocol):
-    """A running guest that can be moved away.
+class ProcessGuest(Protocol):
+    """A running guest in memory of this process whose writes the kernel can track.
 
-    Inherit to get the methods that have a default; the others must be written.
+    Register it with `dwcp.Node.add_process_source`. Inherit to get the methods that have a
+    default; the others must be written.
     """
 
     @property
     def regions(self) -> Sequence[Region]:
-        """The guest's memory, read once when the guest is registered."""
-        ...
-
-    def start_dirty_log(self) -> None:
-        """Begins to log writes; everything written from now on must show in `fetch_dirty`."""
-        return
-
-    def fetch_dirty(self, region: int) -> ReadableBuffer:
-        """The pages of a region (by index) written since the last call.
-
-        One bit for each page, lowest bit of the first byte first; `DirtyLog.take` makes it, and
-        ``numpy.packbits(pages, bitorder="little")`` does from booleans.
-        """
+        """The guest's memory, writable, read once when the guest is registered."""
         ...
 
     def pause(self) -> None:
@@ -84,6 +83,22 @@ class SourceGuest(Protocol):
         return
 
 
+class SourceGuest(ProcessGuest, Protocol):
+    """A running guest that knows which pages were written."""
+
+    def start_dirty_log(self) -> None:
+        """Begins to log writes; everything written from now on must show in `fetch_dirty`."""
+        return
+
+    def fetch_dirty(self, region: int) -> ReadableBuffer:
+        """The pages of a region (by index) written since the last call.
+
+        One bit for each page, lowest bit of the first byte first; `DirtyLog.take` makes it, and
+        ``numpy.packbits(pages, bitorder="little")`` does from booleans.
+        """
+        ...
+
+
 class DestinationGuest(Protocol):
     """A stopped, empty guest that waits for its memory."""
 
@@ -103,6 +118,14 @@ class DestinationGuest(Protocol):
     def finish(self, keep: bool) -> None:
         """The last call of a migration: whether the guest stays with this side."""
         return
+
+
+def kernel_tracking() -> None:
+    """Raises `UnsupportedError` where the kernel cannot track writes to this process's memory.
+
+    The message names the kernel version or the permission that is missing.
+    """
+    _dwcp.kernel_tracking()
 
 
 class BufferGuest:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dwcp import _dwcp
 from dwcp._pump import Pump
 from dwcp.events import EventStream
-from dwcp.guests import DestinationGuest, Region, SourceGuest
+from dwcp.guests import DestinationGuest, ProcessGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
 
@@ -68,6 +68,14 @@ class Node:
         The registration ends when the guest has moved.
         """
         self._native.add_source(name, guest, page_bytes, _regions(guest.regions))
+
+    def add_process_source(self, name: str, guest: ProcessGuest, *, page_bytes: int = 4096) -> None:
+        """Registers a running guest whose writes the kernel tracks, so that it needs no log.
+
+        Its regions must begin and end at page borders, as those of `mmap.mmap` do. Raises
+        `UnsupportedError` where the kernel cannot; see `kernel_tracking`.
+        """
+        self._native.add_process_source(name, guest, page_bytes, _regions(guest.regions))
 
     def add_destination(
         self, name: str, guest: DestinationGuest, *, page_bytes: int = 4096

@@ -79,6 +79,13 @@ def test_buffers_that_do_not_fit_are_named(pair: Pair, buffer: Any, text: str) -
         pair.destination.add_destination("vm", guest)
 
 
+def test_regions_that_share_memory_are_refused(pair: Pair) -> None:
+    memory = memoryview(bytearray(16384))
+    guest = dwcp.BufferGuest({"a": memory[8192:], "b": memory[:12288]})
+    with pytest.raises(dwcp.InvalidArgumentError, match='"b" and "a" share memory'):
+        pair.destination.add_destination("vm", guest)
+
+
 @pytest.mark.parametrize("page_bytes", [0, 1000, 1 << 20])
 def test_page_sizes_that_do_not_fit_are_named(pair: Pair, page_bytes: int) -> None:
     guest = dwcp.BufferGuest(bytearray(4096))

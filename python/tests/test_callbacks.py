@@ -80,7 +80,7 @@ def test_wrong_results_are_named(pair: Pair, method: str, value: Any, text: str)
 def test_a_second_try_has_its_own_cause(pair: Pair) -> None:
     source = Faulty("pause", fail, running=True)
     first = attempt(pair, source, dwcp.BufferGuest(bytearray(MIB)))
-    source._action = {}["missing"] if False else (lambda: {}["missing"])
+    source._action = lambda: dict[str, int]()["missing"]
     with pytest.raises(dwcp.CallbackError) as caught:
         pair.source.migrate("vm", pair.to).wait(WAIT_S)
     assert isinstance(first.__cause__, ZeroDivisionError)

@@ -1,6 +1,5 @@
 //! Rust values as plain Python objects, by way of the JSON that the library defines anyway.
 
-use dwcp::Status;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -9,8 +8,8 @@ use serde_json::{Number, Value};
 
 /// `value` as dict, list, str, int, float, bool or None.
 pub fn to_python<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
-    let value = serde_json::to_value(value)
-        .map_err(|failure| crate::error::new(py, Status::InvalidArgument, &failure.to_string()))?;
+    let value =
+        serde_json::to_value(value).map_err(|failure| crate::error::invalid(py, failure))?;
     json(py, &value)
 }
 

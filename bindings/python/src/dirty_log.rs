@@ -22,7 +22,7 @@ impl DirtyLog {
         if page_bytes == 0 || length_bytes == 0 || !length_bytes.is_multiple_of(page_bytes) {
             let text =
                 format!("length_bytes {length_bytes} is not a positive multiple of {page_bytes}");
-            return Err(error::new(py, Status::InvalidArgument, &text));
+            return Err(error::invalid(py, text));
         }
         let pages = length_bytes / page_bytes;
         if pages > dwcp::base::limits::MAX_PAGES {
@@ -44,7 +44,7 @@ impl DirtyLog {
                 "offset_bytes {offset_bytes} + length_bytes {length_bytes} is past the end, {}",
                 self.pages * self.page_bytes
             );
-            return Err(error::new(py, Status::InvalidArgument, &text));
+            return Err(error::invalid(py, text));
         };
         for page in offset_bytes / self.page_bytes..=last {
             // The release pairs with the acquire of `take`: who sees the bit sees the write.

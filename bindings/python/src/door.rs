@@ -63,7 +63,7 @@ pub fn seconds(py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<Optio
     let Some(value) = value else { return Ok(None) };
     let refuse = |_| {
         let text = format!("{name} is {value}; it must be a number of seconds, not negative");
-        error::new(py, Status::InvalidArgument, &text)
+        error::invalid(py, text)
     };
     Duration::try_from_secs_f64(value).map(Some).map_err(refuse)
 }

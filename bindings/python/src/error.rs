@@ -3,6 +3,7 @@
 use dwcp::Status;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use std::fmt::Display;
 
 /// The exception of `status` with `message`.
 pub fn new(py: Python<'_>, status: Status, message: &str) -> PyErr {
@@ -11,6 +12,11 @@ pub fn new(py: Python<'_>, status: Status, message: &str) -> PyErr {
         .import(py, "dwcp.errors", "error_from_code")
         .and_then(|factory| factory.call1((status.code(), message)))
         .map_or_else(|failure| failure, PyErr::from_value)
+}
+
+/// The exception for an argument that does not fit.
+pub fn invalid(py: Python<'_>, why: impl Display) -> PyErr {
+    new(py, Status::InvalidArgument, &why.to_string())
 }
 
 /// Every status code with its C name, in table order.

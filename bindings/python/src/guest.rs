@@ -1,8 +1,9 @@
 //! What source and destination guests share: calls into a Python object from library threads.
 
-use crate::memory::{Memory, RegionArgument};
+use crate::memory::{self, Hold, RegionArgument};
 use dwcp::migration::GuestError;
 use dwcp::migration::guest::Ending;
+use dwcp::runtime::sys::MappedMemory;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -24,30 +25,30 @@ impl Failure {
     }
 }
 
-/// A guest written in Python.
+/// A guest written in Python. It outlives its memory, being part of the source or sink.
 pub struct Guest {
-    /// Its memory.
-    pub memory: Memory,
     object: Py<PyAny>,
     failure: Mutex<Failure>,
+    _hold: Hold,
 }
 
 impl Guest {
     /// Takes an object in, checking that it has the methods that will be called.
     pub fn adopt(
         object: &Bound<'_, PyAny>,
-        methods: &[&str],
-        (page_bytes, regions): (u32, Vec<RegionArgument<'_>>),
-        writable: bool,
-    ) -> PyResult<Self> {
-        for method in methods {
+        methods: &[&[&str]],
+        page_bytes: u32,
+        regions: Vec<RegionArgument<'_>>,
+    ) -> PyResult<(Arc<MappedMemory>, Arc<Self>)> {
+        for method in methods.iter().copied().flatten() {
             if !object.getattr_opt(*method)?.is_some_and(|method| method.is_callable()) {
                 let kind = object.get_type();
                 return Err(PyTypeError::new_err(format!("guest {kind} lacks method {method}()")));
             }
         }
-        let memory = Memory::hold(object.py(), page_bytes, regions, writable)?;
-        Ok(Self { memory, object: object.clone().unbind(), failure: Mutex::default() })
+        let (memory, hold) = memory::hold(object.py(), page_bytes, regions)?;
+        let object = object.clone().unbind();
+        Ok((memory, Arc::new(Self { object, failure: Mutex::default(), _hold: hold })))
     }
 
     /// Where the failures of the current migration are kept.

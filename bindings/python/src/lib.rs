@@ -24,5 +24,6 @@ fn _dwcp(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<migration::Migration>()?;
     module.add_class::<dirty_log::DirtyLog>()?;
     module.add_function(wrap_pyfunction!(error::status_table, module)?)?;
+    module.add_function(wrap_pyfunction!(node::kernel_tracking, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_panic, module)?)
 }

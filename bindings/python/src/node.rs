@@ -4,11 +4,11 @@ use crate::door::Handle;
 use crate::guest::{Failure, Guest};
 use crate::memory::RegionArgument;
 use crate::migration::Migration;
-use crate::sink::{self, Sink};
-use crate::source::{self, Source};
-use crate::{convert, door, error};
+use crate::{convert, door, error, sink, source};
 use dwcp::base::MigrationId;
+use dwcp::base::ids::ParseIdError;
 use dwcp::migration::MigrationOptions;
+use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
 use dwcp::{NodeOptions, Status};
 use pyo3::prelude::*;
@@ -52,15 +52,13 @@ impl Node {
 
     #[getter]
     fn name(&self, py: Python<'_>) -> PyResult<String> {
-        let node = &*self.inner;
-        door::pass(py, || node.name().to_owned())
+        door::pass(py, || self.inner.name().to_owned())
     }
 
     /// `HOST:PORT` with the port that was chosen, None without a listener.
     #[getter]
     fn address(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        let node = &*self.inner;
-        door::pass(py, || node.local_address().map(|address| address.to_string()))
+        door::pass(py, || self.inner.local_address().map(|address| address.to_string()))
     }
 
     fn add_source(
@@ -70,11 +68,26 @@ impl Node {
         page_bytes: u32,
         regions: Vec<RegionArgument<'_>>,
     ) -> PyResult<()> {
-        let py = guest.py();
-        let adopted = Arc::new(Guest::adopt(guest, source::METHODS, (page_bytes, regions), false)?);
-        let node = &*self.inner;
-        let source = Arc::new(Source(adopted.clone()));
-        door::pass_node(py, || node.add_source(name, source))?;
+        let methods = [source::CONTROL_METHODS, source::LOG_METHODS];
+        let (memory, adopted) = Guest::adopt(guest, &methods, page_bytes, regions)?;
+        let source = Arc::new(source::logged(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_source(name, source))?;
+        self.remember(name, &adopted);
+        Ok(())
+    }
+
+    fn add_process_source(
+        &self,
+        name: &str,
+        guest: &Bound<'_, PyAny>,
+        page_bytes: u32,
+        regions: Vec<RegionArgument<'_>>,
+    ) -> PyResult<()> {
+        kernel_tracking(guest.py())?;
+        let methods = [source::CONTROL_METHODS];
+        let (memory, adopted) = Guest::adopt(guest, &methods, page_bytes, regions)?;
+        let source = Arc::new(source::tracked(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_source(name, source))?;
         self.remember(name, &adopted);
         Ok(())
     }
@@ -86,23 +99,19 @@ impl Node {
         page_bytes: u32,
         regions: Vec<RegionArgument<'_>>,
     ) -> PyResult<()> {
-        let py = guest.py();
-        let adopted = Arc::new(Guest::adopt(guest, sink::METHODS, (page_bytes, regions), true)?);
-        let node = &*self.inner;
-        let sink = Arc::new(Sink(adopted.clone()));
-        door::pass_node(py, || node.add_destination(name, sink))?;
+        let (memory, adopted) = Guest::adopt(guest, &[sink::METHODS], page_bytes, regions)?;
+        let sink = Arc::new(sink::sink(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_destination(name, sink))?;
         self.remember(name, &adopted);
         Ok(())
     }
 
     fn remove_guest(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        let node = &*self.inner;
-        door::pass_node(py, || node.remove_guest(name))
+        door::pass_node(py, || self.inner.remove_guest(name))
     }
 
     fn guests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let node = &*self.inner;
-        convert::to_python(py, &door::pass(py, || node.guests())?)
+        convert::to_python(py, &door::pass(py, || self.inner.guests())?)
     }
 
     #[pyo3(signature = (
@@ -131,9 +140,7 @@ impl Node {
         }
         if let Some(codec) = codec {
             options.codec =
-                codec.parse().map_err(|failure: dwcp::migration::options::OptionsError| {
-                    error::new(py, Status::InvalidArgument, &failure.to_string())
-                })?;
+                codec.parse().map_err(|failure: ChoiceError| error::invalid(py, failure))?;
         }
         options.throttle = throttle.unwrap_or(options.throttle);
         options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s;
@@ -147,22 +154,19 @@ impl Node {
     }
 
     fn migrations(&self, py: Python<'_>) -> PyResult<Vec<Migration>> {
-        let node = &*self.inner;
-        let found = door::pass(py, || node.migrations())?;
+        let found = door::pass(py, || self.inner.migrations())?;
         found.into_iter().map(|inner| self.wrap(py, inner)).collect()
     }
 
     fn migration(&self, py: Python<'_>, id: &str) -> PyResult<Migration> {
-        let id: MigrationId = id.parse().map_err(|failure: dwcp::base::ids::ParseIdError| {
-            error::new(py, Status::InvalidArgument, &failure.to_string())
-        })?;
-        let node = &*self.inner;
-        let inner = door::pass_node(py, || node.migration(id))?;
+        let id: MigrationId =
+            id.parse().map_err(|failure: ParseIdError| error::invalid(py, failure))?;
+        let inner = door::pass_node(py, || self.inner.migration(id))?;
         self.wrap(py, inner)
     }
 
     /// Events above `after`; waits up to `timeout_s` for the first one.
-    #[pyo3(signature = (after, timeout_s = Some(0.0)))]
+    #[pyo3(signature = (after, timeout_s))]
     fn events<'py>(
         &self,
         py: Python<'py>,
@@ -170,8 +174,8 @@ impl Node {
         timeout_s: Option<f64>,
     ) -> PyResult<Events<'py>> {
         let timeout = door::seconds(py, "timeout_s", timeout_s)?;
-        let node = &*self.inner;
-        let wait = |slice: Duration| Some(node.wait_events(after, slice)).filter(|e| !e.is_empty());
+        let wait =
+            |slice: Duration| Some(self.inner.wait_events(after, slice)).filter(|e| !e.is_empty());
         let events = door::pass_waiting(py, timeout, wait)?.unwrap_or_default();
         events.iter().map(|event| event_to_python(py, event)).collect()
     }
@@ -220,10 +224,10 @@ impl Node {
         to: &str,
         options: MigrationOptions,
     ) -> PyResult<Migration> {
-        let (node, failure) = (&*self.inner, Failure::default());
+        let failure = Failure::default();
         let guest = self.guest(name);
         let before = guest.as_ref().map(|guest| guest.keep_failures_in(failure.clone()));
-        let started = door::pass_node(py, || node.migrate(name, to, options));
+        let started = door::pass_node(py, || self.inner.migrate(name, to, options));
         if started.is_err()
             && let (Some(guest), Some(before)) = (guest, before)
         {
@@ -237,6 +241,13 @@ impl Node {
         let failure = self.guest(&name).map(|guest| guest.failure()).unwrap_or_default();
         Ok(Migration { inner: Handle::new(inner), failure })
     }
+}
+
+/// Raises `UnsupportedError` where the kernel cannot track writes to memory of this process.
+#[pyfunction]
+pub fn kernel_tracking(py: Python<'_>) -> PyResult<()> {
+    let probed = door::pass(py, dwcp::runtime::sys::dirty_tracking::probe)?;
+    probed.map(|_| ()).map_err(|lack| error::new(py, Status::Unsupported, &lack.to_string()))
 }
 
 fn event_to_python<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
@@ -258,7 +269,7 @@ fn stream_count(py: Python<'_>, streams: i64) -> PyResult<u16> {
     u16::try_from(streams).map_err(|_| {
         let text =
             format!("streams is {streams}; it must be 1 to {}", dwcp::base::limits::MAX_STREAMS);
-        error::new(py, Status::InvalidArgument, &text)
+        error::invalid(py, text)
     })
 }
 

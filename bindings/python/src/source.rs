@@ -1,52 +1,43 @@
-//! A Python object as a running guest at the source.
+//! A Python object as a running guest at the source, with its own dirty log or the kernel's.
 
 use crate::guest::Guest;
-use dwcp::base::MemoryLayout;
+use dwcp::migration::GuestError;
 use dwcp::migration::guest::Ending;
-use dwcp::migration::{GuestError, GuestSource};
+use dwcp::runtime::mapped_guest::{DirtyLog, MappedSource, SourceControl};
+use dwcp::runtime::process_memory::process_memory_source;
+use dwcp::runtime::sys::MappedMemory;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::sync::Arc;
 
-/// Methods of `dwcp.SourceGuest`.
-pub const METHODS: &[&str] = &[
-    "start_dirty_log",
-    "fetch_dirty",
-    "pause",
-    "resume",
-    "save_device_state",
-    "throttle",
-    "finish",
-];
+/// Methods of `dwcp.ProcessGuest`.
+pub const CONTROL_METHODS: &[&str] =
+    &["pause", "resume", "save_device_state", "throttle", "finish"];
 
-/// The adaptor.
-pub struct Source(pub Arc<Guest>);
+/// What `dwcp.SourceGuest` has besides.
+pub const LOG_METHODS: &[&str] = &["start_dirty_log", "fetch_dirty"];
 
-impl GuestSource for Source {
-    fn layout(&self) -> MemoryLayout {
-        self.0.memory.layout().clone()
-    }
+/// A source whose dirty log is the Python object's.
+pub fn logged(memory: Arc<MappedMemory>, guest: &Arc<Guest>) -> MappedSource {
+    let log = Log { guest: guest.clone(), memory: memory.clone() };
+    MappedSource::new(memory, Box::new(log), Box::new(Control(guest.clone())))
+}
 
-    fn start_dirty_log(&self) -> Result<(), GuestError> {
-        self.0.signal("start_dirty_log")
-    }
+/// A source whose writes the kernel tracks.
+pub fn tracked(memory: Arc<MappedMemory>, guest: &Arc<Guest>) -> MappedSource {
+    process_memory_source(memory, Box::new(Control(guest.clone())))
+}
 
-    fn fetch_dirty(&self, region: usize, log: &mut [u64]) -> Result<(), GuestError> {
-        let pages = self.0.memory.layout().pages_of(region);
-        let needed = (pages.end - pages.start).div_ceil(8) as usize;
-        self.0.call(
-            "fetch_dirty",
-            |py| PyTuple::new(py, [region]),
-            |result| copy_bitmap(&result, needed, log),
-        )
-    }
+struct Control(Arc<Guest>);
 
-    fn read_pages(&self, region: usize, offset: u64, into: &mut [u8]) -> Result<(), GuestError> {
-        self.0.memory.read(region, offset, into)
-    }
+struct Log {
+    guest: Arc<Guest>,
+    memory: Arc<MappedMemory>,
+}
 
+impl SourceControl for Control {
     fn pause(&self) -> Result<(), GuestError> {
         self.0.signal("pause")
     }
@@ -68,6 +59,27 @@ impl GuestSource for Source {
 
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.0.finish(ending)
+    }
+}
+
+impl DirtyLog for Log {
+    fn start(&self) -> Result<(), GuestError> {
+        self.guest.signal("start_dirty_log")
+    }
+
+    fn fetch(&self, region: usize, log: &mut [u64]) -> Result<(), GuestError> {
+        let pages = self.memory.layout().pages_of(region);
+        let needed = (pages.end - pages.start).div_ceil(8) as usize;
+        self.guest.call(
+            "fetch_dirty",
+            |py| PyTuple::new(py, [region]),
+            |result| copy_bitmap(&result, needed, log),
+        )
+    }
+
+    fn stop(&self) -> Result<(), GuestError> {
+        // A guest written in Python learns this from finish().
+        Ok(())
     }
 }
 
