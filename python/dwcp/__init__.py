@@ -15,14 +15,15 @@ from dwcp.guests import (
     BufferGuest,
     DestinationGuest,
     DirtyLog,
-    ProcessGuest,
+    ProcessMemoryGuest,
     Region,
     SourceGuest,
     kernel_tracking,
 )
-from dwcp.migration import Migration
+from dwcp.migration import Migration, WatchedMigration
 from dwcp.model import Event, GuestInfo, Pass, Progress
 from dwcp.node import Node
+from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
 from dwcp.status import Status
 
@@ -36,13 +37,18 @@ __all__ = [
     "Migration",
     "Node",
     "Pass",
-    "ProcessGuest",
+    "ProcessMemoryGuest",
     "Progress",
     "Region",
+    "RemoteEvents",
+    "RemoteMigration",
+    "RemoteNode",
     "Report",
     "SourceGuest",
     "Status",
+    "WatchedMigration",
     "__version__",
+    "connect",
     "kernel_tracking",
     *errors.__all__,
 ]

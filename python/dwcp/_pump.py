@@ -62,3 +62,11 @@ def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
     except RuntimeError:
         return  # The loop was closed while the task still waited.
+
+
+async def until(changed: asyncio.Event, timeout_s: float) -> None:
+    """Waits for news, at most so many seconds."""
+    try:
+        await asyncio.wait_for(changed.wait(), timeout_s)
+    except TimeoutError:
+        return

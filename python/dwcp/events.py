@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from dwcp._pump import until
 from dwcp.model import Event
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class EventStream:
                     continue
                 if not self._follow:
                     return
-                await _until(changed, _SLICE_S)
+                await until(changed, _SLICE_S)
 
     def _fetch(self, timeout_s: float) -> list[Event]:
         return [Event.from_dict(event) for event in self._node.events(self.position, timeout_s)]
@@ -70,9 +70,3 @@ class EventStream:
     def _is_last(self, event: Event) -> bool:
         return self._follow and event.event == "node_stopped"
 
-
-async def _until(changed: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(changed.wait(), timeout_s)
-    except TimeoutError:
-        return

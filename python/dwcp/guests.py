@@ -25,7 +25,7 @@ __all__ = [
     "BufferGuest",
     "DestinationGuest",
     "DirtyLog",
-    "ProcessGuest",
+    "ProcessMemoryGuest",
     "Region",
     "SourceGuest",
     "kernel_tracking",
@@ -50,10 +50,10 @@ class Region:
     """Where the guest sees it; compared between the two sides."""
 
 
-class ProcessGuest(Protocol):
+class ProcessMemoryGuest(Protocol):
     """A running guest in memory of this process whose writes the kernel can track.
 
-    Register it with `dwcp.Node.add_process_source`. Inherit to get the methods that have a
+    Register it with `dwcp.Node.add_process_memory_source`. Inherit to get the methods that have a
     default; the others must be written.
     """
 
@@ -83,7 +83,7 @@ class ProcessGuest(Protocol):
         return
 
 
-class SourceGuest(ProcessGuest, Protocol):
+class SourceGuest(ProcessMemoryGuest, Protocol):
     """A running guest that knows which pages were written."""
 
     def start_dirty_log(self) -> None:

@@ -134,9 +134,9 @@ class Event:
     event: str
     """What happened, such as ``phase`` or ``migration_ended``."""
     component: str
-    """The part that speaks: ``amst``, ``hde``, ``migration`` or ``node``."""
+    """The part that speaks: ``amst``, ``hde``, ``migration`` or ``node``; empty if not told."""
     level: str
-    """``debug``, ``info``, ``warn`` or ``error``."""
+    """``debug``, ``info``, ``warn`` or ``error``; empty if not told."""
     migration: str | None
     """Id of the migration that it belongs to."""
     guest: str | None
@@ -147,6 +147,7 @@ class Event:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Event:
         """An event from its JSON object, where the details lie beside the common fields."""
+        values = {"component": "", "level": "", **values}
         common = {name: values.get(name) for name in _EVENT_FIELDS}
         details = {name: value for name, value in values.items() if name not in _EVENT_FIELDS}
         return cls(**common, details=MappingProxyType(details))  # type: ignore[arg-type]
@@ -157,8 +158,8 @@ class Event:
         return datetime.fromtimestamp(self.time_us / 1e6, tz=timezone.utc)
 
     def matches(self, words: frozenset[str]) -> bool:
-        """Whether the event's name, component or level is among `words`; no words match all."""
-        return not words or bool(words & {self.event, self.component, self.level})
+        """Whether its name, component or guest is among `words`; no words match all."""
+        return not words or bool(words & {self.event, self.component, f"guest:{self.guest}"})
 
     def __str__(self) -> str:
         details = " ".join(f"{name}={value}" for name, value in self.details.items())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dwcp import _dwcp
 from dwcp._pump import Pump
 from dwcp.events import EventStream
-from dwcp.guests import DestinationGuest, ProcessGuest, Region, SourceGuest
+from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
 
@@ -45,10 +45,11 @@ class Node:
         """Starts the node.
 
         ``name`` is shown to peers and is the host's by default. ``listen`` is ``HOST:PORT`` for
-        incoming migrations (port 0: any, see `address`); without it only guests of this process
+        incoming migrations (port 0: any, see `listen_address`); without it only guests of this process
         leave. In ``state_dir`` the node writes down who owns which guest.
         """
-        self._native = _dwcp.Node(name if name is not None else socket.gethostname(), listen, state_dir)
+        name = name if name is not None else socket.gethostname()
+        self._native = _dwcp.Node(name, listen, state_dir)
         self._pump = Pump(self._native)
         _nodes.add(self)
 
@@ -58,9 +59,9 @@ class Node:
         return self._native.name
 
     @property
-    def address(self) -> str | None:
+    def listen_address(self) -> str | None:
         """``HOST:PORT`` where it listens, with the port that was chosen."""
-        return self._native.address
+        return self._native.listen_address
 
     def add_source(self, name: str, guest: SourceGuest, *, page_bytes: int = 4096) -> None:
         """Registers a running guest so that it can be migrated away.
@@ -69,13 +70,15 @@ class Node:
         """
         self._native.add_source(name, guest, page_bytes, _regions(guest.regions))
 
-    def add_process_source(self, name: str, guest: ProcessGuest, *, page_bytes: int = 4096) -> None:
+    def add_process_memory_source(
+        self, name: str, guest: ProcessMemoryGuest, *, page_bytes: int = 4096
+    ) -> None:
         """Registers a running guest whose writes the kernel tracks, so that it needs no log.
 
         Its regions must begin and end at page borders, as those of `mmap.mmap` do. Raises
         `UnsupportedError` where the kernel cannot; see `kernel_tracking`.
         """
-        self._native.add_process_source(name, guest, page_bytes, _regions(guest.regions))
+        self._native.add_process_memory_source(name, guest, page_bytes, _regions(guest.regions))
 
     def add_destination(
         self, name: str, guest: DestinationGuest, *, page_bytes: int = 4096
@@ -153,7 +156,8 @@ class Node:
     ) -> EventStream:
         """Events with a sequence above `after`, oldest first; the last 4096 are kept.
 
-        ``filter`` holds names of events, components or levels, several with commas or as a list.
+        ``filter`` holds names of events, components, or ``guest:NAME``; several with commas or as
+        a list.
         With ``follow`` the stream goes on until the node stops.
         """
         return EventStream(self._native, self._pump, filter_words(filter), after, follow)
@@ -192,7 +196,7 @@ class Node:
         await self.stop_async()
 
     def __repr__(self) -> str:
-        return f"<dwcp.Node {self.name!r} at {self.address or 'no address'}>"
+        return f"<dwcp.Node {self.name!r} at {self.listen_address or 'no address'}>"
 
 
 def _regions(regions: Sequence[Region]) -> list[tuple[str, Any, int]]:

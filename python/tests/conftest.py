@@ -24,8 +24,8 @@ class Pair:
 
     @property
     def to(self) -> str:
-        assert self.destination.address is not None
-        return self.destination.address
+        assert self.destination.listen_address is not None
+        return self.destination.listen_address
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ source = dwcp.BufferGuest(memory, running=True)
 here, there = dwcp.Node(name="a"), dwcp.Node(name="b", listen="127.0.0.1:0")
 here.add_source("vm", source)
 there.add_destination("vm", dwcp.BufferGuest(bytearray(4 << 20)))
-migration = here.migrate("vm", there.address, codec="none", bandwidth_limit_bytes_per_s=1 << 18)
+migration = here.migrate("vm", there.listen_address, codec="none", bandwidth_limit_bytes_per_s=1 << 18)
 """
 
 

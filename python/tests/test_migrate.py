@@ -57,7 +57,7 @@ def test_both_sides_report_the_same(pair: Pair) -> None:
 
 def test_there_and_back(pair: Pair) -> None:
     with dwcp.Node(listen="127.0.0.1:0") as home:
-        assert home.address is not None
+        assert home.listen_address is not None
         first = dwcp.BufferGuest(random_memory(MIB), running=True)
         second = dwcp.BufferGuest(bytearray(MIB))
         third = dwcp.BufferGuest(bytearray(MIB))
@@ -66,7 +66,7 @@ def test_there_and_back(pair: Pair) -> None:
         second.write(5000, b"written away from home")
         home.add_destination("vm", third)
         pair.destination.add_source("vm", second)
-        pair.destination.migrate("vm", home.address).wait(WAIT_S)
+        pair.destination.migrate("vm", home.listen_address).wait(WAIT_S)
         assert third.read(5000, 22) == b"written away from home"
         assert third.wait_running(WAIT_S)
 
@@ -116,7 +116,7 @@ def test_cancel_leaves_the_guest_at_the_source(pair: Pair) -> None:
 def test_nobody_listening_is_a_connection_error(pair: Pair) -> None:
     pair.source.add_source("vm", dwcp.BufferGuest(random_memory(MIB), running=True))
     with dwcp.Node(listen="127.0.0.1:0") as gone:
-        to = gone.address
+        to = gone.listen_address
     assert to is not None
     migration = pair.source.migrate("vm", to, reconnect_timeout_s=0.3)
     with pytest.raises(ConnectionError):

@@ -16,16 +16,16 @@ import dwcp
 def test_a_node_says_where_it_listens() -> None:
     with dwcp.Node(name="n", listen="127.0.0.1:0") as node:
         assert node.name == "n"
-        assert node.address is not None
-        host, port = node.address.rsplit(":", 1)
+        assert node.listen_address is not None
+        host, port = node.listen_address.rsplit(":", 1)
         assert host == "127.0.0.1"
         assert int(port) > 0
-        assert node.address in repr(node)
+        assert node.listen_address in repr(node)
 
 
 def test_a_node_may_have_no_listener() -> None:
     with dwcp.Node() as node:
-        assert node.address is None
+        assert node.listen_address is None
         assert node.name
 
 
@@ -37,7 +37,7 @@ def test_bad_addresses_are_named(listen: str) -> None:
 
 def test_a_port_in_use_is_an_os_error() -> None:
     with dwcp.Node(listen="127.0.0.1:0") as node, pytest.raises(OSError, match="cannot listen"):
-        dwcp.Node(listen=node.address)
+        dwcp.Node(listen=node.listen_address)
 
 
 def test_a_state_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_forgotten_node_is_stopped_and_freed() -> None:
     node = dwcp.Node(listen="127.0.0.1:0")
     guest = dwcp.BufferGuest(bytearray(4096))
     node.add_destination("vm", guest)
-    address, seen = node.address, weakref.ref(guest)
+    address, seen = node.listen_address, weakref.ref(guest)
     del node, guest
     gc.collect()
     assert seen() is None
     with dwcp.Node(listen=address) as again:
-        assert again.address == address
+        assert again.listen_address == address

@@ -57,7 +57,7 @@ impl Node {
 
     /// `HOST:PORT` with the port that was chosen, None without a listener.
     #[getter]
-    fn address(&self, py: Python<'_>) -> PyResult<Option<String>> {
+    fn listen_address(&self, py: Python<'_>) -> PyResult<Option<String>> {
         door::pass(py, || self.inner.local_address().map(|address| address.to_string()))
     }
 
@@ -76,7 +76,7 @@ impl Node {
         Ok(())
     }
 
-    fn add_process_source(
+    fn add_process_memory_source(
         &self,
         name: &str,
         guest: &Bound<'_, PyAny>,

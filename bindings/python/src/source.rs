@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::sync::Arc;
 
-/// Methods of `dwcp.ProcessGuest`.
+/// Methods of `dwcp.ProcessMemoryGuest`.
 pub const CONTROL_METHODS: &[&str] =
     &["pause", "resume", "save_device_state", "throttle", "finish"];
 
