@@ -246,7 +246,7 @@ impl Node {
 /// Raises `UnsupportedError` where the kernel cannot track writes to memory of this process.
 #[pyfunction]
 pub fn kernel_tracking(py: Python<'_>) -> PyResult<()> {
-    let probed = door::pass(py, dwcp::runtime::sys::dirty_tracking::probe)?;
+    let probed = door::pass(py, dwcp::runtime::sys::tracking_support::probe)?;
     probed.map(|_| ()).map_err(|lack| error::new(py, Status::Unsupported, &lack.to_string()))
 }
 
