@@ -1,9 +1,29 @@
 //! `_dwcp`, the private native module under the Python package `dwcp`.
+//!
+//! It is thin on purpose: it crosses the language border (GIL, signals, buffers, exceptions) and
+//! hands out plain dictionaries; what a script sees is written in Python, in `python/dwcp`.
+
+mod convert;
+mod dirty_log;
+mod door;
+mod error;
+mod guest;
+mod memory;
+mod migration;
+mod node;
+mod sink;
+mod source;
 
 use pyo3::prelude::*;
 
 /// Native half of the `dwcp` package; scripts import `dwcp`, not this.
 #[pymodule]
 fn _dwcp(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("__version__", dwcp::VERSION)
+    module.add("__version__", dwcp::VERSION)?;
+    module.add_class::<node::Node>()?;
+    module.add_class::<migration::Migration>()?;
+    module.add_class::<dirty_log::DirtyLog>()?;
+    module.add_function(wrap_pyfunction!(error::status_table, module)?)?;
+    module.add_function(wrap_pyfunction!(node::kernel_tracking, module)?)?;
+    module.add_function(wrap_pyfunction!(error::raise_panic, module)?)
 }

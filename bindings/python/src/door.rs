@@ -1,0 +1,107 @@
+//! The one door from Python into the library.
+//!
+//! Every call gives up the GIL first, also the short ones: a library lock may be held by a thread
+//! that waits for the GIL to call the guest. A panic comes back as an exception, and long waits
+//! are cut into slices between which Ctrl-C is answered.
+
+use crate::error;
+use dwcp::{NodeError, Status};
+use pyo3::prelude::*;
+use std::any::Any;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// Longest time that a waiting call goes without looking at signals.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Runs `work` without the GIL.
+pub fn pass<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|payload| panic_error(py, &payload))
+}
+
+/// The exception for a panic's payload.
+pub fn panic_error(py: Python<'_>, payload: &Box<dyn Any + Send>) -> PyErr {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown".to_owned());
+    error::new(py, Status::Panic, &format!("the library panicked: {text}"))
+}
+
+/// Runs a fallible node operation without the GIL.
+pub fn pass_node<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, NodeError> + Send,
+) -> PyResult<T> {
+    pass(py, work)?.map_err(|failure| error::new(py, failure.status(), &failure.to_string()))
+}
+
+/// Calls `wait` with slices of the time allowed until it has a result; none when time is up.
+pub fn pass_waiting<T: Send>(
+    py: Python<'_>,
+    timeout: Option<Duration>,
+    wait: impl Fn(Duration) -> Option<T> + Sync,
+) -> PyResult<Option<T>> {
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let slice = left.map_or(SLICE, |left| left.min(SLICE));
+        if let Some(result) = pass(py, || wait(slice))? {
+            return Ok(Some(result));
+        }
+        py.check_signals()?;
+        if left.is_some_and(|left| left <= SLICE) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Seconds from Python; `None` means no bound.
+pub fn seconds(py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<Option<Duration>> {
+    let Some(value) = value else { return Ok(None) };
+    let refuse = |_| {
+        let text = format!("{name} is {value}; it must be a number of seconds, not negative");
+        error::invalid(py, text)
+    };
+    Duration::try_from_secs_f64(value).map(Some).map_err(refuse)
+}
+
+/// A library handle inside a Python object; letting the last one go may join threads that wait
+/// for the GIL, so it is dropped without it.
+///
+/// A forked child has none of these threads: there it is not dropped at all.
+pub struct Handle<T: Send> {
+    inner: Option<T>,
+    process: u32,
+}
+
+impl<T: Send> Handle<T> {
+    /// Wraps a handle.
+    pub fn new(inner: T) -> Self {
+        Self { inner: Some(inner), process: std::process::id() }
+    }
+}
+
+impl<T: Send> Deref for Handle<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // Only Drop empties it.
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("a handle is full until it is dropped"),
+        }
+    }
+}
+
+impl<T: Send> Drop for Handle<T> {
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        if self.process != std::process::id() {
+            return std::mem::forget(inner);
+        }
+        Python::try_attach(|py| pass(py, || drop(inner)));
+    }
+}

@@ -1,0 +1,280 @@
+//! `_dwcp.Node`: a node whose guests are Python objects.
+
+use crate::door::Handle;
+use crate::guest::{Failure, Guest};
+use crate::memory::RegionArgument;
+use crate::migration::Migration;
+use crate::{convert, door, error, sink, source};
+use dwcp::base::MigrationId;
+use dwcp::base::ids::ParseIdError;
+use dwcp::migration::MigrationOptions;
+use dwcp::migration::options::ChoiceError;
+use dwcp::observe::Event;
+use dwcp::{NodeOptions, Status};
+use pyo3::prelude::*;
+use std::collections::HashMap;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// Native half of `dwcp.Node`.
+#[pyclass(frozen, module = "dwcp._dwcp")]
+pub struct Node {
+    inner: Handle<dwcp::Node>,
+    guests: Mutex<HashMap<String, Weak<Guest>>>,
+}
+
+/// Events as Python gets them.
+type Events<'py> = Vec<Bound<'py, PyAny>>;
+
+#[pymethods]
+impl Node {
+    #[new]
+    #[pyo3(signature = (name, listen = None, state_dir = None))]
+    fn new(
+        py: Python<'_>,
+        name: String,
+        listen: Option<String>,
+        state_dir: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        let start = || -> Result<_, (Status, String)> {
+            let listen = listen.as_deref().map(resolve).transpose()?;
+            dwcp::Node::start(NodeOptions { name, listen, state_dir })
+                .map_err(|failure| (failure.status(), failure.to_string()))
+        };
+        let inner =
+            door::pass(py, start)?.map_err(|(status, text)| error::new(py, status, &text))?;
+        Ok(Self { inner: Handle::new(inner), guests: Mutex::default() })
+    }
+
+    #[getter]
+    fn name(&self, py: Python<'_>) -> PyResult<String> {
+        door::pass(py, || self.inner.name().to_owned())
+    }
+
+    /// `HOST:PORT` with the port that was chosen, None without a listener.
+    #[getter]
+    fn listen_address(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        door::pass(py, || self.inner.local_address().map(|address| address.to_string()))
+    }
+
+    fn add_source(
+        &self,
+        name: &str,
+        guest: &Bound<'_, PyAny>,
+        page_bytes: u32,
+        regions: Vec<RegionArgument<'_>>,
+    ) -> PyResult<()> {
+        let methods = [source::CONTROL_METHODS, source::LOG_METHODS];
+        let (memory, adopted) = Guest::adopt(guest, &methods, page_bytes, regions)?;
+        let source = Arc::new(source::logged(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_source(name, source))?;
+        self.remember(name, &adopted);
+        Ok(())
+    }
+
+    fn add_process_memory_source(
+        &self,
+        name: &str,
+        guest: &Bound<'_, PyAny>,
+        page_bytes: u32,
+        regions: Vec<RegionArgument<'_>>,
+    ) -> PyResult<()> {
+        kernel_tracking(guest.py())?;
+        let methods = [source::CONTROL_METHODS];
+        let (memory, adopted) = Guest::adopt(guest, &methods, page_bytes, regions)?;
+        let source = Arc::new(source::tracked(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_source(name, source))?;
+        self.remember(name, &adopted);
+        Ok(())
+    }
+
+    fn add_destination(
+        &self,
+        name: &str,
+        guest: &Bound<'_, PyAny>,
+        page_bytes: u32,
+        regions: Vec<RegionArgument<'_>>,
+    ) -> PyResult<()> {
+        let (memory, adopted) = Guest::adopt(guest, &[sink::METHODS], page_bytes, regions)?;
+        let sink = Arc::new(sink::sink(memory, &adopted));
+        door::pass_node(guest.py(), || self.inner.add_destination(name, sink))?;
+        self.remember(name, &adopted);
+        Ok(())
+    }
+
+    fn remove_guest(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        door::pass_node(py, || self.inner.remove_guest(name))
+    }
+
+    fn guests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.guests())?)
+    }
+
+    #[pyo3(signature = (
+        guest, to, *, streams = None, codec = None, max_downtime_ms = None, deadline_s = None,
+        bandwidth_limit_bytes_per_s = None, throttle = None, reconnect_timeout_s = None,
+        stall_timeout_s = None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python call")]
+    fn migrate(
+        &self,
+        py: Python<'_>,
+        guest: &str,
+        to: &str,
+        streams: Option<i64>,
+        codec: Option<&str>,
+        max_downtime_ms: Option<f64>,
+        deadline_s: Option<f64>,
+        bandwidth_limit_bytes_per_s: Option<u64>,
+        throttle: Option<bool>,
+        reconnect_timeout_s: Option<f64>,
+        stall_timeout_s: Option<f64>,
+    ) -> PyResult<Migration> {
+        let mut options = MigrationOptions::default();
+        if let Some(streams) = streams {
+            options.streams = stream_count(py, streams)?;
+        }
+        if let Some(codec) = codec {
+            options.codec =
+                codec.parse().map_err(|failure: ChoiceError| error::invalid(py, failure))?;
+        }
+        options.throttle = throttle.unwrap_or(options.throttle);
+        options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s;
+        options.deadline = door::seconds(py, "deadline_s", deadline_s)?;
+        let downtime_s = max_downtime_ms.map(|milliseconds| milliseconds / 1e3);
+        set(&mut options.max_downtime, door::seconds(py, "max_downtime_ms / 1000", downtime_s)?);
+        let reconnect = door::seconds(py, "reconnect_timeout_s", reconnect_timeout_s)?;
+        set(&mut options.reconnect_timeout, reconnect);
+        set(&mut options.stall_timeout, door::seconds(py, "stall_timeout_s", stall_timeout_s)?);
+        self.start_migration(py, guest, to, options)
+    }
+
+    fn migrations(&self, py: Python<'_>) -> PyResult<Vec<Migration>> {
+        let found = door::pass(py, || self.inner.migrations())?;
+        found.into_iter().map(|inner| self.wrap(py, inner)).collect()
+    }
+
+    fn migration(&self, py: Python<'_>, id: &str) -> PyResult<Migration> {
+        let id: MigrationId =
+            id.parse().map_err(|failure: ParseIdError| error::invalid(py, failure))?;
+        let inner = door::pass_node(py, || self.inner.migration(id))?;
+        self.wrap(py, inner)
+    }
+
+    /// Events above `after`; waits up to `timeout_s` for the first one.
+    #[pyo3(signature = (after, timeout_s))]
+    fn events<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        timeout_s: Option<f64>,
+    ) -> PyResult<Events<'py>> {
+        let timeout = door::seconds(py, "timeout_s", timeout_s)?;
+        let wait =
+            |slice: Duration| Some(self.inner.wait_events(after, slice)).filter(|e| !e.is_empty());
+        let events = door::pass_waiting(py, timeout, wait)?.unwrap_or_default();
+        events.iter().map(|event| event_to_python(py, event)).collect()
+    }
+
+    /// Stops the node on a thread of its own, so that Ctrl-C is answered meanwhile.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let node = dwcp::Node::clone(&self.inner);
+        let (running, ended) = mpsc::channel::<()>();
+        let work = move || {
+            // Dropped when the node has stopped, also by a panic.
+            let _running = running;
+            node.stop();
+        };
+        let spawned = thread::Builder::new().name("dwcp-stop".to_owned()).spawn(work);
+        let thread = spawned.map_err(|cause| {
+            error::new(py, Status::Io, &format!("cannot start a thread: {cause}"))
+        })?;
+        let ended = Mutex::new(ended);
+        let ended = |slice: Duration| {
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let outcome = ended.recv_timeout(slice);
+            matches!(outcome, Err(RecvTimeoutError::Disconnected)).then_some(())
+        };
+        door::pass_waiting(py, None, ended)?;
+        door::pass(py, || thread.join())?.map_err(|payload| door::panic_error(py, &payload))
+    }
+}
+
+impl Node {
+    fn remember(&self, name: &str, guest: &Arc<Guest>) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.retain(|_, guest| guest.strong_count() > 0);
+        guests.insert(name.to_owned(), Arc::downgrade(guest));
+    }
+
+    fn guest(&self, name: &str) -> Option<Arc<Guest>> {
+        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.get(name).and_then(Weak::upgrade)
+    }
+
+    /// Each outgoing migration keeps its own failure; the place is set before the first callback.
+    fn start_migration(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        to: &str,
+        options: MigrationOptions,
+    ) -> PyResult<Migration> {
+        let failure = Failure::default();
+        let guest = self.guest(name);
+        let before = guest.as_ref().map(|guest| guest.keep_failures_in(failure.clone()));
+        let started = door::pass_node(py, || self.inner.migrate(name, to, options));
+        if started.is_err()
+            && let (Some(guest), Some(before)) = (guest, before)
+        {
+            guest.keep_failures_in(before);
+        }
+        Ok(Migration { inner: Handle::new(started?), failure })
+    }
+
+    fn wrap(&self, py: Python<'_>, inner: dwcp::Migration) -> PyResult<Migration> {
+        let name = door::pass(py, || inner.guest().to_owned())?;
+        let failure = self.guest(&name).map(|guest| guest.failure()).unwrap_or_default();
+        Ok(Migration { inner: Handle::new(inner), failure })
+    }
+}
+
+/// Raises `UnsupportedError` where the kernel cannot track writes to memory of this process.
+#[pyfunction]
+pub fn kernel_tracking(py: Python<'_>) -> PyResult<()> {
+    let probed = door::pass(py, dwcp::runtime::sys::tracking_support::probe)?;
+    probed.map(|_| ()).map_err(|lack| error::new(py, Status::Unsupported, &lack.to_string()))
+}
+
+fn event_to_python<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
+    let dict = convert::to_python(py, event)?;
+    dict.set_item("component", convert::to_python(py, &event.kind.component())?)?;
+    dict.set_item("level", convert::to_python(py, &event.kind.level())?)?;
+    Ok(dict)
+}
+
+fn resolve(listen: &str) -> Result<std::net::SocketAddr, (Status, String)> {
+    let refuse = |reason: String| {
+        (Status::InvalidArgument, format!("listen address {listen:?} is not HOST:PORT: {reason}"))
+    };
+    let mut found = listen.to_socket_addrs().map_err(|failure| refuse(failure.to_string()))?;
+    found.next().ok_or_else(|| refuse("no address".to_owned()))
+}
+
+fn stream_count(py: Python<'_>, streams: i64) -> PyResult<u16> {
+    u16::try_from(streams).map_err(|_| {
+        let text =
+            format!("streams is {streams}; it must be 1 to {}", dwcp::base::limits::MAX_STREAMS);
+        error::invalid(py, text)
+    })
+}
+
+fn set(place: &mut Duration, value: Option<Duration>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}

@@ -1,0 +1,54 @@
+"""Live migration of running virtual machines.
+
+A `Node` holds guests and moves them to other nodes; a `Migration` tells how it goes and ends in a
+`Report`; `connect` drives a daemon instead of a node in this process. Everything that fails
+raises a `DwcpError`.
+"""
+
+from __future__ import annotations
+
+from dwcp import errors
+from dwcp._dwcp import __version__
+from dwcp.errors import *  # noqa: F403
+from dwcp.events import EventStream
+from dwcp.guests import (
+    BufferGuest,
+    DestinationGuest,
+    DirtyLog,
+    ProcessMemoryGuest,
+    Region,
+    SourceGuest,
+    kernel_tracking,
+)
+from dwcp.migration import Migration, WatchedMigration
+from dwcp.model import Event, GuestInfo, Pass, Progress
+from dwcp.node import Node
+from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
+from dwcp.report import Report
+from dwcp.status import Status
+
+__all__ = [
+    "BufferGuest",
+    "DestinationGuest",
+    "DirtyLog",
+    "Event",
+    "EventStream",
+    "GuestInfo",
+    "Migration",
+    "Node",
+    "Pass",
+    "ProcessMemoryGuest",
+    "Progress",
+    "Region",
+    "RemoteEvents",
+    "RemoteMigration",
+    "RemoteNode",
+    "Report",
+    "SourceGuest",
+    "Status",
+    "WatchedMigration",
+    "__version__",
+    "connect",
+    "kernel_tracking",
+    *errors.__all__,
+]

@@ -1,0 +1,217 @@
+"""A node: listens, holds guests, starts migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import socket
+import weakref
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dwcp import _dwcp
+from dwcp._pump import Pump
+from dwcp.events import EventStream
+from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
+from dwcp.migration import Migration
+from dwcp.model import GuestInfo, filter_words
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Node"]
+
+
+class Node:
+    """One end of migrations, in this process.
+
+    >>> with Node(name="rack1", listen="127.0.0.1:0") as node:
+    ...     node.guests()
+    []
+
+    Use it in a ``with`` block: at its end, and when the interpreter exits, the node stops. All
+    methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        listen: str | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Starts the node.
+
+        ``name`` is shown to peers and is the host's by default. ``listen`` is ``HOST:PORT`` for
+        incoming migrations (port 0: any, see `listen_address`); without it only guests of this process
+        leave. In ``state_dir`` the node writes down who owns which guest.
+        """
+        name = name if name is not None else socket.gethostname()
+        self._native = _dwcp.Node(name, listen, state_dir)
+        self._pump = Pump(self._native)
+        _nodes.add(self)
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._native.name
+
+    @property
+    def listen_address(self) -> str | None:
+        """``HOST:PORT`` where it listens, with the port that was chosen."""
+        return self._native.listen_address
+
+    def add_source(self, name: str, guest: SourceGuest, *, page_bytes: int = 4096) -> None:
+        """Registers a running guest so that it can be migrated away.
+
+        The registration ends when the guest has moved.
+        """
+        self._native.add_source(name, guest, page_bytes, _regions(guest.regions))
+
+    def add_process_memory_source(
+        self, name: str, guest: ProcessMemoryGuest, *, page_bytes: int = 4096
+    ) -> None:
+        """Registers a running guest whose writes the kernel tracks, so that it needs no log.
+
+        Its regions must begin and end at page borders, as those of `mmap.mmap` do. Raises
+        `UnsupportedError` where the kernel cannot; see `kernel_tracking`.
+        """
+        self._native.add_process_memory_source(name, guest, page_bytes, _regions(guest.regions))
+
+    def add_destination(
+        self, name: str, guest: DestinationGuest, *, page_bytes: int = 4096
+    ) -> None:
+        """Registers an empty guest: one incoming migration of that name is accepted.
+
+        The registration stays after a migration that failed and ends after one that succeeded.
+        """
+        self._native.add_destination(name, guest, page_bytes, _regions(guest.regions))
+
+    def remove_guest(self, name: str) -> None:
+        """Ends a registration; `BusyError` while the guest is moving."""
+        self._native.remove_guest(name)
+
+    def guests(self) -> list[GuestInfo]:
+        """The guests registered here."""
+        return [GuestInfo.from_dict(values) for values in self._native.guests()]
+
+    def migrate(
+        self,
+        guest: str,
+        to: str,
+        *,
+        streams: int | None = None,
+        codec: str | None = None,
+        max_downtime_ms: float | None = None,
+        deadline_s: float | None = None,
+        bandwidth_limit_bytes_per_s: int | None = None,
+        throttle: bool | None = None,
+        reconnect_timeout_s: float | None = None,
+        stall_timeout_s: float | None = None,
+    ) -> Migration:
+        """Starts to move a registered guest to the node at `to` (``HOST:PORT``).
+
+        Returns at once. None always means the library's default.
+
+        * ``streams``: TCP connections, 1 to 64 (4).
+        * ``codec``: ``none``, ``lz4``, ``zstd`` or ``zstd:LEVEL`` (lz4).
+        * ``max_downtime_ms``: the guest is paused once the rest is predicted to take no longer
+          (300).
+        * ``deadline_s``: give up when copying takes longer, the guest running on here (never).
+        * ``bandwidth_limit_bytes_per_s``: cap on what goes on the wire, at least 65536 (none).
+        * ``throttle``: whether the guest may be slowed down to converge (True).
+        * ``reconnect_timeout_s``: how long to try for a first or a lost connection (30).
+        * ``stall_timeout_s``: how long the peer may stand still (30).
+        """
+        native = self._native.migrate(
+            guest,
+            to,
+            streams=streams,
+            codec=codec,
+            max_downtime_ms=max_downtime_ms,
+            deadline_s=deadline_s,
+            bandwidth_limit_bytes_per_s=bandwidth_limit_bytes_per_s,
+            throttle=throttle,
+            reconnect_timeout_s=reconnect_timeout_s,
+            stall_timeout_s=stall_timeout_s,
+        )
+        return Migration(native, self._pump)
+
+    def migrations(self) -> list[Migration]:
+        """Migrations that run or ended lately, both directions, oldest first."""
+        return [Migration(native, self._pump) for native in self._native.migrations()]
+
+    def migration(self, id: str) -> Migration:
+        """The migration with this id; `NotFoundError` if it is not known here."""
+        return Migration(self._native.migration(id), self._pump)
+
+    def events(
+        self,
+        *,
+        filter: str | Iterable[str] | None = None,
+        after: int = 0,
+        follow: bool = False,
+    ) -> EventStream:
+        """Events with a sequence above `after`, oldest first; the last 4096 are kept.
+
+        ``filter`` holds names of events, components, or ``guest:NAME``; several with commas or as
+        a list.
+        With ``follow`` the stream goes on until the node stops.
+        """
+        return EventStream(self._native, self._pump, filter_words(filter), after, follow)
+
+    def stop(self) -> None:
+        """Stops the node; safe to call twice.
+
+        Migrations before their commit point are cancelled, the others are waited for.
+        """
+        self._native.stop()
+
+    async def stop_async(self) -> None:
+        """As `stop`, for asyncio."""
+        await asyncio.to_thread(self.stop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop_async()
+
+    def __repr__(self) -> str:
+        return f"<dwcp.Node {self.name!r} at {self.listen_address or 'no address'}>"
+
+
+def _regions(regions: Sequence[Region]) -> list[tuple[str, Any, int]]:
+    return [(region.name, region.buffer, region.guest_address) for region in regions]
+
+
+_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for node in list(_nodes):
+        node.stop()
+
+
+# Threads of the library must not call guests of an interpreter that is going away; and a forked
+# child has none of these threads, so it must not wait for them.
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_nodes.clear)

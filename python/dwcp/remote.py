@@ -1,0 +1,307 @@
+"""A node in another process, driven through its control socket.
+
+`connect` speaks HTTP and JSON over the unix socket of ``dwcpd``, or of any process whose node
+called `dwcp.Node.serve_control`. The file's permissions decide who may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from dwcp.errors import error_from_code
+from dwcp.migration import WatchedMigration
+from dwcp.model import Event, GuestInfo, Progress
+from dwcp.report import Report
+from dwcp.status import Status
+
+__all__ = ["DEFAULT_SOCKET", "RemoteEvents", "RemoteMigration", "RemoteNode", "connect"]
+
+DEFAULT_SOCKET = "/run/dwcp/control.sock"
+"""Where ``dwcpd`` listens unless it is told otherwise."""
+
+_POLL_S = 0.1
+_LONG_POLL_MS = 1000
+_ANSWER_TIMEOUT_S = 30.0
+
+
+def connect(socket_path: str | os.PathLike[str] = DEFAULT_SOCKET) -> RemoteNode:
+    """The node behind a control socket; fails with `DwcpConnectionError` if nobody answers."""
+    node = RemoteNode(socket_path)
+    node.status()
+    return node
+
+
+class RemoteNode:
+    """A node in another process. It keeps no connection, so it survives the node's restart."""
+
+    def __init__(self, socket_path: str | os.PathLike[str]) -> None:
+        """Names the socket; nothing is sent yet."""
+        self.socket_path = os.fspath(socket_path)
+        """The unix socket."""
+
+    def status(self) -> dict[str, Any]:
+        """Version, node, counts of guests and migrations, components, flags."""
+        return self.request("GET", "status")
+
+    def guests(self) -> list[GuestInfo]:
+        """The guests registered there."""
+        return [GuestInfo.from_dict(entry) for entry in self.request("GET", "guests")["guests"]]
+
+    def migrate(
+        self,
+        guest: str,
+        to: str,
+        *,
+        streams: int | None = None,
+        codec: str | None = None,
+        max_downtime_ms: float | None = None,
+        deadline_s: float | None = None,
+        bandwidth_limit_bytes_per_s: int | None = None,
+        throttle: bool | None = None,
+        reconnect_timeout_s: float | None = None,
+        stall_timeout_s: float | None = None,
+    ) -> RemoteMigration:
+        """Starts to move a guest of that node; see `dwcp.Node.migrate`.
+
+        None means the value in the node's configuration.
+        """
+        options = {
+            "streams": streams,
+            "codec": codec,
+            "max_downtime": _duration(max_downtime_ms, 1e3),
+            "deadline": _duration(deadline_s, 1e6),
+            "bandwidth_limit": _rate(bandwidth_limit_bytes_per_s),
+            "throttle": throttle,
+            "reconnect_timeout": _duration(reconnect_timeout_s, 1e6),
+            "stall_timeout": _duration(stall_timeout_s, 1e6),
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        values = self.request("POST", "migrations", body={"guest": guest, "to": to, **given})
+        return RemoteMigration(self, values)
+
+    def migrations(self) -> list[RemoteMigration]:
+        """Migrations that run or ended lately, both directions, oldest first."""
+        found = self.request("GET", "migrations")["migrations"]
+        return [RemoteMigration(self, values) for values in found]
+
+    def migration(self, id: str) -> RemoteMigration:
+        """The migration with this id; `NotFoundError` if it is not known there."""
+        return RemoteMigration(self, self.request("GET", f"migrations/{quote(id, safe='')}"))
+
+    def events(
+        self, *, filter: str | None = None, after: int = 0, follow: bool = False
+    ) -> RemoteEvents:
+        """Events with a sequence above `after`, oldest first, for ``for`` and ``async for``.
+
+        ``filter`` is an event's name, a component, a guest or ``guest:NAME``; an unknown one is
+        refused. With ``follow`` the stream goes on until the loop is left or the node stops.
+        """
+        return RemoteEvents(self, filter, after, follow)
+
+    def metrics(
+        self, *, component: str | None = None, name: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Metrics as objects with ``name``, ``component``, ``type``, ``unit`` and ``series``."""
+        found = self.request("GET", "metrics", query={"component": component, "name": name})
+        metrics: list[dict[str, Any]] = found["metrics"]
+        return metrics
+
+    def config(self, key: str | None = None) -> dict[str, Any]:
+        """One setting, or with no key the whole configuration under ``keys``."""
+        return self.request("GET", "config" if key is None else f"config/{quote(key, safe='')}")
+
+    def set_config(self, key: str, value: str | float | bool | None) -> dict[str, Any]:
+        """Changes a setting in the node's file and, where it can be, at once."""
+        return self.request("PUT", f"config/{quote(key, safe='')}", body={"value": value})
+
+    def logs(
+        self, *, component: str | None = None, level: str | None = None, after: int = 0
+    ) -> list[dict[str, Any]]:
+        """Log lines with a sequence above `after`, of at least `level`."""
+        query = {"after": after, "component": component, "level": level}
+        records: list[dict[str, Any]] = self.request("GET", "logs", query=query)["records"]
+        return records
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, object] | None = None,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """One request below ``/v3/``; raises the `DwcpError` that the node answers with."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        target = f"/v3/{path}" + (f"?{urlencode(given)}" if given else "")
+        connection = _UnixConnection(self.socket_path, timeout_s)
+        try:
+            text = None if body is None else json.dumps(body)
+            headers = {} if text is None else {"Content-Type": "application/json"}
+            connection.request(method, target, text, headers)
+            answer = connection.getresponse()
+            code, content = answer.status, answer.read()
+        except TimeoutError as cause:
+            raise error_from_code(
+                Status.TIMEOUT, f"{self.socket_path} did not answer in {timeout_s} s"
+            ) from cause
+        except (OSError, http.client.HTTPException) as cause:
+            raise error_from_code(Status.CONNECT, f"{self.socket_path}: {cause}") from cause
+        finally:
+            connection.close()
+        return _read(code, content)
+
+    def __repr__(self) -> str:
+        return f"<dwcp.RemoteNode at {self.socket_path}>"
+
+
+class RemoteMigration(WatchedMigration):
+    """A migration of a node in another process."""
+
+    def __init__(self, node: RemoteNode, values: Mapping[str, Any]) -> None:
+        self._node = node
+        self._values = values
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits, the same on both sides."""
+        return str(self._values["id"])
+
+    @property
+    def guest(self) -> str:
+        """The guest's name."""
+        return str(self._values["guest"])
+
+    @property
+    def side(self) -> str:
+        """``source`` or ``destination``."""
+        return str(self._values["side"])
+
+    @property
+    def owner(self) -> str:
+        """Who owns the guest now: ``source``, ``destination`` or ``in_doubt``."""
+        return str(self._refresh()["owner"])
+
+    def progress(self) -> Progress:
+        """Where it stands now."""
+        return Progress.from_dict(self._refresh()["progress"])
+
+    def report(self) -> Report | None:
+        """The report, None while it runs."""
+        values = self._refresh()["report"]
+        return None if values is None else Report.from_dict(values)
+
+    def cancel(self) -> None:
+        """Asks for the end, the guest staying at the source; no effect after the commit point."""
+        self._node.request("POST", f"migrations/{self.id}/cancel")
+
+    def set_bandwidth_limit(self, bytes_per_s: int | None) -> None:
+        """Changes the cap on what goes on the wire; None lifts it."""
+        limit = "none" if bytes_per_s is None else _rate(bytes_per_s)
+        self._node.request("POST", f"migrations/{self.id}/bandwidth", body={"limit": limit})
+
+    def _refresh(self) -> Mapping[str, Any]:
+        if self._values["report"] is None:
+            self._values = self._node.request("GET", f"migrations/{self.id}")
+        return self._values
+
+    def _ended(self, timeout: float | None) -> Report | None:
+        end_s = None if timeout is None else time.monotonic() + timeout
+        while (report := self.report()) is None:
+            if end_s is not None and time.monotonic() >= end_s:
+                return None
+            time.sleep(_pause(end_s))
+        return report
+
+    async def _ended_async(self, timeout: float | None) -> Report | None:
+        end_s = None if timeout is None else time.monotonic() + timeout
+        while (report := await asyncio.to_thread(self.report)) is None:
+            if end_s is not None and time.monotonic() >= end_s:
+                return None
+            await asyncio.sleep(_pause(end_s))
+        return report
+
+
+class RemoteEvents:
+    """Events of a node in another process, for ``for`` and ``async for``."""
+
+    def __init__(self, node: RemoteNode, filter: str | None, after: int, follow: bool) -> None:
+        self._node = node
+        self._filter = filter
+        self._follow = follow
+        self.position = after
+        """Sequence of the last event that was looked at; pass it as ``after`` to go on."""
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            batch = self._fetch()
+            yield from batch
+            if not self._goes_on(batch):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            batch = await asyncio.to_thread(self._fetch)
+            for event in batch:
+                yield event
+            if not self._goes_on(batch):
+                return
+
+    def _fetch(self) -> list[Event]:
+        wait_ms = _LONG_POLL_MS if self._follow else 0
+        query = {"after": self.position, "wait_ms": wait_ms, "filter": self._filter}
+        timeout_s = _ANSWER_TIMEOUT_S + wait_ms / 1e3
+        found = self._node.request("GET", "events", query=query, timeout_s=timeout_s)
+        self.position = found["last"]
+        return [Event.from_dict(values) for values in found["events"]]
+
+    def _goes_on(self, batch: list[Event]) -> bool:
+        if self._follow:
+            return not any(event.event == "node_stopped" for event in batch)
+        return bool(batch)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _read(code: int, body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+    except ValueError as cause:
+        text = f"the answer ({code}) is not JSON: {body[:80]!r}"
+        raise error_from_code(Status.BAD_FRAME, text) from cause
+    if not isinstance(values, dict):
+        raise error_from_code(Status.BAD_FRAME, f"the answer ({code}) is not an object")
+    if "error" in values:
+        failure = values["error"]
+        raise error_from_code(Status.from_name(failure["status"]), failure["message"])
+    return values
+
+
+def _duration(value: float | None, to_us: float) -> str | None:
+    return None if value is None else f"{round(value * to_us)}us"
+
+
+def _rate(bytes_per_s: int | None) -> str | None:
+    return None if bytes_per_s is None else f"{bytes_per_s}B/s"
+
+
+def _pause(end_s: float | None) -> float:
+    left_s = _POLL_S if end_s is None else end_s - time.monotonic()
+    return max(0.0, min(_POLL_S, left_s))
