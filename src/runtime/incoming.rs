@@ -268,7 +268,8 @@ impl IncomingMigration {
             if destination.is_over() {
                 break;
             }
-            if !destination.has_control() {
+            // What is due can go out only when a stream is up; a new one wakes this thread.
+            if !destination.has_control() || destination.streams().is_empty() {
                 destination = wait(&self.news, destination, TICK);
             }
             destination.tick(now());
