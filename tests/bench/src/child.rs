@@ -41,6 +41,7 @@ pub struct DestinationArguments {
 /// Runs the source.
 pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     let job = &arguments.job;
+    bound_memory(job.guest_bytes)?;
     let memory = guest::untouched(job.guest_bytes)?;
     guest::fill_incompressible(&memory, job.filled_bytes, GUEST_SEED)?;
     let overhead = Overhead::begin()?;
@@ -63,6 +64,7 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
 
 /// Runs the destination.
 pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
+    bound_memory(arguments.guest_bytes)?;
     let memory = guest::prefaulted(arguments.guest_bytes)?;
     let overhead = Overhead::begin()?;
     let options = NodeOptions {
@@ -96,6 +98,17 @@ fn say(line: &serde_json::Value) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
+/// Keeps a defect from taking the whole machine's memory: what is measured is far below.
+fn bound_memory(guest_bytes: u64) -> Result<(), Failure> {
+    let bytes = guest_bytes + MOST_OVERHEAD_BYTES;
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: setrlimit only reads the limit, which outlives the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
+}
+
 /// The most resident memory since the beginning, beyond what was there then.
 struct Overhead {
     before_bytes: u64,
@@ -123,4 +136,6 @@ fn status_bytes(key: &str) -> Result<u64, Failure> {
 
 const GUEST: &str = "bench";
 const GUEST_SEED: u64 = 20_260_101;
+/// Mapped, not resident: an allocator reserves 64 MiB for each of many threads.
+const MOST_OVERHEAD_BYTES: u64 = 2 << 30;
 const LONGEST: Duration = Duration::from_secs(300);
