@@ -14,6 +14,8 @@ const MAX_THROTTLE_PERCENT: u8 = 99;
 const PATIENCE_PASSES: u32 = 2;
 /// Passes without progress, and nothing left to try, before giving up.
 const HOPELESS_PASSES: u32 = 30;
+/// Looks at a guest with nothing left to send, before its path is called too long.
+const TOO_LONG_LOOKS: u32 = 5;
 /// A pass makes progress if the prediction falls at least to this share of the best so far.
 const PROGRESS_PERCENT: u32 = 95;
 
@@ -43,6 +45,8 @@ pub enum Decision {
     Throttle(u8),
     /// It will never converge.
     GiveUp,
+    /// Nothing is left to send, and still the handover itself does not fit.
+    PathTooLong,
 }
 
 /// The judgement, pass after pass.
@@ -53,6 +57,7 @@ pub struct Convergence {
     has_deadline: bool,
     best: Option<Duration>,
     stale_passes: u32,
+    empty_looks: u32,
     throttle_percent: u8,
     predicted: Option<Duration>,
 }
@@ -66,9 +71,18 @@ impl Situation {
             None if bytes == 0 => Duration::ZERO,
             None => return None,
         };
-        // One and a half round trips: last chunk there, verified back, commit there.
-        Some(transfer + self.round_trip.unwrap_or_default() * 3 / 2 + self.fetch)
+        Some(transfer + handover(self.round_trip, self.fetch))
     }
+
+    fn is_empty(&self) -> bool {
+        self.pending_wire_bytes == 0 && self.under_way_bytes == 0
+    }
+}
+
+/// What the handover takes when nothing is left to send: one and a half round trips (last chunk
+/// there, verified back, commit there) and a last look at the dirty log.
+pub fn handover(round_trip: Option<Duration>, fetch: Duration) -> Duration {
+    round_trip.unwrap_or_default() * 3 / 2 + fetch
 }
 
 impl Convergence {
@@ -80,6 +94,7 @@ impl Convergence {
             has_deadline,
             best: None,
             stale_passes: 0,
+            empty_looks: 0,
             throttle_percent: 0,
             predicted: None,
         }
@@ -106,6 +121,10 @@ impl Convergence {
         let Some(predicted) = self.predicted else { return Decision::Continue };
         if predicted <= self.max_downtime {
             return Decision::Switch;
+        }
+        self.empty_looks = if situation.is_empty() { self.empty_looks + 1 } else { 0 };
+        if self.empty_looks >= TOO_LONG_LOOKS {
+            return Decision::PathTooLong;
         }
         let progress = self.best.is_none_or(|best| predicted < best * PROGRESS_PERCENT / 100);
         self.best = Some(self.best.map_or(predicted, |best| best.min(predicted)));
@@ -168,6 +187,13 @@ mod tests {
             }
         }
         panic!("never gave up");
+    }
+
+    #[test]
+    fn a_path_longer_than_the_downtime_is_named_as_such() {
+        let mut convergence = Convergence::new(Duration::from_millis(10), true, true);
+        let decisions: Vec<_> = (0..5).map(|_| convergence.judge(&situation(0))).collect();
+        assert_eq!(decisions[4], Decision::PathTooLong);
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use super::{Action, Answer, Commitment, Source, micros};
 use crate::Status;
 use crate::base::Time;
-use crate::migration::convergence::{Decision, Situation};
+use crate::migration::convergence::{Decision, Situation, handover};
 use crate::migration::ownership::Mark;
 use crate::migration::{Ending, Failure, GuestError, Owner, Phase};
 use crate::observe::EventKind;
 use crate::wire::Control;
 use std::time::Duration;
+
+/// Least time between two looks at a guest that writes nothing.
+const EMPTY_PASS: Duration = Duration::from_millis(10);
 
 impl Source {
     /// Merges one region's dirty log; part of [`Action::FetchDirty`].
@@ -83,10 +86,29 @@ impl Source {
             && !self.pause_asked
             && self.fetching_since.is_none()
             && self.plan.pending() == 0
-            && (self.flights.is_empty() || self.backlog() <= self.setup.options.max_downtime / 2);
+            && now >= self.next_look(now)
+            && self.may_switch_with_backlog();
         if due {
             self.begin_fetch(now);
         }
+    }
+
+    /// Looking means something only if what is under way leaves room in the allowed downtime.
+    fn may_switch_with_backlog(&self) -> bool {
+        let handover = handover(self.bandwidth.min_round_trip(), self.fetch_took);
+        self.flights.is_empty() || self.backlog().saturating_add(handover) <= self.max_downtime()
+    }
+
+    /// When the next look is due: a pass that had nothing to send does not follow at once.
+    pub(super) fn next_look(&self, now: Time) -> Time {
+        match self.last_fetch {
+            Some(last) if self.fetched_pages == 0 && self.counts.pass() > 1 => last + EMPTY_PASS,
+            _ => now,
+        }
+    }
+
+    fn max_downtime(&self) -> Duration {
+        self.setup.options.max_downtime
     }
 
     fn begin_fetch(&mut self, now: Time) {
@@ -137,6 +159,7 @@ impl Source {
         match decision {
             Decision::Continue => {}
             Decision::Throttle(percent) => self.actions.push_back(Action::Throttle(percent)),
+            Decision::PathTooLong => self.did_not_converge("the handover itself takes longer", now),
             Decision::GiveUp => self.did_not_converge("no pass brought it down any more", now),
             Decision::Switch => {
                 self.pause_asked = true;

@@ -12,6 +12,7 @@ impl Source {
         if self.is_over() || self.finish_asked {
             return;
         }
+        self.maybe_fetch(now);
         if let Some(since) = self.without_streams_since
             && now - since >= self.setup.options.reconnect_timeout
         {
@@ -38,6 +39,10 @@ impl Source {
         if let Some(deadline) = options.deadline {
             let elapsed = self.clock.elapsed(now);
             next = next.min(now + deadline.saturating_sub(elapsed).max(Duration::from_millis(1)));
+        }
+        let look = self.next_look(now);
+        if self.clock.phase() == Phase::Precopy && look > now {
+            next = next.min(look);
         }
         next.max(now + Duration::from_micros(100))
     }
