@@ -51,7 +51,7 @@ stage_header() {
 # The Python module cannot link into a Rust test program; pytest covers it.
 stage_units() {
     cargo nextest run --workspace --exclude dwcp-python --locked --profile ci \
-        --filterset 'not binary(sim)'
+        --filterset 'not binary(simulation)'
 }
 
 stage_doctests() {
@@ -63,8 +63,7 @@ stage_docs() {
 }
 
 stage_simulation() {
-    DWCP_SIM_SEEDS="${DWCP_SIM_SEEDS:-10000}" \
-        cargo nextest run --locked --profile ci --no-capture --test sim
+    cargo nextest run --locked --profile ci --no-capture --test simulation
 }
 
 stage_c() {
