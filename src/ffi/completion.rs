@@ -101,6 +101,8 @@ unsafe impl SizedStruct for dwcp_completion {
     }
 }
 
+/// # Safety
+/// `completions` holds `max` elements of the struct_size that the first one says.
 unsafe fn reap(
     node: &NodeHandle,
     completions: *mut dwcp_completion,
@@ -129,6 +131,8 @@ unsafe fn reap(
     Ok(())
 }
 
+/// # Safety
+/// `element` holds `size` bytes, at least a whole first version.
 unsafe fn fill(element: *mut u8, size: usize, completion: &dwcp_completion) {
     // SAFETY: the caller vouches for `size` bytes, which are at least a whole first version.
     unsafe {
@@ -137,6 +141,8 @@ unsafe fn fill(element: *mut u8, size: usize, completion: &dwcp_completion) {
     }
 }
 
+/// # Safety
+/// `data` is NULL or holds `length_bytes`.
 unsafe fn complete(
     node: &NodeHandle,
     request: u64,

@@ -389,6 +389,8 @@ impl Handled for MigrationHandle {
     }
 }
 
+/// # Safety
+/// `migration` is NULL or may be written.
 unsafe fn clear_out(migration: *mut *mut dwcp_migration) -> Outcome {
     if migration.is_null() {
         return Err(Failure::null("migration"));
@@ -398,6 +400,8 @@ unsafe fn clear_out(migration: *mut *mut dwcp_migration) -> Outcome {
     Ok(())
 }
 
+/// # Safety
+/// `migration` may be written.
 unsafe fn hand_out(started: Migration, migration: *mut *mut dwcp_migration) -> Outcome {
     let opaque = handle::insert(MigrationHandle(started))?;
     // SAFETY: the caller vouches for migration, which `clear_out` found not to be NULL.
@@ -405,6 +409,8 @@ unsafe fn hand_out(started: Migration, migration: *mut *mut dwcp_migration) -> O
     Ok(())
 }
 
+/// # Safety
+/// `out` is NULL or may be written.
 unsafe fn number_out<T>(what: &str, out: *mut T, value: T) -> Outcome {
     if out.is_null() {
         return Err(Failure::null(what));

@@ -253,6 +253,8 @@ unsafe impl SizedStruct for dwcp_node_options {
     }
 }
 
+/// # Safety
+/// The texts of `options` are NULL or end with NUL.
 unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Failure> {
     // SAFETY: the caller of this function vouches for the texts.
     let (name, listen, state_dir) = unsafe {

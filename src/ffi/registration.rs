@@ -191,6 +191,8 @@ enum Pages {
     Copied(MemoryLayout),
 }
 
+/// # Safety
+/// `regions` is NULL or holds `count` elements of the struct_size that the first one says.
 unsafe fn regions_in(
     page_bytes: u32,
     regions: *const dwcp_region,
@@ -230,6 +232,8 @@ unsafe fn regions_in(
         .map_err(|error| Failure::invalid(error.to_string()))
 }
 
+/// # Safety
+/// `pointer` holds an element of `size` bytes.
 unsafe fn region_in(
     index: usize,
     size: usize,

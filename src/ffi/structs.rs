@@ -107,6 +107,8 @@ pub unsafe fn write_element<T: SizedStruct>(to: *mut u8, size: usize, value: &T)
     }
 }
 
+/// # Safety
+/// `pointer` holds `size` bytes.
 unsafe fn tail_is_zero<T>(pointer: *const T, size: usize) -> bool {
     let known = size_of::<T>();
     // SAFETY: the caller vouches for `size` bytes.

@@ -11,13 +11,13 @@ pub mod options;
 pub mod ownership;
 pub mod page_io;
 pub mod plan;
-pub mod report;
 pub mod source;
 pub mod stats;
 
 pub use guest::{Ending, GuestError, GuestSink, GuestSource};
 pub use options::{CodecChoice, MigrationOptions};
-pub use report::{Owner, Pass, Phase, Progress, Report};
+// Plain figures, which events and metrics need too; hence a layer below.
+pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
 
 use crate::Status;
 

@@ -5,9 +5,9 @@
 
 use super::catalog::{Metric, Shape};
 use super::event::{Event, EventKind};
+use super::{Phase, Progress, Report};
 use crate::Status;
 use crate::base::MigrationId;
-use crate::migration::{Phase, Progress, Report};
 use std::collections::HashMap;
 
 /// One migration as it stands.
@@ -249,7 +249,7 @@ const SAMPLED: &[Metric] = &[
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::migration::{Owner, Pass};
+    use crate::observe::{Owner, Pass};
 
     pub(crate) fn event(sequence: u64, kind: EventKind) -> Event {
         Event { sequence, time_us: 0, migration: None, guest: None, kind }

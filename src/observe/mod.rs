@@ -5,9 +5,9 @@ pub mod event;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
-pub mod pass;
+pub mod report;
 
 pub use event::{Component, Event, EventKind, Level};
 pub use log::{LogRecord, LogRing};
 pub use metrics::{Metrics, Sample};
-pub use pass::Pass;
+pub use report::{Owner, Pass, Phase, Progress, Report};

@@ -3,7 +3,7 @@
 # Usage: tests/c/run.sh [MODE...]   modes: headers golden plain sanitize valgrind   (default: all)
 # DWCP_LIBRARY names the library to test; default target/debug/libdwcp.so.
 set -u
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 
 library=${DWCP_LIBRARY:-$PWD/target/debug/libdwcp.so}
 export DWCP_LIBRARY="$library"
@@ -124,6 +124,7 @@ valgrind_all() {
 sed -n 's/^#define \(DWCP_OK\|DWCP_ERR_[A-Z_]*\) .*/STATUS(\1)/p' include/dwcp.h \
     >"$scratch/status_table.inc"
 [ -e "$library" ] || { echo "$library is not built" >&2; exit 1; }
+# shellcheck disable=SC2048 # words are wanted
 for mode in ${*:-headers golden plain sanitize valgrind}; do
     case $mode in
     valgrind) valgrind_all ;;

@@ -45,12 +45,16 @@ impl Search<'_> {
         self.sites.push(Site { line, explained });
     }
 
-    /// A function: the caller's duties stand in its documentation, under `# Safety`.
+    /// A function: the caller's duties stand in its documentation, under `# Safety`; those of an
+    /// exported one in plain words, because that text becomes the C header.
     fn add_function(&mut self, signature: &syn::Signature) {
         if let syn::Safety::Unsafe(token) = signature.safety {
             let line = token.span.start().line;
-            let explained = self.comment_above(line).iter().any(|text| text.contains("# Safety"))
-                || self.reason_above(line);
+            let above = self.comment_above(line);
+            let exported = above.iter().any(|text| text.starts_with("#[unsafe(no_mangle)]"));
+            let marker = if exported { "/// " } else { "# Safety" };
+            let explained =
+                above.iter().any(|text| text.contains(marker)) || self.reason_above(line);
             self.sites.push(Site { line, explained });
         }
     }
@@ -193,6 +197,9 @@ mod tests {
     #[test]
     fn an_unsafe_function_states_its_duties() {
         assert_eq!(found("src/ffi/x.rs", "/// Frees.\nunsafe fn f() {}"), [2]);
+        let exported = "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn f() {}";
+        assert_eq!(found("src/ffi/x.rs", exported), [2]);
+        assert!(found("src/ffi/x.rs", &format!("/// Frees.\n{exported}")).is_empty());
         assert!(found("src/ffi/x.rs", "/// # Safety\n/// Once.\nunsafe fn f() {}").is_empty());
     }
 }

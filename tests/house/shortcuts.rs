@@ -1,6 +1,7 @@
 //! No `.unwrap()`, `.expect()`, `todo!`, `unimplemented!` or `dbg!` in code that ships.
 //!
-//! Macro arguments are searched token by token, because the parser does not look into them.
+//! An `.expect()` that is followed by `?` is a method of our own that returns an error, not the
+//! panicking one. Macro arguments are searched token by token, because the parser does not look into them.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned;
@@ -74,6 +75,16 @@ impl<'ast> Visit<'ast> for Search<'_> {
         visit::visit_expr_method_call(self, call);
     }
 
+    fn visit_expr_try(&mut self, attempt: &'ast syn::ExprTry) {
+        match &*attempt.expr {
+            // Past the name, into its receiver and arguments.
+            syn::Expr::MethodCall(call) if call.method == "expect" => {
+                visit::visit_expr_method_call(self, call)
+            }
+            other => self.visit_expr(other),
+        }
+    }
+
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         if let Some(name) = MACROS.iter().find(|name| call.path.is_ident(name)) {
             self.found(call.path.span().start().line, format!("{name}!"));
@@ -103,6 +114,12 @@ mod tests {
     }
 
     #[test]
+    fn a_question_mark_excuses_only_the_call_before_it() {
+        assert_eq!(lines("fn f() {\n  a\n  .unwrap().expect(b.unwrap())?;\n}"), [3, 3]);
+        assert_eq!(lines("fn f() { a.unwrap()?; }"), [1]);
+    }
+
+    #[test]
     fn calls_inside_macro_arguments_are_found() {
         assert_eq!(lines("fn f() {\n  assert!(a\n    .unwrap());\n}"), [3]);
         assert_eq!(lines("macro_rules! m { () => {\n dbg!(1) } }"), [2]);
@@ -112,6 +129,7 @@ mod tests {
     fn tests_and_other_names_are_left_alone() {
         assert!(lines("#[cfg(test)] mod tests { fn f() { a.unwrap() } }").is_empty());
         assert!(lines("impl A { #[cfg(test)] fn f() { a.unwrap() } }").is_empty());
+        assert!(lines("fn f() { reader.expect(Kind::Hello)?; }").is_empty());
         assert!(lines("fn f() { a.unwrap_or(1); let s = \"todo!()\"; }").is_empty());
     }
 }

@@ -4,8 +4,6 @@ use crate::Status;
 use crate::base::MigrationId;
 use serde::Serialize;
 
-pub use crate::observe::Pass;
-
 /// Where a migration stands; also the keys of [`Report::phases`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +75,29 @@ impl Owner {
             Owner::InDoubt => "in_doubt",
         }
     }
+}
+
+/// One pre-copy pass over the dirty pages; the last one runs with the guest paused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Pass {
+    /// Number, from 1.
+    pub pass: u32,
+    /// Pages sent, zero pages included.
+    pub pages: u64,
+    /// Of these, zero pages.
+    pub zero_pages: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+    /// Start, since the migration's start.
+    pub start_us: u64,
+    /// Duration.
+    pub duration_us: u64,
+    /// How fast the guest wrote during the pass.
+    pub dirty_rate_bytes_per_s: u64,
+    /// Measured speed of the link.
+    pub bandwidth_bytes_per_s: u64,
+    /// What the downtime would have been, had the guest been paused at the pass's end.
+    pub predicted_downtime_us: u64,
 }
 
 /// A running migration at one instant.
