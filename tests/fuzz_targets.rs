@@ -68,3 +68,12 @@ fn every_target_has_its_program_and_every_program_its_target() {
 fn the_seed_of_chunks_is_stored_whole() {
     assert_eq!(targets::stored_pages(&seeds::of("store")[0]), 16 + 6);
 }
+
+#[test]
+fn the_seeds_of_configurations_are_accepted() {
+    for seed in seeds::of("config") {
+        let text = std::str::from_utf8(&seed[1..]).unwrap();
+        dwcp::config::load::from_text("seed.yaml", text).unwrap();
+        assert!(text.lines().count() > 10, "{text}");
+    }
+}

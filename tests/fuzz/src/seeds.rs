@@ -2,6 +2,7 @@
 //! every change of a format.
 
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId};
+use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
 use dwcp::migration::ownership::{Mark, Record};
 use dwcp::wire::hello::{Ended, Features, Purpose};
@@ -25,6 +26,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "migration_id" => vec![b"0123456789abcdef0123456789ABCDEF".to_vec()],
         "session" => vec![b"\x0e\x1e\0\0\x04\x14\x19\x09\x07\x17\x09\x19\x0d\x04\x14".repeat(3)],
         "session_hostile" => hostile_frames(),
+        "config" => configurations(),
         "record" => vec![record()],
         "store" => vec![stored_chunks()],
         _ => vec![Vec::new()],
@@ -178,4 +180,18 @@ fn stored_chunks() -> Vec<u8> {
         bytes.extend_from_slice(encoded.payload);
     }
     bytes
+}
+
+/// Files that set every key, or some, to its default, as the library's own editor lays them out.
+fn configurations() -> Vec<Vec<u8>> {
+    let file = |step: usize| {
+        let mut text = "# configuration\n".to_string();
+        for id in Id::ALL.iter().step_by(step) {
+            let value = id.key().kind.parse(id.key().default);
+            let Ok(value) = value else { continue };
+            text = edit::set_key("seed.yaml", &text, *id, &value).unwrap_or(text);
+        }
+        [b"\x05", text.as_bytes()].concat()
+    };
+    vec![file(1), file(3), file(7)]
 }

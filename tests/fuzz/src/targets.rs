@@ -2,6 +2,7 @@
 
 use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
+use dwcp::config::{Id, edit, load};
 use dwcp::encoding::{Codec, CodecChoice, Decoder, Encoder};
 use dwcp::migration::ownership::Record;
 use dwcp::transport::session::Session;
@@ -36,6 +37,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("session_hostile", session_hostile),
     ("record", record),
     ("store", store),
+    ("config", config),
 ];
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.
@@ -168,6 +170,29 @@ pub fn record(data: &[u8]) {
         if let Ok(bytes) = record.encode() {
             assert_eq!(Record::decode(&bytes).ok(), Some(record));
         }
+    }
+}
+
+/// A configuration file; the first byte chooses a key to be set to its default in it.
+pub fn config(data: &[u8]) {
+    let Some((key, text)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let read = match load::from_text("fuzz.yaml", text) {
+        Ok(read) => read,
+        Err(error) => {
+            let lines = text.lines().count() as u64 + 1;
+            assert!(!error.problems.is_empty());
+            assert!(error.problems.iter().all(|problem| problem.line <= lines), "{error}");
+            return;
+        }
+    };
+    assert_eq!(read.migration_options().validate(), Ok(()));
+    let id = Id::ALL[usize::from(*key) % Id::ALL.len()];
+    let Ok(value) = id.key().kind.parse(id.key().default) else { return };
+    if let Ok(edited) = edit::set_key("fuzz.yaml", text, id, &value) {
+        let again = load::from_text("fuzz.yaml", &edited).expect("an edited file reads");
+        assert_eq!(again.get(id).value, value);
+        assert!(read.changed(&again).iter().all(|changed| *changed == id), "{edited}");
     }
 }
 
