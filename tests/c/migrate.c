@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { PAGES = 512, PATIENCE_MS = 120000 };
+enum { PAGES = 512, PATIENCE_MS = 30000 };
 
 typedef struct pair {
     dwcp_node *from, *to;
