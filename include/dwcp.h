@@ -597,8 +597,9 @@ typedef struct dwcp_source {
      */
     void *ctx;
     /**
-     * Called once, when the library will not use ctx, memory or callbacks any more. Not called when
-     * the registration is refused: everything then stays the caller's.
+     * Called once, when the library will not use ctx, memory or callbacks any more: soon after the
+     * guest moved away or was removed, at the latest in dwcp_node_stop() or dwcp_node_free(). Not
+     * called when the registration is refused: everything then stays the caller's.
      */
     void (*drop)(void *ctx);
     /**

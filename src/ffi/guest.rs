@@ -54,8 +54,9 @@ pub struct dwcp_source {
     pub flags: u32,
     /// Given to every callback.
     pub ctx: *mut c_void,
-    /// Called once, when the library will not use ctx, memory or callbacks any more. Not called when
-    /// the registration is refused: everything then stays the caller's.
+    /// Called once, when the library will not use ctx, memory or callbacks any more: soon after the
+    /// guest moved away or was removed, at the latest in dwcp_node_stop() or dwcp_node_free(). Not
+    /// called when the registration is refused: everything then stays the caller's.
     pub drop: Option<unsafe extern "C" fn(ctx: *mut c_void)>,
     /// Begin to log the guest's writes.
     pub start_dirty_log: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,

@@ -9,7 +9,8 @@ use crate::encoding::ImageDigest;
 use crate::migration::destination::{Action, Answer, Destination, DestinationSetup};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::{ChunkReader, StoreError};
-use crate::migration::{Failure, GuestSink, Owner, Progress, Report};
+use crate::migration::{Failure, GuestError, GuestSink, Owner, Progress, Report};
+use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming as Input};
 use crate::runtime::journal::Journal;
@@ -35,7 +36,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct IncomingMigration {
     setup: DestinationSetup,
     token: [u8; 16],
-    guest: Arc<dyn GuestSink>,
+    /// Let go when all is over, though the migration itself is remembered.
+    guest: Mutex<Option<Arc<dyn GuestSink>>>,
     digest: Arc<ImageDigest>,
     journal: Arc<Journal>,
     destination: Mutex<Destination>,
@@ -64,7 +66,7 @@ impl IncomingMigration {
         let incoming = Arc::new(Self {
             setup,
             token,
-            guest,
+            guest: Mutex::new(Some(guest)),
             digest,
             journal,
             destination,
@@ -197,9 +199,10 @@ impl IncomingMigration {
         reader: &mut FrameReader,
         chunks: &mut ChunkReader,
     ) -> Result<(), String> {
+        let guest = self.guest_for("write_pages").map_err(|error| error.to_string())?;
         let claimed = lock(&self.destination).begin_chunk(stream, header);
         claimed.map_err(|error| error.to_string())?;
-        let (guest, layout) = (self.guest.as_ref(), &self.setup.layout);
+        let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let stored = chunks.store(header, reader.payload(), guest, layout, &self.digest);
         let mut destination = lock(&self.destination);
         destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
@@ -250,12 +253,16 @@ impl IncomingMigration {
     }
 
     fn drive(&self, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+        let mut end = None;
         loop {
             self.flush_any();
             let mut destination = lock(&self.destination);
             while let Some(event) = destination.next_event() {
                 drop(destination);
-                self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+                match event {
+                    EventKind::MigrationEnded { .. } => end = Some(event),
+                    _ => self.publish(event),
+                }
                 destination = lock(&self.destination);
             }
             if let Some(action) = destination.next_action() {
@@ -274,10 +281,15 @@ impl IncomingMigration {
             }
             destination.tick(now());
         }
-        self.finish(keeper, on_end);
+        self.finish(keeper, on_end, end);
     }
 
-    fn finish(&self, keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+    fn finish(
+        &self,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+        end: Option<EventKind>,
+    ) {
         let deadline = Instant::now() + LAST_WORDS;
         while Instant::now() < deadline && !lock(&self.destination).all_said() {
             self.flush_any();
@@ -289,9 +301,14 @@ impl IncomingMigration {
             keeper.close(report.owner);
             on_end(report);
         }
+        drop(lock(&self.guest).take());
         self.done.store(true, Ordering::Release);
-        let _guard = lock(&self.destination);
-        self.ended.notify_all();
+        {
+            let _guard = lock(&self.destination);
+            self.ended.notify_all();
+        }
+        // Last, so that whoever hears of the end finds the report.
+        end.into_iter().for_each(|event| self.publish(event));
     }
 
     fn perform(&self, action: Action, keeper: &mut RecordKeeper) -> Option<Answer> {
@@ -302,13 +319,27 @@ impl IncomingMigration {
                 }
                 return None;
             }
-            Action::LoadDeviceState(state) => {
-                Answer::DeviceStateLoaded(self.guest.load_device_state(&state))
+            Action::LoadDeviceState(state) => Answer::DeviceStateLoaded(
+                self.guest_for("load_device_state")
+                    .and_then(|guest| guest.load_device_state(&state)),
+            ),
+            Action::Resume => {
+                Answer::Resumed(self.guest_for("resume").and_then(|guest| guest.resume()))
             }
-            Action::Resume => Answer::Resumed(self.guest.resume()),
             Action::Persist(mark) => Answer::Persisted(mark, self.persist(keeper, mark)),
-            Action::Finish(ending) => Answer::Finished(self.guest.finish(ending)),
+            Action::Finish(ending) => {
+                Answer::Finished(self.guest_for("finish").and_then(|guest| guest.finish(ending)))
+            }
         })
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
+
+    fn guest_for(&self, call: &'static str) -> Result<Arc<dyn GuestSink>, GuestError> {
+        let guest = lock(&self.guest).clone();
+        guest.ok_or_else(|| GuestError::new(call, "the migration is over"))
     }
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {

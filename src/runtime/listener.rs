@@ -5,6 +5,7 @@ use crate::base::limits::MAX_PENDING_HANDSHAKES;
 use crate::base::{MigrationId, StreamId};
 use crate::observe::EventKind;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
+use crate::runtime::connections::Connections;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
@@ -53,6 +54,7 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
+    connections: Arc<Connections>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -77,15 +79,22 @@ impl Listener {
         let address = socket.local_addr()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let (accepting, stop) = (socket.try_clone()?, stopped.clone());
+        let connections = Arc::new(Connections::default());
+        let accepted = connections.clone();
         let thread = spawn_named("dwcp-listen", move || {
-            accept_all(&accepting, &stop, &reception, &journal);
+            accept_all(&accepting, &stop, &reception, &journal, &accepted);
         })?;
-        Ok(Self { socket, address, stopped, thread: Some(thread) })
+        Ok(Self { socket, address, stopped, connections, thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What was accepted; closed by the node once its migrations have ended.
+    pub fn connections(&self) -> Arc<Connections> {
+        self.connections.clone()
     }
 }
 
@@ -104,6 +113,7 @@ fn accept_all(
     stopped: &AtomicBool,
     reception: &Weak<dyn Reception>,
     journal: &Arc<Journal>,
+    connections: &Connections,
 ) {
     let pending = Arc::new(AtomicUsize::new(0));
     while !stopped.load(Ordering::Acquire) {
@@ -124,6 +134,8 @@ fn accept_all(
             continue;
         }
         let (counter, news) = (pending.clone(), journal.clone());
+        let socket = Arc::new(socket);
+        let weak = Arc::downgrade(&socket);
         let spawned = spawn_named("dwcp-recv", move || {
             let accepted = shake_hands(socket, peer, reception.as_ref());
             counter.fetch_sub(1, Ordering::AcqRel);
@@ -138,8 +150,9 @@ fn accept_all(
                 }
             }
         });
-        if spawned.is_err() {
-            pending.fetch_sub(1, Ordering::AcqRel);
+        match spawned {
+            Ok(thread) => connections.add(weak, thread),
+            Err(_) => drop(pending.fetch_sub(1, Ordering::AcqRel)),
         }
     }
 }
@@ -147,11 +160,10 @@ fn accept_all(
 type Accepted = (Arc<IncomingMigration>, StreamId, FrameReader, FrameWriter, String);
 
 fn shake_hands(
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     peer: SocketAddr,
     reception: &dyn Reception,
 ) -> Result<Accepted, String> {
-    let socket = Arc::new(socket);
     let hello = read_hello(&socket).map_err(|error| error.to_string());
     let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
     let answer = |writer: &mut FrameWriter, reply: &HelloReply| {

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod connection;
+pub mod connections;
 pub mod control;
 pub mod dial;
 pub mod guarded;

@@ -334,8 +334,13 @@ impl Node {
 impl Inner {
     fn stop(&self) {
         // Dropping the listener joins its thread, so nothing new comes after this line.
-        drop(lock(&self.listener).take());
+        let listener = lock(&self.listener).take();
+        let connections = listener.as_ref().map(Listener::connections);
+        drop(listener);
         self.registry.stop();
+        // Only now: before, they may still have served migrations past their commit point.
+        connections.iter().for_each(|connections| connections.close());
+        self.registry.release_guests();
     }
 }
 

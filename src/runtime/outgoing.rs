@@ -14,7 +14,8 @@ use crate::encoding::{CodecChoice, ImageDigest};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::ChunkWriter;
 use crate::migration::source::{Action, Answer, ChunkPlan, Source, SourceSetup, Work};
-use crate::migration::{Failure, GuestSource, Owner, Progress, Report};
+use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
+use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use crate::runtime::dial::{Dialed, Dialer};
@@ -37,7 +38,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// An outgoing migration, shared by its threads and its handles.
 pub struct Outgoing {
     setup: SourceSetup,
-    guest: Arc<dyn GuestSource>,
+    /// Let go when all is over, though the migration itself is remembered.
+    guest: Mutex<Option<Arc<dyn GuestSource>>>,
     digest: Arc<ImageDigest>,
     dialer: Dialer,
     journal: Arc<Journal>,
@@ -72,7 +74,7 @@ impl Outgoing {
         let slots = usize::from(setup.options.streams);
         let outgoing = Arc::new(Self {
             setup,
-            guest,
+            guest: Mutex::new(Some(guest)),
             digest,
             dialer,
             journal,
@@ -146,12 +148,15 @@ impl Outgoing {
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
         let senders = self.start_senders();
-        let mut log = Vec::new();
+        let (mut log, mut end) = (Vec::new(), None);
         loop {
             let mut source = lock(&self.source);
             while let Some(event) = source.next_event() {
                 drop(source);
-                self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+                match event {
+                    EventKind::MigrationEnded { .. } => end = Some(event),
+                    _ => self.publish(event),
+                }
                 source = lock(&self.source);
             }
             if let Some(action) = source.next_action() {
@@ -168,7 +173,7 @@ impl Outgoing {
             source = wait(&self.news, source, timeout);
             source.tick(now());
         }
-        self.finish(senders, keeper, on_end);
+        self.finish(senders, keeper, on_end, end);
     }
 
     fn finish(
@@ -176,6 +181,7 @@ impl Outgoing {
         senders: Vec<JoinHandle<()>>,
         keeper: RecordKeeper,
         on_end: Box<dyn FnOnce(&Report) + Send>,
+        end: Option<EventKind>,
     ) {
         self.work.notify_all();
         let deadline = now() + LAST_WORDS;
@@ -192,9 +198,14 @@ impl Outgoing {
             keeper.close(report.owner);
             on_end(report);
         }
+        drop(lock(&self.guest).take());
         self.done.store(true, Ordering::Release);
-        let _guard = lock(&self.source);
-        self.ended.notify_all();
+        {
+            let _guard = lock(&self.source);
+            self.ended.notify_all();
+        }
+        // Last, so that whoever hears of the end finds the report.
+        end.into_iter().for_each(|event| self.publish(event));
     }
 
     fn start_senders(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
@@ -215,27 +226,48 @@ impl Outgoing {
 
     fn perform(&self, action: Action, keeper: &mut RecordKeeper, log: &mut Vec<u64>) -> Answer {
         match action {
-            Action::StartDirtyLog => Answer::DirtyLogStarted(self.guest.start_dirty_log()),
+            Action::StartDirtyLog => Answer::DirtyLogStarted(
+                self.guest_for("start_dirty_log").and_then(|guest| guest.start_dirty_log()),
+            ),
             Action::FetchDirty => Answer::DirtyFetched(self.fetch_dirty(log)),
-            Action::Pause => Answer::Paused(self.guest.pause()),
-            Action::Resume => Answer::Resumed(self.guest.resume()),
-            Action::SaveDeviceState => Answer::DeviceState(self.guest.save_device_state()),
-            Action::Throttle(percent) => Answer::Throttled(self.guest.throttle(percent)),
+            Action::Pause => {
+                Answer::Paused(self.guest_for("pause").and_then(|guest| guest.pause()))
+            }
+            Action::Resume => {
+                Answer::Resumed(self.guest_for("resume").and_then(|guest| guest.resume()))
+            }
+            Action::SaveDeviceState => Answer::DeviceState(
+                self.guest_for("save_device_state").and_then(|guest| guest.save_device_state()),
+            ),
+            Action::Throttle(percent) => Answer::Throttled(
+                self.guest_for("throttle").and_then(|guest| guest.throttle(percent)),
+            ),
             Action::Persist(mark) => Answer::Persisted(mark, self.persist(keeper, mark)),
-            Action::Finish(ending) => Answer::Finished(self.guest.finish(ending)),
+            Action::Finish(ending) => {
+                Answer::Finished(self.guest_for("finish").and_then(|guest| guest.finish(ending)))
+            }
         }
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
+
+    fn guest_for(&self, call: &'static str) -> Result<Arc<dyn GuestSource>, GuestError> {
+        let guest = lock(&self.guest).clone();
+        guest.ok_or_else(|| GuestError::new(call, "the migration is over"))
     }
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
         keeper.write(mark).map_err(|error| error.to_string())
     }
 
-    fn fetch_dirty(&self, log: &mut Vec<u64>) -> Result<(), crate::migration::GuestError> {
+    fn fetch_dirty(&self, log: &mut Vec<u64>) -> Result<(), GuestError> {
         for region in 0..self.setup.layout.regions().len() {
             let pages = self.setup.layout.pages_of(region);
             log.clear();
             log.resize((pages.end - pages.start).div_ceil(64) as usize, 0);
-            self.guest.fetch_dirty(region, log)?;
+            self.guest_for("fetch_dirty")?.fetch_dirty(region, log)?;
             lock(&self.source).merge_dirty(region, log);
         }
         Ok(())
@@ -367,7 +399,8 @@ impl Outgoing {
         writer: &mut ChunkWriter,
     ) -> Option<io::Result<()>> {
         let codec = self.codec.get().copied().unwrap_or(CodecChoice::None);
-        let (guest, layout) = (self.guest.as_ref(), &self.setup.layout);
+        let guest = self.guest_for("read_pages").ok()?;
+        let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let pages = (plan.id, plan.runs.as_slice());
         let encoded = writer.encode(pages, guest, layout, codec, &self.digest, socket.sequence());
         let mut source = lock(&self.source);

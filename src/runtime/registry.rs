@@ -14,6 +14,7 @@ use crate::runtime::lock::lock;
 use crate::runtime::node::{GuestInfo, Migration, NodeError};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
+use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
 use crate::wire::hello::{Ended, Purpose};
 use std::collections::{BTreeMap, HashMap};
@@ -235,13 +236,20 @@ impl Registry {
             lock(&self.tables).migrations.iter_mut().filter_map(|(_, t)| t.take()).collect();
         for thread in threads {
             // A migration's own thread may be the one that drops the node.
-            if thread.thread().id() != std::thread::current().id() {
+            if !is_current(&thread) {
                 let _ = thread.join();
             }
         }
         if first {
             self.journal.publish(None, None, EventKind::NodeStopped {});
         }
+    }
+
+    /// Ends all registrations, so that hypervisors may free what they registered.
+    pub fn release_guests(&self) {
+        // Dropped without the lock: it may call the hypervisor.
+        let guests = std::mem::take(&mut lock(&self.tables).guests);
+        drop(guests);
     }
 
     fn ended(&self, guest: &str, id: MigrationId, report: &Report) {

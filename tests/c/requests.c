@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-enum { PAGES = 512, PATIENCE_MS = 120000, NO_REQUEST = 0 };
+enum { PAGES = 512, PATIENCE_MS = 30000, NO_REQUEST = 0 };
 
 typedef struct side {
     dwcp_node *node;

@@ -9,7 +9,7 @@ library=${DWCP_LIBRARY:-$PWD/target/debug/libdwcp.so}
 export DWCP_LIBRARY="$library"
 strict="-Wall -Wextra -pedantic -Werror"
 programs="status misuse migrate requests threads classes unload"
-limit_s=600
+limit_s=120
 passed=0
 failed=0
 

@@ -31,6 +31,67 @@ static void find(void *library, const char *name, void *function) {
     memcpy(function, &symbol, sizeof symbol);
 }
 
+static int32_t nothing(void *ctx) {
+    (void)ctx;
+    return 0;
+}
+
+static int32_t no_writes(void *ctx, uint32_t region, uint64_t *log, size_t words) {
+    (void)ctx, (void)region, (void)log, (void)words;
+    return 0;
+}
+
+/* A migration to another node, so that every kind of thread has run. */
+static void move_a_guest(void *library, dwcp_node *node) {
+    static unsigned char from[64 * 4096], to[64 * 4096];
+    dwcp_status (*add_source)(dwcp_node *, const char *, const dwcp_source *);
+    dwcp_status (*add_destination)(dwcp_node *, const char *, const dwcp_destination *);
+    dwcp_status (*address)(const dwcp_node *, char *, size_t, size_t *);
+    dwcp_status (*migrate)(dwcp_node *, const char *, const char *, const dwcp_migration_options *,
+                           dwcp_migration **);
+    dwcp_status (*wait)(dwcp_migration *, uint64_t, dwcp_status *);
+    dwcp_status (*migration_free)(dwcp_migration *);
+    dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
+    dwcp_status (*node_free)(dwcp_node *);
+    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, {0}};
+    dwcp_region region = {sizeof region, "ram", 0, sizeof from, from, {0}};
+    dwcp_source source = {0};
+    dwcp_destination destination = {0};
+    dwcp_migration *migration = NULL;
+    dwcp_node *other = NULL;
+    dwcp_status ended = 1;
+    char text[64];
+    find(library, "dwcp_node_add_source", &add_source);
+    find(library, "dwcp_node_add_destination", &add_destination);
+    find(library, "dwcp_node_listen_address", &address);
+    find(library, "dwcp_node_migrate", &migrate);
+    find(library, "dwcp_migration_wait", &wait);
+    find(library, "dwcp_migration_free", &migration_free);
+    find(library, "dwcp_node_new", &node_new);
+    find(library, "dwcp_node_free", &node_free);
+    memset(from, 7, sizeof from);
+    memset(to, 0, sizeof to);
+    source.struct_size = sizeof source;
+    source.regions = &region;
+    source.region_count = 1;
+    source.start_dirty_log = source.pause = source.resume = nothing;
+    source.fetch_dirty = no_writes;
+    CHECK(add_source(node, "vm", &source) == DWCP_OK);
+    CHECK(node_new(&options, &other) == DWCP_OK);
+    region.host = to;
+    destination.struct_size = sizeof destination;
+    destination.regions = &region;
+    destination.region_count = 1;
+    destination.resume = nothing;
+    CHECK(add_destination(other, "vm", &destination) == DWCP_OK);
+    CHECK(address(other, text, sizeof text, NULL) == DWCP_OK);
+    CHECK(migrate(node, "vm", text, NULL, &migration) == DWCP_OK);
+    CHECK(wait(migration, 30000, &ended) == DWCP_OK && ended == DWCP_OK);
+    CHECK(memcmp(from, to, sizeof from) == 0);
+    CHECK(migration_free(migration) == DWCP_OK);
+    CHECK(node_free(other) == DWCP_OK);
+}
+
 static void use_once(const char *path) {
     dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
     dwcp_status (*node_free)(dwcp_node *);
@@ -49,6 +110,7 @@ static void use_once(const char *path) {
     find(library, "dwcp_last_error", &last_error);
     CHECK(node_new(&options, &node) == DWCP_OK);
     CHECK(node_fd(node, &fd) == DWCP_OK && fd >= 0);
+    move_a_guest(library, node);
     CHECK(node_free(node) == DWCP_OK);
     CHECK(node_free(node) == DWCP_ERR_BAD_HANDLE);
     CHECK(last_error(text, sizeof text, NULL) == DWCP_OK && text[0]);

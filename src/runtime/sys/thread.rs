@@ -2,6 +2,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
 use std::thread::{Builder, JoinHandle};
 
 /// Signals that a thread raises by its own fault: blocked, they would bypass the host's crash
@@ -22,7 +24,46 @@ where
 {
     // The new thread inherits the mask, so there is no moment at which it could take a signal.
     let _mask = SignalMask::block()?;
-    Builder::new().name(name.into()).spawn(body)
+    let builder = Builder::new().name(name.into());
+    on_passing_thread(move || builder.spawn(body))?
+}
+
+/// Runs `body` on a bare thread that ends with it.
+///
+/// `Builder::spawn` leaves a thread-local with a destructor on the thread that calls it, and that
+/// would keep `dlclose` from unmapping the library for as long as the host's thread lives.
+fn on_passing_thread<F: FnOnce() -> R + Send, R: Send>(body: F) -> io::Result<R> {
+    let mut errand = Errand { body: Some(body), result: None };
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: `run` gets the errand it is made for, which outlives the thread: it is joined here.
+    let code = unsafe {
+        let argument = (&raw mut errand).cast();
+        match libc::pthread_create(thread.as_mut_ptr(), ptr::null(), run::<F, R>, argument) {
+            0 => libc::pthread_join(thread.assume_init(), ptr::null_mut()),
+            code => code,
+        }
+    };
+    errand.result.ok_or_else(|| io::Error::from_raw_os_error(code))
+}
+
+struct Errand<F, R> {
+    body: Option<F>,
+    result: Option<R>,
+}
+
+extern "C" fn run<F: FnOnce() -> R, R>(argument: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: `on_passing_thread` passes its errand and does not touch it before the join.
+    let errand = unsafe { &mut *argument.cast::<Errand<F, R>>() };
+    errand.result = errand.body.take().map(|body| body());
+    ptr::null_mut()
+}
+
+/// Whether the thread is the calling one.
+///
+/// `std::thread::current` would do, but for the reason at `on_passing_thread`.
+pub fn is_current<T>(thread: &JoinHandle<T>) -> bool {
+    // SAFETY: two thread numbers are compared; the handle was not joined, so its own is valid.
+    unsafe { libc::pthread_equal(thread.as_pthread_t(), libc::pthread_self()) != 0 }
 }
 
 /// The calling thread's signal mask, put back on drop.
