@@ -33,82 +33,13 @@ fn request(pair: &Pair, method: &str, path: &str, body: &str) -> (u16, Value) {
 #[test]
 fn every_refusal_names_what_is_wrong() {
     let pair = Pair::new();
-    for (method, path, body, code, status, what) in [
-        ("GET", "/v3/nothing", "", 404, "DWCP_ERR_NOT_FOUND", "no route GET /v3/nothing"),
-        ("DELETE", "/v3/status", "", 404, "DWCP_ERR_NOT_FOUND", "DELETE"),
-        ("GET", "/v3/status?verbose=1", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "\"verbose\""),
-        ("GET", "/v3/events?after=x", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "after=\"x\""),
-        ("GET", "/v3/events?after=-1", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a whole number"),
-        (
-            "GET",
-            "/v3/logs?level=loud",
-            "",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "debug, info, warn, error",
-        ),
-        (
-            "GET",
-            "/v3/migrations/12",
-            "",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "not 32 hexadecimal digits",
-        ),
-        (
-            "GET",
-            "/v3/migrations/00000000000000000000000000000000",
-            "",
-            404,
-            "DWCP_ERR_NOT_FOUND",
-            "no migration",
-        ),
-        ("POST", "/v3/migrations", "{", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a JSON object"),
-        ("POST", "/v3/migrations", "[]", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a JSON object"),
-        (
-            "POST",
-            "/v3/migrations",
-            "{\"guest\": 5}",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "guest is 5",
-        ),
-        (
-            "POST",
-            "/v3/migrations",
-            "{\"gest\": \"x\"}",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "unknown field \"gest\"",
-        ),
-        (
-            "POST",
-            "/v3/migrations",
-            "{\"guest\": \"x\"}",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "field to is missing",
-        ),
-        (
-            "POST",
-            "/v3/migrations",
-            "{\"guest\":\"x\",\"to\":\"h:1\",\"streams\":[1]}",
-            400,
-            "DWCP_ERR_INVALID_ARGUMENT",
-            "streams is [1]",
-        ),
-        ("GET", "/v3/config/amst.mod", "", 404, "DWCP_ERR_NOT_FOUND", "did you mean amst.mode?"),
-        (
-            "PUT",
-            "/v3/config/amst.mode",
-            "{\"value\":\"hybrid\"}",
-            501,
-            "DWCP_ERR_UNSUPPORTED",
-            "configuration file",
-        ),
-    ] {
+    for (method, path, body, code, status, what) in REFUSALS {
         let (got, answer) = request(&pair, method, path, body);
-        assert_eq!((got, &answer["error"]["status"]), (code, &status.into()), "{path} {body}");
+        assert_eq!(
+            (got, &answer["error"]["status"]),
+            (*code, &Value::from(*status)),
+            "{path} {body}"
+        );
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains(what), "{path} {body}: {message}");
     }
@@ -195,3 +126,65 @@ fn a_stopped_server_frees_its_path() {
     assert_eq!(again.unwrap().socket(), path);
     assert!(pair.scratch.0.exists());
 }
+
+/// Method, path, body; code, status, and what the message must name.
+const REFUSALS: &[(&str, &str, &str, u16, &str, &str)] = &[
+    ("GET", "/v3/nothing", "", 404, "DWCP_ERR_NOT_FOUND", "no route GET /v3/nothing"),
+    ("DELETE", "/v3/status", "", 404, "DWCP_ERR_NOT_FOUND", "DELETE"),
+    ("GET", "/v3/status?verbose=1", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "\"verbose\""),
+    ("GET", "/v3/events?after=x", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "after=\"x\""),
+    ("GET", "/v3/events?after=-1", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a whole number"),
+    (
+        "GET",
+        "/v3/logs?level=loud",
+        "",
+        400,
+        "DWCP_ERR_INVALID_ARGUMENT",
+        "debug, info, warn, error",
+    ),
+    ("GET", "/v3/migrations/12", "", 400, "DWCP_ERR_INVALID_ARGUMENT", "not 32 hexadecimal digits"),
+    (
+        "GET",
+        "/v3/migrations/00000000000000000000000000000000",
+        "",
+        404,
+        "DWCP_ERR_NOT_FOUND",
+        "no migration",
+    ),
+    ("POST", "/v3/migrations", "{", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a JSON object"),
+    ("POST", "/v3/migrations", "[]", 400, "DWCP_ERR_INVALID_ARGUMENT", "not a JSON object"),
+    ("POST", "/v3/migrations", "{\"guest\": 5}", 400, "DWCP_ERR_INVALID_ARGUMENT", "guest is 5"),
+    (
+        "POST",
+        "/v3/migrations",
+        "{\"gest\": \"x\"}",
+        400,
+        "DWCP_ERR_INVALID_ARGUMENT",
+        "unknown field \"gest\"",
+    ),
+    (
+        "POST",
+        "/v3/migrations",
+        "{\"guest\": \"x\"}",
+        400,
+        "DWCP_ERR_INVALID_ARGUMENT",
+        "field to is missing",
+    ),
+    (
+        "POST",
+        "/v3/migrations",
+        "{\"guest\":\"x\",\"to\":\"h:1\",\"streams\":[1]}",
+        400,
+        "DWCP_ERR_INVALID_ARGUMENT",
+        "streams is [1]",
+    ),
+    ("GET", "/v3/config/amst.mod", "", 404, "DWCP_ERR_NOT_FOUND", "did you mean amst.mode?"),
+    (
+        "PUT",
+        "/v3/config/amst.mode",
+        "{\"value\":\"hybrid\"}",
+        501,
+        "DWCP_ERR_UNSUPPORTED",
+        "configuration file",
+    ),
+];

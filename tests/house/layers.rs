@@ -26,8 +26,8 @@ const HEIGHTS: [(&str, u8); 16] = [
     ("observe", 30),
     ("migration", 31),
     ("node", 32),
-    ("runtime", 40),
-    ("config", 41),
+    ("config", 40),
+    ("runtime", 41),
     ("ffi", 50),
     ("cli", 50),
 ];
