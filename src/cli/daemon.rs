@@ -7,7 +7,7 @@ use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve
 use crate::{Node, NodeError, NodeOptions};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     match run(&daemon) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dwcpd: {error}");
+            remark(&format!("dwcpd: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -109,7 +109,7 @@ async fn serve(daemon: &Daemon, store: Arc<ConfigStore>) -> Result<(), DaemonErr
     while signals.next().await == Order::Reload {
         // The server has logged the outcome; the supervisor's log gets a refusal too.
         if let Err(error) = server.reload_config() {
-            eprintln!("dwcpd: configuration not reloaded: {error}");
+            remark(&format!("dwcpd: configuration not reloaded: {error}"));
         }
     }
     tell("STOPPING=1");
@@ -128,13 +128,18 @@ fn announce(node: &Node, server: &ControlServer) {
         server.socket().display()
     );
     server.log(Level::Info, text.clone());
-    eprintln!("dwcpd: {text}");
+    remark(&format!("dwcpd: {text}"));
     tell("READY=1");
+}
+
+fn remark(text: &str) {
+    // Whoever started the daemon may have closed the pipe; that is no reason to die.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn tell(state: &str) {
     if let Err(error) = notify(state) {
-        eprintln!("dwcpd: cannot tell the service manager {state}: {error}");
+        remark(&format!("dwcpd: cannot tell the service manager {state}: {error}"));
     }
 }
 

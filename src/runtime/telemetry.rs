@@ -3,8 +3,10 @@
 //! It has no thread of its own: whoever wants fresh numbers calls [`Telemetry::refresh`].
 
 use super::log_file::LogFile;
-use crate::observe::catalog::{Declaration, Metric};
-use crate::observe::{Level, LogRecord, LogRing, Metrics, Sample, exposition};
+use crate::node::catalog::{Declaration, Metric};
+use crate::node::exposition;
+use crate::node::metrics::{Metrics, Sample};
+use crate::observe::{Level, LogRecord, LogRing};
 use crate::{Migration, Node};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

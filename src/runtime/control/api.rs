@@ -7,7 +7,7 @@ use super::request::Request;
 use super::{status, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
-use crate::observe::exposition;
+use crate::node::exposition;
 use crate::{Migration, Status};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -139,14 +139,14 @@ fn metrics(context: &Context, request: &Request) -> Result<Value, ApiError> {
     request.allow(&["name", "component"], &[])?;
     let component = request.query("component").map(watch::parse_component).transpose()?;
     let name = request.query("name");
-    let in_component = |known: &crate::observe::catalog::Declaration| {
+    let in_component = |known: &crate::node::catalog::Declaration| {
         component.is_none_or(|component| known.component == component)
     };
     let found = context
         .telemetry
         .metrics_json(|known| in_component(known) && name.is_none_or(|name| known.name == name));
     if let Some(name) = name.filter(|_| found.as_array().is_some_and(Vec::is_empty)) {
-        let all = crate::observe::catalog::Metric::ALL.iter().map(|metric| metric.declaration());
+        let all = crate::node::catalog::Metric::ALL.iter().map(|metric| metric.declaration());
         let names: Vec<_> =
             all.filter(|known| in_component(known)).map(|known| known.name).collect();
         let text = format!("unknown metric {name:?}; known here: {}", names.join(", "));

@@ -29,10 +29,9 @@ impl BoundSocket {
         Ok(Self { listener, path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
     }
 
-    /// The listener for use in the runtime that was entered.
-    pub fn listen(&self) -> Result<tokio::net::UnixListener, ControlError> {
-        let error = |source| ControlError::Socket { path: self.path.clone(), source };
-        self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(error)
+    /// The listener, for the runtime that was entered.
+    pub fn listen(&self) -> io::Result<tokio::net::UnixListener> {
+        self.listener.try_clone().and_then(tokio::net::UnixListener::from_std)
     }
 }
 

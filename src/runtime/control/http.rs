@@ -1,5 +1,6 @@
 //! Accepts connections and speaks HTTP/1.1 on them, within limits on number, size and time.
 
+use super::bind::BoundSocket;
 use super::error::ApiError;
 use super::request::Request;
 use super::{Context, api};
@@ -34,20 +35,34 @@ pub(super) enum Door {
     Metrics,
 }
 
-/// Serves until told to stop. What is then under way is cut off with the runtime.
-pub(super) async fn run(
+/// Serves until told to stop; calls `ready` once connections are taken in. What is under way at
+/// the end is cut off.
+pub(super) fn run<R>(
     context: Arc<Context>,
-    control: UnixListener,
-    metrics: Option<TcpListener>,
+    socket: &BoundSocket,
+    metrics: Option<std::net::TcpListener>,
     mut stopped: watch::Receiver<bool>,
-) {
-    tokio::spawn(accept_control(context.clone(), control));
-    if let Some(metrics) = metrics {
-        tokio::spawn(accept_metrics(context.clone(), metrics));
-    }
-    tokio::spawn(follow_events(context));
-    // An error means that the server's handle is gone, which is an end as well.
-    let _ = stopped.wait_for(|stop| *stop).await;
+    ready: impl FnOnce() -> R,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("dwcp-control-io")
+        .build()?;
+    let entered = runtime.enter();
+    let control = socket.listen()?;
+    let metrics = metrics.map(TcpListener::from_std).transpose()?;
+    drop(entered);
+    ready();
+    runtime.block_on(async move {
+        tokio::spawn(accept_control(context.clone(), control));
+        if let Some(metrics) = metrics {
+            tokio::spawn(accept_metrics(context.clone(), metrics));
+        }
+        tokio::spawn(follow_events(context));
+        // An error means that the server's handle is gone, which is an end as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    Ok(())
 }
 
 /// Keeps metrics and log up with the node, so that its ring of events does not overrun them.

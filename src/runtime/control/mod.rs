@@ -21,12 +21,11 @@ use crate::observe::Level;
 use crate::{Node, Status};
 use bind::BoundSocket;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
 
 /// What a control server serves besides the node.
@@ -113,25 +112,24 @@ pub fn serve_control(
     options: ControlOptions,
 ) -> Result<ControlServer, ControlError> {
     let bound = BoundSocket::bind(path)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_name("dwcp-control-io")
-        .build()
-        .map_err(ControlError::Thread)?;
-    let entered = runtime.enter();
-    let control = bound.listen()?;
     let metrics = options.metrics_listen.map(bind_metrics).transpose()?;
-    drop(entered);
     let metrics_address = metrics.as_ref().and_then(|metrics| metrics.local_addr().ok());
     let context = Arc::new(Context::new(node, options.config));
     context.open_log(&options.log_dirs);
     let (stop, stopped) = channel::channel(false);
+    let (ready, started) = mpsc::channel();
     let shared = context.clone();
     let thread = spawn_named("dwcp-control", move || {
-        runtime.block_on(http::run(shared, control, metrics, stopped));
-        drop(bound);
+        // The caller may itself be within a runtime, so this one lives and dies on its own thread.
+        let ended = http::run(shared, &bound, metrics, stopped, || ready.send(Ok(())));
+        if let Err(error) = ended {
+            // A caller that no longer waits has heard of the start already.
+            let _ = ready.send(Err(error));
+        }
     })
     .map_err(ControlError::Thread)?;
+    let never = |_| Err(io::Error::other("its thread ended at once"));
+    started.recv().unwrap_or_else(never).map_err(ControlError::Thread)?;
     Ok(ControlServer {
         context,
         socket: path.to_owned(),
@@ -251,8 +249,7 @@ fn log_settings(config: &Config) -> (u64, u64, Level) {
 }
 
 fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    std::net::TcpListener::bind(address)
+    TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .and_then(TcpListener::from_std)
         .map_err(|source| ControlError::Metrics { address, source })
 }

@@ -1,8 +1,8 @@
 //! The table of metrics: each is declared here once, with name, type, unit, labels and meaning.
 
-use super::Phase;
-use super::event::Component;
 use crate::Status;
+use crate::migration::Phase;
+use crate::observe::Component;
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq)]

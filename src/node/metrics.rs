@@ -4,10 +4,10 @@
 //! or a test.
 
 use super::catalog::{Metric, Shape};
-use super::event::{Event, EventKind};
-use super::{Phase, Progress, Report};
 use crate::Status;
 use crate::base::MigrationId;
+use crate::migration::{Phase, Progress, Report};
+use crate::observe::{Event, EventKind};
 use std::collections::HashMap;
 
 /// One migration as it stands.

@@ -125,7 +125,7 @@ fn encode_value(
         }
         (SeriesValue::Number(number), _) => encoder.encode_gauge(number),
         (SeriesValue::Histogram { buckets, sum }, Shape::Histogram(bounds)) => {
-            let upper = bounds.iter().copied().chain([f64::MAX]);
+            let upper = bounds.iter().copied().chain([f64::INFINITY]);
             let pairs: Vec<_> = upper.zip(buckets.iter().copied()).collect();
             encoder.encode_histogram::<NoLabelSet>(*sum, buckets.iter().sum(), &pairs, None)
         }
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(values[ended], 1.0);
         let bucket = |le: &str| {
             values
-                [&format!("dwcp_migration_downtime_seconds_bucket{{side=\"source\",le=\"{le}\"}}")]
+                [&format!("dwcp_migration_downtime_seconds_bucket{{le=\"{le}\",side=\"source\"}}")]
         };
         assert_eq!((bucket("0.01"), bucket("0.03"), bucket("+Inf")), (0.0, 1.0, 1.0));
         assert_eq!(values["dwcp_migration_downtime_seconds_count{side=\"source\"}"], 1.0);

@@ -1,0 +1,9 @@
+//! The daemon, its control server and the command line, driven as processes and over real sockets.
+
+mod config_disk;
+mod control;
+mod daemon;
+mod guest;
+mod help;
+mod operator;
+mod stage;
