@@ -126,7 +126,7 @@ def test_nobody_listening_is_a_connection_error(pair: Pair) -> None:
 def test_a_guest_that_is_not_expected_is_refused(pair: Pair) -> None:
     pair.source.add_source("vm", dwcp.BufferGuest(random_memory(MIB), running=True))
     with pytest.raises(dwcp.DwcpError, match="vm"):
-        pair.source.migrate("vm", pair.to, reconnect_timeout_s=1).wait(WAIT_S)
+        pair.source.migrate("vm", pair.to).wait(WAIT_S)
 
 
 def test_layouts_must_be_equal(pair: Pair) -> None:
