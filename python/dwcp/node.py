@@ -162,6 +162,23 @@ class Node:
         """
         return EventStream(self._native, self._pump, filter_words(filter), after, follow)
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics as objects with ``name``, ``component``, ``type``, ``unit`` and ``series``.
+
+        The same as from the control socket and, in another format, for Prometheus.
+        """
+        return self._native.metrics()
+
+    def serve_control(
+        self, path: str | os.PathLike[str], *, metrics_listen: str | None = None
+    ) -> str | None:
+        """Lets `dwcp.connect` and ``dwcp-v3-cli`` drive this node through a unix socket.
+
+        Only this user may open the socket; it goes when the node stops. With ``metrics_listen``
+        (``HOST:PORT``) ``/metrics`` is served for Prometheus too, and the address is returned.
+        """
+        return self._native.serve_control(path, metrics_listen)
+
     def stop(self) -> None:
         """Stops the node; safe to call twice.
 

@@ -24,7 +24,7 @@ from dwcp.status import Status
 
 __all__ = ["DEFAULT_SOCKET", "RemoteEvents", "RemoteMigration", "RemoteNode", "connect"]
 
-DEFAULT_SOCKET = "/run/dwcp/control.sock"
+DEFAULT_SOCKET = "/run/dwcp/dwcp.sock"
 """Where ``dwcpd`` listens unless it is told otherwise."""
 
 _POLL_S = 0.1

@@ -3,6 +3,7 @@
 //! It is thin on purpose: it crosses the language border (GIL, signals, buffers, exceptions) and
 //! hands out plain dictionaries; what a script sees is written in Python, in `python/dwcp`.
 
+mod command_line;
 mod convert;
 mod dirty_log;
 mod door;
@@ -23,6 +24,7 @@ fn _dwcp(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<node::Node>()?;
     module.add_class::<migration::Migration>()?;
     module.add_class::<dirty_log::DirtyLog>()?;
+    module.add_function(wrap_pyfunction!(command_line::run_operator, module)?)?;
     module.add_function(wrap_pyfunction!(error::status_table, module)?)?;
     module.add_function(wrap_pyfunction!(node::kernel_tracking, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_panic, module)?)

@@ -10,19 +10,24 @@ use dwcp::base::ids::ParseIdError;
 use dwcp::migration::MigrationOptions;
 use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
+use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
+use dwcp::runtime::telemetry::Telemetry;
 use dwcp::{NodeOptions, Status};
 use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 /// Native half of `dwcp.Node`.
 #[pyclass(frozen, module = "dwcp._dwcp")]
 pub struct Node {
+    // Dropped before the node: they hold handles of it.
+    servers: Mutex<Vec<Handle<ControlServer>>>,
+    telemetry: Handle<Telemetry>,
     inner: Handle<dwcp::Node>,
     guests: Mutex<HashMap<String, Weak<Guest>>>,
 }
@@ -47,7 +52,12 @@ impl Node {
         };
         let inner =
             door::pass(py, start)?.map_err(|(status, text)| error::new(py, status, &text))?;
-        Ok(Self { inner: Handle::new(inner), guests: Mutex::default() })
+        Ok(Self {
+            servers: Mutex::default(),
+            telemetry: Handle::new(Telemetry::new(&inner)),
+            inner: Handle::new(inner),
+            guests: Mutex::default(),
+        })
     }
 
     #[getter]
@@ -180,8 +190,35 @@ impl Node {
         events.iter().map(|event| event_to_python(py, event)).collect()
     }
 
+    /// The metrics, as the control socket tells them.
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let metrics = door::pass(py, || self.telemetry.metrics_json(|_| true))?;
+        convert::to_python(py, &metrics)
+    }
+
+    /// Serves the node on a unix socket until it stops; where metrics are answered, if anywhere.
+    #[pyo3(signature = (path, metrics_listen = None))]
+    fn serve_control(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        metrics_listen: Option<&str>,
+    ) -> PyResult<Option<String>> {
+        let resolved = metrics_listen.map(resolve).transpose();
+        let metrics_listen = resolved.map_err(|(status, text)| error::new(py, status, &text))?;
+        let options = ControlOptions { metrics_listen, ..ControlOptions::default() };
+        let served = door::pass(py, || serve_control(&self.inner, &path, options))?;
+        let server =
+            served.map_err(|failure| error::new(py, failure.status(), &failure.to_string()))?;
+        let metrics = server.metrics_address().map(|address| address.to_string());
+        self.lock_servers().push(Handle::new(server));
+        Ok(metrics)
+    }
+
     /// Stops the node on a thread of its own, so that Ctrl-C is answered meanwhile.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let servers = std::mem::take(&mut *self.lock_servers());
+        drop(servers);
         let node = dwcp::Node::clone(&self.inner);
         let (running, ended) = mpsc::channel::<()>();
         let work = move || {
@@ -205,6 +242,10 @@ impl Node {
 }
 
 impl Node {
+    fn lock_servers(&self) -> MutexGuard<'_, Vec<Handle<ControlServer>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remember(&self, name: &str, guest: &Arc<Guest>) {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|_, guest| guest.strong_count() > 0);
