@@ -20,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-/* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `is_registered`. */
+/* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `registrations`. */
 struct host {
     const struct options *options;
     struct guest *guest;
@@ -28,7 +28,8 @@ struct host {
     int fd;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool is_registered, is_destination;
+    int registrations; /* whose drop callback has not run yet */
+    bool is_destination;
     struct guest_counters stopped_at;
     bool was_stopped;
     struct verification arrival;
@@ -142,7 +143,7 @@ static void on_drop(void *ctx)
 {
     struct host *host = ctx;
     pthread_mutex_lock(&host->lock);
-    host->is_registered = false;
+    host->registrations--;
     pthread_cond_broadcast(&host->changed);
     pthread_mutex_unlock(&host->lock);
 }
@@ -253,16 +254,26 @@ static void attend(struct host *host, double seconds)
 
 static const double FOREVER_SECONDS = 1e9;
 
-/* Forgets the last migration; the library is done with the guest's memory when this returns. */
-static void await_drop(struct host *host)
+static void forget_migration(struct host *host)
 {
-    pthread_mutex_lock(&host->lock);
-    while (host->is_registered)
-        pthread_cond_wait(&host->changed, &host->lock);
-    pthread_mutex_unlock(&host->lock);
     (void)dwcp_migration_free(host->migration);
     host->migration = NULL;
     host->has_ended = false;
+}
+
+/* Whether the library is done with the guest's memory; it is soon after the migration. */
+static bool await_drop(struct host *host)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 10;
+    pthread_mutex_lock(&host->lock);
+    while (host->registrations != 0 &&
+           pthread_cond_timedwait(&host->changed, &host->lock, &until) == 0)
+        continue;
+    bool is_free = host->registrations == 0;
+    pthread_mutex_unlock(&host->lock);
+    return is_free;
 }
 
 /* ---- what the library is told ------------------------------------------------------------ */
@@ -279,11 +290,18 @@ static struct dwcp_region region_of(struct host *host)
     return region;
 }
 
+static void count_registration(struct host *host, int change)
+{
+    pthread_mutex_lock(&host->lock);
+    host->registrations += change;
+    pthread_mutex_unlock(&host->lock);
+}
+
 static bool registered(struct host *host, dwcp_status status)
 {
     if (status == DWCP_OK)
         return true;
-    host->is_registered = false;
+    count_registration(host, -1); /* refused: there will be no drop callback */
     say_error("registering the guest");
     return false;
 }
@@ -306,7 +324,7 @@ static bool source(struct host *host)
         source.throttle = on_throttle;
         source.finish = on_sent;
     }
-    host->is_registered = true;
+    count_registration(host, 1);
     host->is_destination = false;
     if (is_logged)
         return registered(host, dwcp_node_add_source(host->node, host->options->name, &source));
@@ -326,7 +344,7 @@ static bool destination(struct host *host)
         destination.load_device_state = on_load;
         destination.resume = on_arrival;
     }
-    host->is_registered = true;
+    count_registration(host, 1);
     host->is_destination = true;
     return registered(host, dwcp_node_add_destination(host->node, host->options->name,
                                                       &destination));
@@ -471,7 +489,7 @@ static int send_guest(struct host *host, double after_seconds)
     }
     say("the guest stopped at write %" PRIu64 ", tick %u; it now runs at %s",
         host->stopped_at.writes, host->stopped_at.ticks, options->to ? options->to : "its new home");
-    await_drop(host);
+    forget_migration(host);
     return EXIT_FINE;
 }
 
@@ -503,17 +521,19 @@ static int receive_guest(struct host *host)
             return EXIT_FAILED; /* told to stop */
         if (show_end(host, &host->received) == DWCP_OWNER_DESTINATION)
             break;
-        (void)dwcp_migration_free(host->migration);
-        host->migration = NULL;
-        host->has_ended = false;
+        forget_migration(host);
         say("still waiting for guest %s", host->options->name);
     }
-    await_drop(host);
+    forget_migration(host);
     return prove_arrival(host);
 }
 
 static bool replace_guest(struct host *host)
 {
+    if (!await_drop(host)) {
+        say("the library still holds the guest's memory");
+        return false;
+    }
     guest_free(host->guest);
     host->guest = guest_for(host->options);
     return host->guest != NULL;
