@@ -264,6 +264,14 @@ void guest_set_dirty_rate(struct guest *guest, uint64_t bytes_per_s)
     pthread_mutex_unlock(&guest->lock);
 }
 
+uint64_t guest_dirty_rate(struct guest *guest)
+{
+    pthread_mutex_lock(&guest->lock);
+    uint64_t bytes_per_s = guest->pacer.bytes_per_s;
+    pthread_mutex_unlock(&guest->lock);
+    return bytes_per_s;
+}
+
 void guest_throttle(struct guest *guest, uint32_t percent)
 {
     pthread_mutex_lock(&guest->lock);

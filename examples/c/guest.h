@@ -43,6 +43,7 @@ bool guest_has_dirty_log(const struct guest *guest);
 
 /* How fast the guest may write once it has filled its memory, and a share of time to hold it. */
 void guest_set_dirty_rate(struct guest *guest, uint64_t bytes_per_s);
+uint64_t guest_dirty_rate(struct guest *guest);
 void guest_throttle(struct guest *guest, uint32_t percent);
 
 /* On return from pause the virtual CPU is out of the guest and nothing writes its memory. */

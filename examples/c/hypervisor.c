@@ -444,10 +444,10 @@ static bool prove_again(struct host *host, const char *when)
 /* After a failed migration: the guest is here, whole, and runs. */
 static int go_on_here(struct host *host)
 {
-    uint64_t before = guest_counters(host->guest).ticks;
+    struct guest_counters before = guest_counters(host->guest);
     host->has_ended = false;
     attend(host, host->options->run_seconds);
-    bool runs = guest_counters(host->guest).ticks > before;
+    bool runs = guest_gets_on(host->guest, before);
     say("the guest %s here, at write %" PRIu64, runs ? "goes on" : "STANDS STILL",
         guest_counters(host->guest).writes);
     return prove_again(host, "after the failure") && runs ? EXIT_FAILED : EXIT_PROOF;
@@ -501,11 +501,10 @@ static int prove_arrival(struct host *host)
     struct guest_counters saved = guest_loaded_counters(host->guest);
     say("the guest goes on from write %" PRIu64 ", tick %u", saved.writes, saved.ticks);
     attend(host, host->options->run_seconds);
+    bool runs = guest_gets_on(host->guest, saved);
     bool later = prove_again(host, "after running on");
-    struct guest_counters now = guest_counters(host->guest);
-    bool runs = now.ticks > saved.ticks;
     say("the guest %s: %" PRIu64 " writes since it arrived", runs ? "runs" : "DOES NOT RUN",
-        now.writes - saved.writes);
+        host->later_proof.counter - saved.writes);
     return host->arrival_proof.holds && later && runs ? EXIT_FINE : EXIT_PROOF;
 }
 
