@@ -34,6 +34,7 @@ struct host {
     bool was_stopped;
     struct verification arrival;
     struct dwcp_migration *migration; /* the one under way, or the last one */
+    char migration_id[40];            /* its id, once a completion named it */
     bool has_ended;
     struct proof arrival_proof, later_proof;
     bool has_arrival_proof, has_later_proof;
@@ -191,14 +192,21 @@ static void reap(struct host *host)
         }
         for (size_t i = 0; i < count; i++) {
             const struct dwcp_completion *completion = &completions[i];
-            if (host->migration == NULL && completion->migration[0] != '\0')
-                (void)!dwcp_node_migration(host->node, completion->migration, &host->migration);
+            if (completion->migration[0] != '\0')
+                memcpy(host->migration_id, completion->migration, sizeof(host->migration_id));
             if (completion->kind == DWCP_COMPLETION_REQUEST)
                 serve_request(host, completion);
             else if (completion->kind == DWCP_COMPLETION_MIGRATION_ENDED)
                 host->has_ended = true;
         }
     } while (count == BATCH);
+}
+
+/* An incoming migration is known by a completion first; its handle is opened as soon as it can. */
+static void find_migration(struct host *host)
+{
+    if (host->migration == NULL && host->migration_id[0] != '\0')
+        (void)!dwcp_node_migration(host->node, host->migration_id, &host->migration);
 }
 
 static void show_migration(struct host *host)
@@ -248,6 +256,7 @@ static void attend(struct host *host, double seconds)
         double wait = left < tick_seconds ? left : tick_seconds;
         if (poll(&poll_fd, 1, (int)(wait * 1000) + 1) > 0)
             reap(host);
+        find_migration(host);
         show_migration(host);
     }
 }
@@ -258,6 +267,7 @@ static void forget_migration(struct host *host)
 {
     (void)dwcp_migration_free(host->migration);
     host->migration = NULL;
+    host->migration_id[0] = '\0';
     host->has_ended = false;
 }
 

@@ -255,12 +255,21 @@ private:
 
     void reap() {
         for (const dwcp_completion &completion : node_->reap()) {
-            if (!migration_ && completion.migration[0] != '\0')
-                migration_ = node_->migration(completion.migration);
+            if (completion.migration[0] != '\0') migration_id_ = completion.migration;
             if (completion.kind == DWCP_COMPLETION_REQUEST)
                 answer(completion);
             else if (completion.kind == DWCP_COMPLETION_MIGRATION_ENDED)
                 has_ended_ = true;
+        }
+    }
+
+    /// An incoming migration is known by a completion first; its handle is opened as soon as it can.
+    void find_migration() {
+        if (migration_ || migration_id_.empty()) return;
+        try {
+            migration_ = node_->migration(migration_id_);
+        } catch (const dwcp::Error &error) {
+            if (error.code() != DWCP_ERR_NOT_FOUND) throw;
         }
     }
 
@@ -299,12 +308,14 @@ private:
             pollfd descriptor{node_->fd(), POLLIN, 0};
             int wait_ms = static_cast<int>(std::min(left, tick_seconds) * 1000) + 1;
             if (poll(&descriptor, 1, wait_ms) > 0) reap();
+            find_migration();
             show_migration();
         }
     }
 
     void forget_migration() {
         migration_.reset();
+        migration_id_.clear();
         has_ended_ = false;
     }
 
@@ -434,6 +445,7 @@ private:
     std::optional<proof> arrival_proof_, later_proof_;
     std::string sent_ = "null", received_ = "null";
     bool has_ended_ = false;
+    std::string migration_id_;
     std::optional<dwcp::Node> node_; // ends before what its callbacks use
     std::optional<dwcp::Migration> migration_;
 };
