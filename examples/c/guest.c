@@ -232,6 +232,11 @@ void guest_free(struct guest *guest)
     free(guest);
 }
 
+void guest_discard(struct guest *guest)
+{
+    madvise(guest->memory, guest->memory_bytes, MADV_DONTNEED);
+}
+
 enum guest_kind guest_kind_of(const struct guest *guest)
 {
     return guest->backend->kind;

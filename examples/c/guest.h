@@ -33,6 +33,9 @@ enum { GUEST_STATE_MAX_BYTES = 8192, GUEST_ERROR_BYTES = 256 };
 struct guest *guest_new(enum guest_kind kind, size_t memory_bytes, char error[GUEST_ERROR_BYTES]);
 void guest_free(struct guest *guest);
 
+/* Gives the memory of a guest that left back to the system; it stays mapped and reads as zero. */
+void guest_discard(struct guest *guest);
+
 enum guest_kind guest_kind_of(const struct guest *guest);
 const char *guest_error(const struct guest *guest);
 uint8_t *guest_memory(struct guest *guest);

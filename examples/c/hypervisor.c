@@ -23,11 +23,10 @@
 /* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `registrations`. */
 struct host {
     const struct options *options;
-    struct guest *guest;
+    struct guest *guest, *left_behind;
     struct dwcp_node *node;
     int fd;
     pthread_mutex_t lock;
-    pthread_cond_t changed;
     int registrations; /* whose drop callback has not run yet */
     bool is_destination;
     struct guest_counters stopped_at;
@@ -145,7 +144,6 @@ static void on_drop(void *ctx)
     struct host *host = ctx;
     pthread_mutex_lock(&host->lock);
     host->registrations--;
-    pthread_cond_broadcast(&host->changed);
     pthread_mutex_unlock(&host->lock);
 }
 
@@ -269,21 +267,6 @@ static void forget_migration(struct host *host)
     host->migration = NULL;
     host->migration_id[0] = '\0';
     host->has_ended = false;
-}
-
-/* Whether the library is done with the guest's memory; it is soon after the migration. */
-static bool await_drop(struct host *host)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 10;
-    pthread_mutex_lock(&host->lock);
-    while (host->registrations != 0 &&
-           pthread_cond_timedwait(&host->changed, &host->lock, &until) == 0)
-        continue;
-    bool is_free = host->registrations == 0;
-    pthread_mutex_unlock(&host->lock);
-    return is_free;
 }
 
 /* ---- what the library is told ------------------------------------------------------------ */
@@ -537,13 +520,16 @@ static int receive_guest(struct host *host)
     return prove_arrival(host);
 }
 
+/* The guest that left may be freed once the library has dropped it; its memory is given up now. */
 static bool replace_guest(struct host *host)
 {
-    if (!await_drop(host)) {
-        say("the library still holds the guest's memory");
-        return false;
-    }
-    guest_free(host->guest);
+    pthread_mutex_lock(&host->lock);
+    bool is_dropped = host->registrations == 0;
+    pthread_mutex_unlock(&host->lock);
+    if (is_dropped)
+        guest_free(host->guest);
+    else
+        guest_discard(host->left_behind = host->guest);
     host->guest = guest_for(host->options);
     return host->guest != NULL;
 }
@@ -618,13 +604,13 @@ int main(int count, char **arguments)
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGTERM, &stop, NULL);
     pthread_mutex_init(&host.lock, NULL);
-    pthread_cond_init(&host.changed, NULL);
     code = run(&host);
     (void)dwcp_node_free(host.node); /* from here on no callback comes */
     if (options.json && host.guest != NULL)
         print_json(&host, code);
     (void)dwcp_migration_free(host.migration);
     guest_free(host.guest);
+    guest_free(host.left_behind);
     free(host.sent);
     free(host.received);
     return code;

@@ -97,7 +97,7 @@ public:
         writer.write(state.data(), state.size());
     }
     bool throttle(std::uint32_t percent) override { return guest_->throttle(percent), true; }
-    void finish(bool) override { guest_->finish(); }
+    void finish(dwcp::Ending) override { guest_->finish(); }
 
 protected:
     std::shared_ptr<RunningGuest> guest_;
