@@ -6,46 +6,53 @@
 
 HYPERVISOR="$TARGET/examples/hypervisor-c"
 GUEST=(--memory-mib "${MEMORY_MIB:-256}" --dirty-mib-per-s "${DIRTY_MIB_PER_S:-50}" --name demo)
+reports=$(mktemp -d)
 destination=
 
 main() {
+    trap clean_up EXIT
     say "building the library and the example hypervisor"
     cargo build --release --locked --lib
     make --no-print-directory -C examples/c LIBRARY_DIR="$TARGET/release" OUT="$TARGET/examples" \
         "$HYPERVISOR"
 
-    address=127.0.0.1:$(free_port)
-    trap stop_destination EXIT
-    say "destination: waits at $address"
-    "$HYPERVISOR" destination --listen "$address" "${GUEST[@]}" &
+    say "destination: process 1, waits on a port that the system chooses"
+    "$HYPERVISOR" destination --listen 127.0.0.1:0 --json "${GUEST[@]}" \
+        >"$reports/destination.json" 2>"$reports/destination.log" &
     destination=$!
-    wait_for_listener "$address"
-    say "source: runs the guest for two seconds, then migrates it while it writes"
-    "$HYPERVISOR" source --to "$address" --after-seconds 2 --codec "${CODEC:-default}" "${GUEST[@]}"
+    await_address
+    say "source: process 2, runs the guest for two seconds, then migrates it while it writes"
+    "$HYPERVISOR" source --to "$address" --after-seconds 2 --codec "${CODEC:-default}" --json \
+        "${GUEST[@]}" >"$reports/source.json" || die "the migration failed"
 
-    wait "$destination" || die "the destination's proof failed"
+    wait "$destination" || failed=$?
     destination=
+    say "destination: what it said"
+    grep -v '^[a-z_]*  *pass ' "$reports/destination.log"
+    [ -z "${failed:-}" ] || die "the destination's proof failed"
+    say "report"
+    python3 scripts/show-report.py "$reports/source.json" "$reports/destination.json"
     say "done: the guest went on at the destination and every page was proved"
 }
 
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-# By the kernel's table, because a connection would be taken for a migration.
-wait_for_listener() {
-    local port
-    port=$(printf '%04X' "${1##*:}")
-    for _ in $(seq 100); do
-        ! grep -q "^ *[0-9]*: [0-9A-F]*:$port 00000000:0000 0A" /proc/net/tcp || return 0
-        kill -0 "$destination" 2>/dev/null || die "the destination ended before it listened"
+# The destination says where it listens.
+await_address() {
+    for _ in $(seq 300); do
+        address=$(sed -n 's/^listening on //p' "$reports/destination.log")
+        [ -z "$address" ] || return 0
+        kill -0 "$destination" 2>/dev/null || break
         sleep 0.1
     done
-    die "the destination does not listen at $1 after 10 s"
+    cat "$reports/destination.log" >&2
+    die "the destination does not listen"
 }
 
-stop_destination() {
-    [ -z "$destination" ] || kill "$destination" 2>/dev/null || true
+clean_up() {
+    if [ -n "$destination" ]; then
+        kill "$destination" 2>/dev/null || true
+        wait "$destination" 2>/dev/null || true
+    fi
+    rm -rf "$reports"
 }
 
 main

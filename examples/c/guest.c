@@ -232,6 +232,11 @@ void guest_free(struct guest *guest)
     free(guest);
 }
 
+void guest_discard(struct guest *guest)
+{
+    madvise(guest->memory, guest->memory_bytes, MADV_DONTNEED);
+}
+
 enum guest_kind guest_kind_of(const struct guest *guest)
 {
     return guest->backend->kind;
@@ -262,6 +267,14 @@ void guest_set_dirty_rate(struct guest *guest, uint64_t bytes_per_s)
     pthread_mutex_lock(&guest->lock);
     guest->pacer.bytes_per_s = bytes_per_s;
     pthread_mutex_unlock(&guest->lock);
+}
+
+uint64_t guest_dirty_rate(struct guest *guest)
+{
+    pthread_mutex_lock(&guest->lock);
+    uint64_t bytes_per_s = guest->pacer.bytes_per_s;
+    pthread_mutex_unlock(&guest->lock);
+    return bytes_per_s;
 }
 
 void guest_throttle(struct guest *guest, uint32_t percent)

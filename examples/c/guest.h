@@ -33,6 +33,9 @@ enum { GUEST_STATE_MAX_BYTES = 8192, GUEST_ERROR_BYTES = 256 };
 struct guest *guest_new(enum guest_kind kind, size_t memory_bytes, char error[GUEST_ERROR_BYTES]);
 void guest_free(struct guest *guest);
 
+/* Gives the memory of a guest that left back to the system; it stays mapped and reads as zero. */
+void guest_discard(struct guest *guest);
+
 enum guest_kind guest_kind_of(const struct guest *guest);
 const char *guest_error(const struct guest *guest);
 uint8_t *guest_memory(struct guest *guest);
@@ -43,6 +46,7 @@ bool guest_has_dirty_log(const struct guest *guest);
 
 /* How fast the guest may write once it has filled its memory, and a share of time to hold it. */
 void guest_set_dirty_rate(struct guest *guest, uint64_t bytes_per_s);
+uint64_t guest_dirty_rate(struct guest *guest);
 void guest_throttle(struct guest *guest, uint32_t percent);
 
 /* On return from pause the virtual CPU is out of the guest and nothing writes its memory. */

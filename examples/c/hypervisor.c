@@ -20,19 +20,20 @@
 #include <string.h>
 #include <time.h>
 
-/* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `is_registered`. */
+/* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `registrations`. */
 struct host {
     const struct options *options;
-    struct guest *guest;
+    struct guest *guest, *left_behind;
     struct dwcp_node *node;
     int fd;
     pthread_mutex_t lock;
-    pthread_cond_t changed;
-    bool is_registered, is_destination;
+    int registrations; /* whose drop callback has not run yet */
+    bool is_destination;
     struct guest_counters stopped_at;
     bool was_stopped;
     struct verification arrival;
     struct dwcp_migration *migration; /* the one under way, or the last one */
+    char migration_id[40];            /* its id, once a completion named it */
     bool has_ended;
     struct proof arrival_proof, later_proof;
     bool has_arrival_proof, has_later_proof;
@@ -142,8 +143,7 @@ static void on_drop(void *ctx)
 {
     struct host *host = ctx;
     pthread_mutex_lock(&host->lock);
-    host->is_registered = false;
-    pthread_cond_broadcast(&host->changed);
+    host->registrations--;
     pthread_mutex_unlock(&host->lock);
 }
 
@@ -190,14 +190,21 @@ static void reap(struct host *host)
         }
         for (size_t i = 0; i < count; i++) {
             const struct dwcp_completion *completion = &completions[i];
-            if (host->migration == NULL && completion->migration[0] != '\0')
-                (void)!dwcp_node_migration(host->node, completion->migration, &host->migration);
+            if (completion->migration[0] != '\0')
+                memcpy(host->migration_id, completion->migration, sizeof(host->migration_id));
             if (completion->kind == DWCP_COMPLETION_REQUEST)
                 serve_request(host, completion);
             else if (completion->kind == DWCP_COMPLETION_MIGRATION_ENDED)
                 host->has_ended = true;
         }
     } while (count == BATCH);
+}
+
+/* An incoming migration is known by a completion first; its handle is opened as soon as it can. */
+static void find_migration(struct host *host)
+{
+    if (host->migration == NULL && host->migration_id[0] != '\0')
+        (void)!dwcp_node_migration(host->node, host->migration_id, &host->migration);
 }
 
 static void show_migration(struct host *host)
@@ -247,21 +254,18 @@ static void attend(struct host *host, double seconds)
         double wait = left < tick_seconds ? left : tick_seconds;
         if (poll(&poll_fd, 1, (int)(wait * 1000) + 1) > 0)
             reap(host);
+        find_migration(host);
         show_migration(host);
     }
 }
 
 static const double FOREVER_SECONDS = 1e9;
 
-/* Forgets the last migration; the library is done with the guest's memory when this returns. */
-static void await_drop(struct host *host)
+static void forget_migration(struct host *host)
 {
-    pthread_mutex_lock(&host->lock);
-    while (host->is_registered)
-        pthread_cond_wait(&host->changed, &host->lock);
-    pthread_mutex_unlock(&host->lock);
     (void)dwcp_migration_free(host->migration);
     host->migration = NULL;
+    host->migration_id[0] = '\0';
     host->has_ended = false;
 }
 
@@ -279,11 +283,18 @@ static struct dwcp_region region_of(struct host *host)
     return region;
 }
 
+static void count_registration(struct host *host, int change)
+{
+    pthread_mutex_lock(&host->lock);
+    host->registrations += change;
+    pthread_mutex_unlock(&host->lock);
+}
+
 static bool registered(struct host *host, dwcp_status status)
 {
     if (status == DWCP_OK)
         return true;
-    host->is_registered = false;
+    count_registration(host, -1); /* refused: there will be no drop callback */
     say_error("registering the guest");
     return false;
 }
@@ -306,7 +317,7 @@ static bool source(struct host *host)
         source.throttle = on_throttle;
         source.finish = on_sent;
     }
-    host->is_registered = true;
+    count_registration(host, 1);
     host->is_destination = false;
     if (is_logged)
         return registered(host, dwcp_node_add_source(host->node, host->options->name, &source));
@@ -326,7 +337,7 @@ static bool destination(struct host *host)
         destination.load_device_state = on_load;
         destination.resume = on_arrival;
     }
-    host->is_registered = true;
+    count_registration(host, 1);
     host->is_destination = true;
     return registered(host, dwcp_node_add_destination(host->node, host->options->name,
                                                       &destination));
@@ -426,10 +437,10 @@ static bool prove_again(struct host *host, const char *when)
 /* After a failed migration: the guest is here, whole, and runs. */
 static int go_on_here(struct host *host)
 {
-    uint64_t before = guest_counters(host->guest).ticks;
+    struct guest_counters before = guest_counters(host->guest);
     host->has_ended = false;
     attend(host, host->options->run_seconds);
-    bool runs = guest_counters(host->guest).ticks > before;
+    bool runs = guest_gets_on(host->guest, before);
     say("the guest %s here, at write %" PRIu64, runs ? "goes on" : "STANDS STILL",
         guest_counters(host->guest).writes);
     return prove_again(host, "after the failure") && runs ? EXIT_FAILED : EXIT_PROOF;
@@ -471,7 +482,7 @@ static int send_guest(struct host *host, double after_seconds)
     }
     say("the guest stopped at write %" PRIu64 ", tick %u; it now runs at %s",
         host->stopped_at.writes, host->stopped_at.ticks, options->to ? options->to : "its new home");
-    await_drop(host);
+    forget_migration(host);
     return EXIT_FINE;
 }
 
@@ -483,11 +494,10 @@ static int prove_arrival(struct host *host)
     struct guest_counters saved = guest_loaded_counters(host->guest);
     say("the guest goes on from write %" PRIu64 ", tick %u", saved.writes, saved.ticks);
     attend(host, host->options->run_seconds);
+    bool runs = guest_gets_on(host->guest, saved);
     bool later = prove_again(host, "after running on");
-    struct guest_counters now = guest_counters(host->guest);
-    bool runs = now.ticks > saved.ticks;
     say("the guest %s: %" PRIu64 " writes since it arrived", runs ? "runs" : "DOES NOT RUN",
-        now.writes - saved.writes);
+        host->later_proof.counter - saved.writes);
     return host->arrival_proof.holds && later && runs ? EXIT_FINE : EXIT_PROOF;
 }
 
@@ -503,18 +513,23 @@ static int receive_guest(struct host *host)
             return EXIT_FAILED; /* told to stop */
         if (show_end(host, &host->received) == DWCP_OWNER_DESTINATION)
             break;
-        (void)dwcp_migration_free(host->migration);
-        host->migration = NULL;
-        host->has_ended = false;
+        forget_migration(host);
         say("still waiting for guest %s", host->options->name);
     }
-    await_drop(host);
+    forget_migration(host);
     return prove_arrival(host);
 }
 
+/* The guest that left may be freed once the library has dropped it; its memory is given up now. */
 static bool replace_guest(struct host *host)
 {
-    guest_free(host->guest);
+    pthread_mutex_lock(&host->lock);
+    bool is_dropped = host->registrations == 0;
+    pthread_mutex_unlock(&host->lock);
+    if (is_dropped)
+        guest_free(host->guest);
+    else
+        guest_discard(host->left_behind = host->guest);
     host->guest = guest_for(host->options);
     return host->guest != NULL;
 }
@@ -589,13 +604,13 @@ int main(int count, char **arguments)
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGTERM, &stop, NULL);
     pthread_mutex_init(&host.lock, NULL);
-    pthread_cond_init(&host.changed, NULL);
     code = run(&host);
     (void)dwcp_node_free(host.node); /* from here on no callback comes */
     if (options.json && host.guest != NULL)
         print_json(&host, code);
     (void)dwcp_migration_free(host.migration);
     guest_free(host.guest);
+    guest_free(host.left_behind);
     free(host.sent);
     free(host.received);
     return code;

@@ -17,6 +17,9 @@ int boot_guest(struct guest *guest, const struct options *options);
 /* Waits until the guest has written all of its memory once; false if it does not get on. */
 bool wait_until_filled(struct guest *guest);
 
+/* Whether the guest ticks, and writes if it is to; waits a while for a host that is busy. */
+bool guest_gets_on(struct guest *guest, struct guest_counters since);
+
 void sleep_seconds(double seconds);
 
 int self_test(const struct options *options);
