@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod faulty;
+
 use dwcp::base::{MemoryLayout, RegionLayout};
 use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource};
 use dwcp::runtime::mapped_guest::{MappedSink, SinkControl, SourceControl};
@@ -29,6 +31,10 @@ struct State {
     endings: Mutex<Vec<Ending>>,
     fail_at: Mutex<Option<&'static str>>,
     delay_at: Mutex<Option<(&'static str, Duration)>>,
+    panic_at: Mutex<Option<&'static str>>,
+    /// Whether the guest can be slowed down, and how far it was asked to be.
+    can_throttle: AtomicBool,
+    throttles: Mutex<Vec<u8>>,
 }
 
 impl Guest {
@@ -46,6 +52,9 @@ impl Guest {
             endings: Mutex::default(),
             fail_at: Mutex::default(),
             delay_at: Mutex::default(),
+            panic_at: Mutex::default(),
+            can_throttle: AtomicBool::new(false),
+            throttles: Mutex::default(),
         }))
     }
 
@@ -85,6 +94,21 @@ impl Guest {
         *self.0.fail_at.lock().unwrap() = call;
     }
 
+    /// Makes this call of the hypervisor panic from now on.
+    pub fn panic_at(&self, call: Option<&'static str>) {
+        *self.0.panic_at.lock().unwrap() = call;
+    }
+
+    /// Lets the guest be slowed down.
+    pub fn allow_throttle(&self) {
+        self.0.can_throttle.store(true, SeqCst);
+    }
+
+    /// Every percentage that it was asked to be slowed down by.
+    pub fn throttles(&self) -> Vec<u8> {
+        self.0.throttles.lock().unwrap().clone()
+    }
+
     /// Makes this call of the hypervisor slow from now on.
     pub fn delay_at(&self, call: &'static str, delay: Duration) {
         *self.0.delay_at.lock().unwrap() = Some((call, delay));
@@ -115,11 +139,13 @@ impl Guest {
 
     pub fn source(&self) -> Arc<dyn GuestSource> {
         let control = Box::new(Control(self.clone()));
-        Arc::new(process_memory_source(self.0.memory.clone(), control))
+        let source = process_memory_source(self.0.memory.clone(), control);
+        Arc::new(faulty::FaultySource(Box::new(source), self.clone()))
     }
 
     pub fn sink(&self) -> Arc<dyn GuestSink> {
-        Arc::new(MappedSink::new(self.0.memory.clone(), Box::new(Control(self.clone()))))
+        let sink = MappedSink::new(self.0.memory.clone(), Box::new(Control(self.clone())));
+        Arc::new(faulty::FaultySink(Box::new(sink), self.clone()))
     }
 
     fn call(&self, call: &'static str) -> Result<(), GuestError> {
@@ -127,6 +153,8 @@ impl Guest {
         if let Some((_, delay)) = delay.filter(|(at, _)| *at == call) {
             std::thread::sleep(delay);
         }
+        let panics = *self.0.panic_at.lock().unwrap();
+        assert!(panics != Some(call), "panic in {call}, as told");
         match *self.0.fail_at.lock().unwrap() {
             Some(at) if at == call => Err(GuestError { call, code: -7, text: "as told".into() }),
             _ => Ok(()),
@@ -160,7 +188,9 @@ impl State {
     fn run(&self) {
         let (started, mut done) = (Instant::now(), 0);
         while self.running.load(SeqCst) {
-            let due = (started.elapsed().as_secs_f64() * self.pages_per_s as f64) as u64;
+            let percent = self.throttles.lock().unwrap().last().map_or(0, |last| *last);
+            let rate = self.pages_per_s * u64::from(100 - percent) / 100;
+            let due = (started.elapsed().as_secs_f64() * rate as f64) as u64;
             while done < due && self.running.load(SeqCst) {
                 let next = self.counter.load(SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 self.stamp((next >> 20) % self.pages);
@@ -203,8 +233,18 @@ impl SourceControl for Control {
     }
 
     fn resume(&self) -> Result<(), GuestError> {
+        self.0.call("resume")?;
         self.0.start();
         Ok(())
+    }
+
+    fn throttle(&self, percent: u8) -> Result<bool, GuestError> {
+        self.0.call("throttle")?;
+        if !self.0.0.can_throttle.load(SeqCst) {
+            return Ok(false);
+        }
+        self.0.0.throttles.lock().unwrap().push(percent);
+        Ok(true)
     }
 
     fn save_device_state(&self) -> Result<Vec<u8>, GuestError> {
@@ -214,7 +254,7 @@ impl SourceControl for Control {
 
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.0.0.endings.lock().unwrap().push(ending);
-        Ok(())
+        self.0.call("finish")
     }
 }
 
@@ -234,6 +274,6 @@ impl SinkControl for Control {
 
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.0.0.endings.lock().unwrap().push(ending);
-        Ok(())
+        self.0.call("finish")
     }
 }

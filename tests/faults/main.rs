@@ -1,0 +1,19 @@
+//! Bad input and faults, on real sockets and between real processes.
+//!
+//! Every test ends by asking the same: one side owns the guest and runs it, each side was told
+//! once how it ended, and the two nodes still work.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod callbacks;
+mod destination_lies;
+mod hand;
+mod kills;
+mod limits;
+mod links;
+mod listener;
+mod proxy;
+mod source_lies;
+mod stage;
+mod storage;
