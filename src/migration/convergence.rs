@@ -183,7 +183,7 @@ mod tests {
                     return;
                 }
                 Decision::Continue => {}
-                Decision::Switch => panic!("paused with 5 s to go"),
+                other => panic!("{other:?} with 5 s to go"),
             }
         }
         panic!("never gave up");
