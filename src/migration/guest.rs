@@ -9,7 +9,7 @@ use std::io::{self, Read};
 
 /// A call into the hypervisor failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{call} failed with {code}: {text}")]
+#[error("{call} failed{}: {text}", with_code(*.code))]
 pub struct GuestError {
     /// Which call.
     pub call: &'static str,
@@ -17,6 +17,13 @@ pub struct GuestError {
     pub code: i64,
     /// What it said.
     pub text: String,
+}
+
+fn with_code(code: i64) -> String {
+    match code {
+        0 => String::new(),
+        code => format!(" with {code}"),
+    }
 }
 
 impl GuestError {

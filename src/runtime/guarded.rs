@@ -158,7 +158,7 @@ mod tests {
         let guest: Arc<dyn GuestSink> = Arc::new(Breaks);
         let guest = Guarded::new(guest);
         let error = guest.resume().unwrap_err();
-        assert_eq!(error.to_string(), "resume failed with 0: panicked: resume");
+        assert_eq!(error.to_string(), "resume failed: panicked: resume");
         let error = guest.write_pages(0, 0, &[]).unwrap_err();
         assert_eq!(error.text, "panicked: write 1");
         let error =

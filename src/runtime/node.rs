@@ -323,10 +323,11 @@ impl Node {
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
         let journal = registry.journal().clone();
-        let (outgoing, thread) = Outgoing::start(setup, source, dialer, journal, keeper, on_end)
+        let outgoing = Outgoing::new(setup, source, dialer, journal);
+        let migration = Migration::Outgoing(outgoing.clone());
+        registry
+            .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
-        let migration = Migration::Outgoing(outgoing);
-        registry.add_migration(migration.clone(), thread);
         Ok(migration)
     }
 }
@@ -434,7 +435,11 @@ fn listen(
         .map_err(|source| NodeError::Listen { address, source })
 }
 
-fn check_name(name: &str) -> Result<(), NodeError> {
+/// Checks the name of a guest or node, ours or a peer's.
+///
+/// # Errors
+/// [`NodeError::BadName`].
+pub fn check_name(name: &str) -> Result<(), NodeError> {
     let printable = !name.chars().any(char::is_control);
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !printable {
         return Err(NodeError::BadName(clip(name)));

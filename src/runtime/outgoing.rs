@@ -56,23 +56,18 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Starts the threads. `on_end` runs on the driver thread when all is over.
-    ///
-    /// # Errors
-    /// A thread cannot be made.
-    pub fn start(
+    /// A migration that has not started.
+    pub fn new(
         setup: SourceSetup,
         guest: Arc<dyn GuestSource>,
         dialer: Dialer,
         journal: Arc<Journal>,
-        keeper: RecordKeeper,
-        on_end: Box<dyn FnOnce(&Report) + Send>,
-    ) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
+    ) -> Arc<Self> {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
         let chunk_bytes = dialer.features().chunk_bytes;
         let source = Source::new(setup.clone(), digest.clone(), chunk_bytes, now());
         let slots = usize::from(setup.options.streams);
-        let outgoing = Arc::new(Self {
+        Arc::new(Self {
             setup,
             guest: Mutex::new(Some(guest)),
             digest,
@@ -86,10 +81,20 @@ impl Outgoing {
             codec: OnceLock::new(),
             next_stream: AtomicU32::new(0),
             sockets: Mutex::new(vec![None; slots]),
-        });
-        let driver = outgoing.clone();
-        let thread = spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))?;
-        Ok((outgoing, thread))
+        })
+    }
+
+    /// Starts the driver. `on_end` runs on its thread when all is over.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(
+        self: &Arc<Self>,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+    ) -> io::Result<JoinHandle<()>> {
+        let driver = self.clone();
+        spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))
     }
 
     /// The migration.

@@ -11,13 +11,14 @@ use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, check_join, unknown};
 use crate::runtime::lock::lock;
-use crate::runtime::node::{GuestInfo, Migration, NodeError};
+use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
 use crate::wire::hello::{Ended, Purpose};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -202,8 +203,17 @@ impl Registry {
         })
     }
 
-    /// Keeps a migration; the oldest finished ones are forgotten beyond a limit.
-    pub fn add_migration(&self, migration: Migration, thread: JoinHandle<()>) {
+    /// Keeps a migration and then starts it by `start`, so that its first callback finds it here.
+    /// The oldest finished ones are forgotten beyond a limit.
+    ///
+    /// # Errors
+    /// The thread cannot be made; the migration is not kept then.
+    pub fn launch(
+        &self,
+        migration: Migration,
+        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> io::Result<()> {
+        let id = migration.id();
         let mut tables = lock(&self.tables);
         let finished = |migration: &Migration| migration.report().is_some();
         let surplus = tables.migrations.len().saturating_sub(MAX_FINISHED_MIGRATIONS - 1);
@@ -212,7 +222,19 @@ impl Registry {
                 tables.migrations.remove(at);
             }
         }
-        tables.migrations.push((migration, Some(thread)));
+        tables.migrations.push((migration, None));
+        // Under the lock: whoever stops the node finds the thread to be joined.
+        let started = start();
+        let at = tables.migrations.iter().position(|(kept, _)| kept.id() == id);
+        match (started, at) {
+            (Ok(thread), Some(at)) => tables.migrations[at].1 = Some(thread),
+            (Err(error), Some(at)) => {
+                tables.migrations.remove(at);
+                return Err(error);
+            }
+            (started, None) => drop(started?),
+        }
+        Ok(())
     }
 
     /// The migrations, oldest first.
@@ -254,7 +276,8 @@ impl Registry {
 
     fn ended(&self, guest: &str, id: MigrationId, report: &Report) {
         let mut tables = lock(&self.tables);
-        let moved = report.owner == Owner::Destination;
+        // A guest in doubt must not be moved again before somebody has found out who has it.
+        let moved = report.owner != Owner::Source;
         let gone = match tables.guests.get_mut(guest) {
             Some(entry) if entry.migration == Some(id) => {
                 entry.migration = None;
@@ -294,11 +317,10 @@ impl Registry {
         };
         let on_end = self.on_end(guest, hello.migration);
         let journal = self.journal.clone();
-        match IncomingMigration::start(setup, token, sink, journal, keeper, on_end) {
-            Ok((migration, thread)) => {
-                self.add_migration(Migration::Incoming(migration.clone()), thread);
-                Ok(migration)
-            }
+        let migration = IncomingMigration::new(setup, token, sink, journal);
+        let start = || migration.start(keeper, on_end);
+        match self.launch(Migration::Incoming(migration.clone()), start) {
+            Ok(()) => Ok(migration),
             Err(error) => {
                 self.release(guest, hello.migration);
                 Err(Refusal::new(Status::Io, format!("no thread for the migration: {error}")))
@@ -313,19 +335,27 @@ impl Reception for Registry {
     }
 
     fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal> {
+        // It goes into events and logs, which nobody else may write lines of.
+        check_name(&hello.node)
+            .map_err(|error| Refusal::new(Status::InvalidArgument, error.to_string()))?;
         if let Some(Migration::Incoming(migration)) = self.migration(hello.migration)
             && migration.report().is_none()
         {
             check_join(&migration, hello)?;
             return Ok(migration);
         }
-        if let Some(owner) = lock(&self.tables).ended.get(&hello.migration) {
+        let owner = lock(&self.tables).ended.get(&hello.migration).copied();
+        if let Some(owner) = owner {
             let ended = match owner {
                 Owner::Destination => Ended::DestinationOwns,
                 Owner::Source | Owner::InDoubt => Ended::SourceOwns,
             };
-            let reason = format!("migration {} is over", hello.migration);
-            return Err(Refusal { status: Status::BadState, reason, ended });
+            let failure = self.migration(hello.migration).and_then(|m| m.report());
+            let (status, reason) = match failure.filter(|report| report.status != Status::Ok) {
+                Some(report) => (report.status, report.reason),
+                None => (Status::PeerAborted, format!("migration {} is over", hello.migration)),
+            };
+            return Err(Refusal { status, reason, ended });
         }
         match &hello.purpose {
             Purpose::Open { guest, layout } => self.open(hello, (guest, layout), peer),
@@ -346,6 +376,16 @@ impl Tables {
         }
     }
 
+    /// Ends a migration whose source is gone, so that a new one need not wait for its timeouts.
+    fn give_way(&self, earlier: MigrationId) {
+        let earlier = self.migrations.iter().map(|(kept, _)| kept).find(|m| m.id() == earlier);
+        if let Some(Migration::Incoming(earlier)) = earlier
+            && earlier.progress().streams == 0
+        {
+            earlier.cancel();
+        }
+    }
+
     fn claim_destination(
         &mut self,
         name: &str,
@@ -363,9 +403,10 @@ impl Tables {
             let text = format!("guest {name:?} runs here; it is not expected");
             return Err(Refusal::new(Status::BadState, text));
         };
-        if entry.migration.is_some() {
+        if let Some(earlier) = entry.migration {
+            self.give_way(earlier);
             let text = format!("guest {name:?} is being received from elsewhere");
-            return Err(Refusal::new(Status::BadState, text));
+            return Err(Refusal::new(Status::Busy, text));
         }
         let ours = guest.layout();
         if ours != *layout {

@@ -180,7 +180,7 @@ impl Session {
         if sequence < self.expected {
             return Ok(Vec::new());
         }
-        if sequence - self.expected > 4 * MAX_UNACKED_CONTROL as u64 {
+        if sequence - self.expected > 2 * MAX_UNACKED_CONTROL as u64 {
             let expected = self.expected;
             return Err(SessionError::BeyondWindow { found: sequence, expected });
         }

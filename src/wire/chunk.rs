@@ -17,6 +17,8 @@ use crate::base::limits::{
 };
 use crate::wire::cursor::{Reader, WireError, put_numbers};
 
+/// The codec number of a payload that is the pages themselves.
+const STORED: u8 = 0;
 /// Length of the fixed part.
 pub const CHUNK_HEADER_BYTES: usize = 28;
 /// Length of one extent.
@@ -179,6 +181,11 @@ impl ChunkHeader {
             let value = self.payload_bytes.into();
             return Err(WireError::Range { what: "payload length", value, allowed: "as encoded" });
         }
+        if self.codec == STORED && self.payload_bytes != self.raw_bytes {
+            let value = self.payload_bytes.into();
+            let what = "payload length of a stored chunk";
+            return Err(WireError::Range { what, value, allowed: "the raw length" });
+        }
         let zero = self.pages(ExtentKind::Zero);
         if zero > MAX_CHUNK_ZERO_PAGES {
             let (value, limit) = (zero, MAX_CHUNK_ZERO_PAGES);
@@ -245,7 +252,8 @@ mod tests {
     #[test]
     fn numbers_that_do_not_add_up_are_named() {
         type Change = fn(&mut ChunkHeader);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 7] = [
+            ("stored chunk is 100", |h| h.codec = STORED),
             ("raw length is 4096", |h| h.raw_bytes = 4096),
             ("payload length is 0", |h| h.payload_bytes = 0),
             ("zero pages", |h| h.extents[1].pages = u32::MAX),

@@ -221,7 +221,7 @@ fn features_and_page_counts_out_of_bounds_are_answered() {
     });
     let overflowing = altered(|bytes| {
         let end = bytes.len();
-        bytes[end - 8..].copy_from_slice(&(u64::MAX & !4095).to_le_bytes());
+        bytes[end - 8..].copy_from_slice(&(!4095_u64).to_le_bytes());
     });
     for (bytes, text) in [
         (critical, "peer requires feature 999"),

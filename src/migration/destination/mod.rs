@@ -12,6 +12,8 @@
 mod answers;
 mod frames;
 
+pub use frames::ChunkError;
+
 use crate::Status;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, StreamId, Time};
 use crate::encoding::ImageDigest;
@@ -28,6 +30,9 @@ use std::time::Duration;
 
 /// Streams, living or not yet fenced, that a source may have.
 const MAX_STREAM_RECORDS: usize = 4 * crate::base::limits::MAX_STREAMS as usize;
+
+/// How long a destination whose guest runs waits for a source that hung up without an answer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What never changes during a migration.
 #[derive(Clone, Debug)]
@@ -222,8 +227,12 @@ impl Destination {
             && self.streams.len() < MAX_STREAM_RECORDS
     }
 
-    /// Gives up, unless the commit has come.
+    /// Gives up, unless the commit has come. Once the guest runs here, it only ends the wait for
+    /// a source to be told: one that comes back later is told by the record.
     pub fn cancel(&mut self) {
+        if self.resumed && !self.finish_asked {
+            return self.finish(Ending::Keep);
+        }
         self.fail(Failure::new(Status::Cancelled, "cancelled at the destination"));
     }
 
@@ -296,7 +305,9 @@ impl Destination {
         let told = self.resumed && self.session.all_acknowledged();
         let lost = self.without_streams_since.map(|since| now - since);
         let silent = self.session.last_heard().map(|heard| now - heard);
-        let gone = lost.filter(|lost| *lost >= self.setup.reconnect_timeout);
+        // Once the guest runs here, a source that hung up has nothing more to learn from waiting.
+        let patience = if self.resumed { LAST_WORDS } else { self.setup.reconnect_timeout };
+        let gone = lost.filter(|lost| *lost >= patience);
         let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));
         if self.resumed && (told || gone.is_some()) {
             self.finish(Ending::Keep);
