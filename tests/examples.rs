@@ -19,6 +19,7 @@ struct Programs {
 static PROGRAMS: LazyLock<Programs> = LazyLock::new(Programs::build);
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const RUST: &str = "hypervisor-rust";
 const LIMIT: Duration = Duration::from_secs(120);
 
 impl Programs {
@@ -36,12 +37,21 @@ impl Programs {
         Self { directory }
     }
 
-    /// `name` is `hypervisor-c` or `hypervisor-cpp`.
+    /// `name` is `hypervisor-c`, `hypervisor-cpp` or `hypervisor-rust`.
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.directory.join(name));
+        let path = if name == RUST { rust_program() } else { self.directory.join(name) };
+        let mut command = Command::new(path);
         command.args(arguments).env("LD_LIBRARY_PATH", &self.directory);
         command
     }
+}
+
+/// `cargo test` builds it; with `--test examples` alone it is as old as its last build.
+fn rust_program() -> PathBuf {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_dwcp-v3-cli")).parent().expect("a directory");
+    let path = binaries.join("examples/hypervisor");
+    assert!(path.exists(), "{path:?} is missing: cargo build --example hypervisor");
+    path
 }
 
 fn run(command: &mut Command) -> Output {
@@ -158,9 +168,9 @@ fn with_small(more: &[&'static str]) -> Vec<&'static str> {
     SMALL.iter().chain(more).copied().collect()
 }
 
-fn self_test(more: &[&'static str]) -> Output {
+fn self_test(program: &str, more: &[&'static str]) -> Output {
     let arguments: Vec<_> = std::iter::once("self-test").chain(with_small(more)).collect();
-    PROGRAMS.command("hypervisor-c", &arguments).output().expect("the program")
+    PROGRAMS.command(program, &arguments).output().expect("the program")
 }
 
 #[test]
@@ -184,23 +194,28 @@ fn checked_in_guest_bytes_are_those_of_the_assembly() {
 fn a_guest_copied_within_one_process_holds_every_page() {
     for content in ["random", "text", "zero-heavy"] {
         for more in [vec!["--content", content], vec!["--content", content, "--no-kvm"]] {
-            let output = self_test(&more);
-            assert!(output.status.success(), "{more:?}: {output:?}");
+            for program in ["hypervisor-c", RUST] {
+                let output = self_test(program, &more);
+                assert!(output.status.success(), "{program} {more:?}: {output:?}");
+            }
         }
     }
 }
 
 #[test]
 fn an_idle_guest_still_ticks() {
-    let output = self_test(&["--dirty-mib-per-s", "0"]);
+    let output = self_test("hypervisor-c", &["--dirty-mib-per-s", "0"]);
     assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
 fn every_kind_of_damage_fails_the_proof() {
-    for kind in ["byte", "stale", "counter", "code"] {
-        let output = self_test(&["--corrupt", kind, "--verify", "paused"]);
-        assert_eq!(output.status.code(), Some(3), "{kind}: {output:?}");
+    for (program, kind) in ["byte", "stale", "counter", "code"]
+        .into_iter()
+        .flat_map(|kind| [("hypervisor-c", kind), (RUST, kind)])
+    {
+        let output = self_test(program, &["--corrupt", kind, "--verify", "paused"]);
+        assert_eq!(output.status.code(), Some(3), "{program} {kind}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("PROOF FAILED"), "{output:?}");
     }
 }
@@ -238,18 +253,20 @@ fn a_running_guest_moves_by_file_descriptor_alone() {
 fn a_running_guest_moves_between_languages() {
     let small = with_small(&["--content", "text"]);
     assert_continuous(&migrate("hypervisor-c", "hypervisor-cpp", &small, &small));
-    assert_continuous(&migrate("hypervisor-cpp", "hypervisor-c", &small, &small));
+    assert_continuous(&migrate("hypervisor-cpp", RUST, &small, &small));
+    assert_continuous(&migrate(RUST, "hypervisor-c", &small, &small));
 }
 
 #[test]
 fn a_guest_whose_writes_the_kernel_tracks_moves() {
     let small = with_small(&["--no-kvm"]);
-    let results = migrate("hypervisor-c", "hypervisor-c", &small, &small);
-    if results[0].2.contains("DWCP_ERR_UNSUPPORTED") || results[0].2.contains("Linux 6.7") {
-        eprintln!("skipped: this kernel does not track writes: {}", results[0].2);
-        return;
+    for (from, to) in [("hypervisor-c", "hypervisor-cpp"), (RUST, "hypervisor-c")] {
+        if let Err(error) = dwcp::runtime::sys::tracking_support::probe() {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        assert_continuous(&migrate(from, to, &small, &small));
     }
-    assert_continuous(&results);
 }
 
 #[test]
@@ -269,6 +286,25 @@ fn a_refused_guest_goes_on_at_the_source() {
     assert_eq!(source.1["sent"]["owner"], "source", "{}", source.2);
     assert!(source.2.contains("the guest goes on here"), "{}", source.2);
     assert_eq!(source.1["later_proof"]["holds"], true, "{}", source.2);
+}
+
+#[test]
+fn a_guest_comes_back_to_the_process_that_it_left() {
+    for program in ["hypervisor-c", "hypervisor-cpp", RUST] {
+        // The way back needs an address that is known before its listener is.
+        let home = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = home.local_addr().expect("its address").to_string();
+        drop(home);
+        let back: Vec<&str> = SMALL.iter().copied().chain(["--return", &address]).collect();
+        let away: Vec<&str> =
+            SMALL.iter().copied().chain(["--listen", &address, "--await-return"]).collect();
+        let [source, destination] = migrate(program, "hypervisor-c", &away, &back);
+        let context = format!("{program}:\n{}\ndestination:\n{}", source.2, destination.2);
+        assert_eq!((source.0, destination.0), (0, 0), "{context}");
+        assert_eq!(destination.1["stopped_at"]["writes"], source.1["arrival_proof"]["counter"]);
+        assert_eq!(source.1["arrival_proof"]["holds"], true, "{context}");
+        assert_eq!(source.1["later_proof"]["holds"], true, "{context}");
+    }
 }
 
 #[test]
