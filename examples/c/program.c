@@ -281,5 +281,5 @@ void program_damage(uint8_t *memory, enum damage damage)
     else if (damage == DAMAGE_COUNTER)
         control->counter -= 2;
     else if (damage == DAMAGE_CODE)
-        memory[CODE_ADDRESS + 5] ^= 0xff;
+        memory[CODE_ADDRESS + TEXT_OFFSET] ^= 0xff; /* never run */
 }

@@ -157,7 +157,7 @@ impl Memory {
         match damage {
             Damage::None => {}
             Damage::Byte => self.flip(page as usize * PAGE_BYTES + PAGE_BYTES / 2),
-            Damage::Code => self.flip(CODE_ADDRESS + 5),
+            Damage::Code => self.flip(CODE_ADDRESS + TEXT_OFFSET), // never run
             Damage::Counter => {
                 control.counter -= 2;
                 self.set_control(control);
