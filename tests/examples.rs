@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The C and C++ programs, and the directory by which they find the library.
+/// The C and C++ programs; the library is linked to beside them.
 struct Programs {
     directory: PathBuf,
 }
@@ -27,9 +27,6 @@ impl Programs {
         let binaries = Path::new(env!("CARGO_BIN_EXE_dwcp-v3-cli")).parent().expect("a directory");
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples");
         std::fs::create_dir_all(&directory).expect("a directory for the programs");
-        let soname = directory.join("libdwcp.so.0");
-        let _ = std::fs::remove_file(&soname);
-        std::os::unix::fs::symlink(binaries.join("libdwcp.so"), soname).expect("a link");
         run(Command::new("make")
             .args(["-s", "-j2", "-C", &format!("{ROOT}/examples/c")])
             .arg(format!("LIBRARY_DIR={}", binaries.display()))
@@ -41,7 +38,7 @@ impl Programs {
     fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let path = if name == RUST { rust_program() } else { self.directory.join(name) };
         let mut command = Command::new(path);
-        command.args(arguments).env("LD_LIBRARY_PATH", &self.directory);
+        command.args(arguments);
         command
     }
 }
