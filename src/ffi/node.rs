@@ -189,7 +189,8 @@ pub unsafe extern "C" fn dwcp_node_events_json(
 }
 
 /// Lets dwcp-v3-cli ask and command this node, over a unix socket at `path` that only this user may
-/// open; until the node stops. One socket a node. Threads: shared, not from a callback.
+/// open; until the node stops. One socket a node. After this, dlclose() unmaps the library only once
+/// the threads that called it have ended. Threads: shared, not from a callback.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn dwcp_node_serve_control(

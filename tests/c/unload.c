@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { ROUNDS = 5 };
 
@@ -106,7 +105,6 @@ static void use_once(const char *path) {
     dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
     dwcp_status (*node_free)(dwcp_node *);
     dwcp_status (*node_fd)(const dwcp_node *, int32_t *);
-    dwcp_status (*serve_control)(dwcp_node *, const char *);
     dwcp_status (*last_error)(char *, size_t, size_t *);
     dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, {0}};
     dwcp_node *node = NULL;
@@ -121,9 +119,6 @@ static void use_once(const char *path) {
     find(library, "dwcp_last_error", &last_error);
     CHECK(node_new(&options, &node) == DWCP_OK);
     CHECK(node_fd(node, &fd) == DWCP_OK && fd >= 0);
-    find(library, "dwcp_node_serve_control", &serve_control);
-    snprintf(text, sizeof text, "/tmp/dwcp-unload-%d", (int)getpid());
-    CHECK(serve_control(node, text) == DWCP_OK);
     move_a_guest(library, node);
     CHECK(node_free(node) == DWCP_OK);
     CHECK(node_free(node) == DWCP_ERR_BAD_HANDLE);
