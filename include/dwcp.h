@@ -1062,6 +1062,13 @@ dwcp_status dwcp_node_events_json(const struct dwcp_node *node,
                                   size_t *needed);
 
 /**
+ * Lets dwcp-v3-cli ask and command this node, over a unix socket at `path` that only this user may
+ * open; until the node stops. One socket a node. After this, dlclose() unmaps the library only once
+ * the threads that called it have ended. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_serve_control(struct dwcp_node *node, const char *path);
+
+/**
  * Registers a running guest, so that it can be migrated away. The registration ends after a
  * migration that moved it. Threads: shared, not from a callback.
  */

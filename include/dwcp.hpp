@@ -292,6 +292,10 @@ public:
         detail::check(dwcp_request_complete(handle_, request, status, data, length_bytes));
     }
 
+    void serve_control(const std::string &path) {
+        detail::check(dwcp_node_serve_control(handle_, path.c_str()));
+    }
+
     inline void add_source(const std::string &guest, std::shared_ptr<Source> source,
                            const std::vector<Region> &regions, std::uint32_t page_bytes = 0);
     inline void add_process_memory_source(const std::string &guest,

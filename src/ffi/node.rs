@@ -1,17 +1,20 @@
 //! Nodes as C sees them.
 
 use super::codes::*;
-use super::guard::{Failure, guard, guard_unless_in_callback, on, on_unless_in_callback};
+use super::guard::{Failure, Outcome, guard, guard_unless_in_callback, on, on_unless_in_callback};
 use super::handle::{self, Handled, Kind, Object};
 use super::queue::CompletionQueue;
 use super::requests::RequestTable;
 use super::strings;
 use super::structs::{self, SizedStruct};
 use crate::observe::Level;
+use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
+use crate::runtime::sys::spawn_named;
 use crate::{Node, NodeOptions, Status};
 use std::ffi::c_char;
+use std::path::PathBuf;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A node: listens, holds guests, runs migrations.
@@ -185,6 +188,22 @@ pub unsafe extern "C" fn dwcp_node_events_json(
     })
 }
 
+/// Lets dwcp-v3-cli ask and command this node, over a unix socket at `path` that only this user may
+/// open; until the node stops. One socket a node. After this, dlclose() unmaps the library only once
+/// the threads that called it have ended. Threads: shared, not from a callback.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_serve_control(
+    node: *mut dwcp_node,
+    path: *const c_char,
+) -> dwcp_status {
+    on_unless_in_callback("dwcp_node_serve_control", node, |node: &Arc<NodeHandle>| {
+        // SAFETY: the caller vouches for path, as the header says.
+        let path = unsafe { strings::text_in("path", path)? };
+        node.serve_control(path.into())
+    })
+}
+
 /// What a node handle names.
 pub struct NodeHandle {
     /// The facade.
@@ -193,6 +212,7 @@ pub struct NodeHandle {
     pub queue: Arc<CompletionQueue>,
     /// Requests that the host has not answered.
     pub requests: Arc<RequestTable>,
+    control: Mutex<Option<ControlServer>>,
 }
 
 impl NodeHandle {
@@ -210,10 +230,29 @@ impl NodeHandle {
         let node = Node::start(unsafe { facade_options(options)? })?;
         let events = Arc::clone(&queue);
         node.observe(Arc::new(move |event| events.push_event(event)));
-        Ok(Self { node, queue, requests })
+        Ok(Self { node, queue, requests, control: Mutex::new(None) })
+    }
+
+    fn serve_control(&self, path: PathBuf) -> Outcome {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if control.is_some() {
+            let text = "the node has a control socket already";
+            return Err(Failure::new(Status::AlreadyExists, text));
+        }
+        // On a thread of ours, so that none of the server's thread-locals stays on the host's.
+        let node = self.node.clone();
+        let serve = move || serve_control(&node, &path, ControlOptions::default());
+        let thread = spawn_named("dwcp-setup", serve)
+            .map_err(|error| Failure::new(Status::Io, format!("no thread: {error}")))?;
+        let served = thread.join().map_err(|_| Failure::new(Status::Panic, "serve_control"))?;
+        let failed = |error: ControlError| Failure::new(error.status(), error.to_string());
+        *control = Some(served.map_err(failed)?);
+        Ok(())
     }
 
     fn stop(&self) {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(control);
         self.requests.close();
         self.node.stop();
     }

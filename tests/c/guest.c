@@ -236,6 +236,8 @@ dwcp_migration_options fast_options(void) {
     memset(&options, 0, sizeof options);
     options.struct_size = sizeof options;
     options.streams = 2;
+    /* Under valgrind the prediction alone may exceed the default. */
+    options.max_downtime_us = 10000000;
     return options;
 }
 

@@ -51,6 +51,11 @@ static dwcp_status end_of(dwcp_migration *migration) {
     OK(dwcp_migration_wait(migration, PATIENCE_MS, &ended));
     OK(dwcp_migration_status(migration, &again));
     CHECK(ended == again);
+    if (ended != DWCP_OK) {
+        char reason[1024] = "";
+        OK(dwcp_migration_reason(migration, reason, sizeof reason, NULL));
+        fprintf(stderr, "a migration ended with %s: %s\n", dwcp_status_name(ended), reason);
+    }
     return ended;
 }
 
@@ -165,7 +170,9 @@ static void a_cancelled_migration_leaves_the_guest_running_here(void) {
     CHECK(__atomic_load_n(&p.source.counter, __ATOMIC_ACQUIRE) > before);
     CHECK(p.source.last_ending == DWCP_ENDING_KEEP);
     OK(dwcp_migration_free(migration));
-    /* And it can be tried again. */
+    /* And it can be tried again, once the other side knows that it is over. */
+    wait_for(&p.destination.finishes);
+    CHECK(p.destination.last_ending == DWCP_ENDING_DISCARD);
     migration = start(&p);
     CHECK(end_of(migration) == DWCP_OK);
     OK(dwcp_migration_free(migration));

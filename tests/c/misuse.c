@@ -2,6 +2,7 @@
 #include "check.h"
 #include "guest.h"
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Every function that takes a node, with the rest of its arguments right. */
 static dwcp_status call_on_node(int which, dwcp_node *node) {
@@ -39,6 +40,7 @@ static dwcp_status call_on_node(int which, dwcp_node *node) {
         guest_free(&g);
         return code;
     }
+    case 15: return dwcp_node_serve_control(node, "/nowhere/at/all");
     default: return 1;
     }
 }
@@ -339,6 +341,24 @@ static void a_text_is_set_inside_callbacks_only(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_callback_set_error(NULL));
 }
 
+static void control_sockets_are_checked(void) {
+    static char directory[] = "/tmp/dwcp-misuse-XXXXXX";
+    char path[64];
+    dwcp_node *node = new_node(NULL), *other = new_node(NULL);
+    CHECK(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof path, "%s/socket", directory);
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_serve_control(node, NULL));
+    CHECK_STATUS(DWCP_ERR_IO, dwcp_node_serve_control(node, "/nowhere/at/all"));
+    CHECK(last_error_has("/nowhere/at/all"));
+    OK(dwcp_node_serve_control(node, path));
+    CHECK_STATUS(DWCP_ERR_ALREADY_EXISTS, dwcp_node_serve_control(node, path));
+    CHECK_STATUS(DWCP_ERR_ALREADY_EXISTS, dwcp_node_serve_control(other, path));
+    OK(dwcp_node_free(node));
+    OK(dwcp_node_serve_control(other, path));
+    OK(dwcp_node_free(other));
+    CHECK(rmdir(directory) == 0);
+}
+
 static void a_port_in_use_is_named(void) {
     dwcp_node *node = new_node("127.0.0.1:0"), *other = NULL;
     dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, {0}};
@@ -361,6 +381,7 @@ int main(void) {
     CASE(migration_options_are_checked);
     CASE(stopping_twice_and_calls_after_it_are_defined);
     CASE(a_text_is_set_inside_callbacks_only);
+    CASE(control_sockets_are_checked);
     CASE(a_port_in_use_is_named);
     return REPORT();
 }

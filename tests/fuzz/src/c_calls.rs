@@ -94,7 +94,8 @@ impl Calls {
         // SAFETY: the structs hold integers, pointers and functions that may be NULL.
         let (mut source, mut sink): (dwcp_source, dwcp_destination) = unsafe { std::mem::zeroed() };
         source.struct_size = size_of::<dwcp_source>();
-        (source.regions, source.region_count) = (&raw const region, usize::from(argument & 128 == 0));
+        (source.regions, source.region_count) =
+            (&raw const region, usize::from(argument & 128 == 0));
         sink.struct_size = size_of::<dwcp_destination>();
         (sink.regions, sink.region_count) = (source.regions, source.region_count);
         let name = name_of(argument);
@@ -161,7 +162,9 @@ fn on_node(node: *mut dwcp_node, which: u8, argument: u8) -> i32 {
     unsafe {
         match which % 4 {
             0 => dwcp_node_fd(node, &raw mut fd),
-            1 => dwcp_node_reap(node, batch.as_mut_ptr(), usize::from(argument % 4), &raw mut count),
+            1 => {
+                dwcp_node_reap(node, batch.as_mut_ptr(), usize::from(argument % 4), &raw mut count)
+            }
             2 => dwcp_request_complete(node, argument.into(), 0, batch.as_ptr().cast(), 4),
             _ => dwcp_node_stop(node),
         }

@@ -29,6 +29,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "config" => configurations(),
         "record" => vec![record()],
         "store" => vec![stored_chunks()],
+        "c_calls" => vec![c_call_sequence()],
         _ => vec![Vec::new()],
     }
 }
@@ -152,6 +153,12 @@ fn record() -> Vec<u8> {
     Record::new(MigrationId([1; 16]), "vm", "10.0.0.2:7", Mark::CommitSent)
         .encode()
         .unwrap_or_default()
+}
+
+/// A node with a guest that is asked for, read out, and freed twice; see `c_calls`.
+fn c_call_sequence() -> Vec<u8> {
+    let (new, add, reap, fd, name, guests, migrate, free) = (0, 1, 11, 3, 5, 21, 2, 7);
+    vec![new, 0, add, 8, fd, 4, name, 64, guests, 64, reap, 4, migrate, 4, free, 4, free, 4, new, 5]
 }
 
 /// Three chunks for the guest of the `store` target, packed by each codec.

@@ -14,8 +14,11 @@ use dwcp::wire::{
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
+#[path = "c_calls.rs"]
+mod c_calls;
 #[path = "store.rs"]
 mod store;
+pub use c_calls::c_calls;
 pub use store::{store, stored_pages};
 
 /// One target.
@@ -38,6 +41,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("record", record),
     ("store", store),
     ("config", config),
+    ("c_calls", c_calls),
 ];
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.
