@@ -18,7 +18,13 @@ const READ_BUFFER_BYTES: usize = 16 * 1024;
 pub enum ConnectionError {
     /// The socket's error.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// The peer closed the connection within a frame.
+    #[error("closed by the peer within a frame")]
+    Cut,
+    /// The peer sent nothing for as long as it may.
+    #[error("the peer was silent for too long")]
+    Silent,
     /// The peer closed the connection between frames.
     #[error("closed by the peer")]
     Closed,
@@ -33,6 +39,16 @@ pub enum ConnectionError {
         /// The one due.
         expected: FrameKind,
     },
+}
+
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Cut,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// What came in.
@@ -93,9 +109,7 @@ impl FrameReader {
         if header.kind == FrameKind::Chunk {
             return self.chunk_header(&header, page_bytes).map(Incoming::Chunk);
         }
-        let mut payload = vec![0; header.payload_bytes as usize];
-        self.stream.read_exact(&mut payload)?;
-        header.check_body(&payload)?;
+        let payload = self.body(&header)?;
         Ok(Incoming::Frame(Frame { kind: header.kind, payload }))
     }
 
@@ -104,11 +118,11 @@ impl FrameReader {
     /// # Errors
     /// As [`Self::next`], and any other kind.
     pub fn expect(&mut self, expected: FrameKind) -> Result<Vec<u8>, ConnectionError> {
-        match self.next(crate::base::limits::MIN_PAGE_BYTES)? {
-            Incoming::Frame(frame) if frame.kind == expected => Ok(frame.payload),
-            Incoming::Frame(frame) => Err(ConnectionError::Kind { found: frame.kind, expected }),
-            Incoming::Chunk(_) => Err(ConnectionError::Kind { found: FrameKind::Chunk, expected }),
+        let header = self.header()?;
+        if header.kind != expected {
+            return Err(ConnectionError::Kind { found: header.kind, expected });
         }
+        self.body(&header)
     }
 
     /// The stream behind the frames, for a chunk's payload.
@@ -144,6 +158,13 @@ impl FrameReader {
         header.check_sequence(self.sequence)?;
         self.sequence += 1;
         Ok(header)
+    }
+
+    fn body(&mut self, header: &FrameHeader) -> Result<Vec<u8>, ConnectionError> {
+        let mut payload = vec![0; header.payload_bytes as usize];
+        self.stream.read_exact(&mut payload)?;
+        header.check_body(&payload)?;
+        Ok(payload)
     }
 
     fn chunk_header(
@@ -240,7 +261,10 @@ impl ConnectionError {
     /// The status code of this error.
     pub fn status(&self) -> crate::Status {
         match self {
-            ConnectionError::Io(_) | ConnectionError::Closed => crate::Status::ConnectionLost,
+            ConnectionError::Io(_)
+            | ConnectionError::Closed
+            | ConnectionError::Cut
+            | ConnectionError::Silent => crate::Status::ConnectionLost,
             ConnectionError::Wire(error) => error.status(),
             ConnectionError::Kind { .. } => crate::Status::UnexpectedMessage,
         }

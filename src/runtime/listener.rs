@@ -9,15 +9,17 @@ use crate::runtime::connections::Connections;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
+use crate::runtime::lock::lock;
 use crate::runtime::sys::readiness::stop_listening;
 use crate::runtime::sys::thread::spawn_named;
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Purpose};
-use crate::wire::{Frame, FrameKind, Hello, HelloReply};
+use crate::wire::{Frame, FrameKind, Hello, HelloReply, WireError};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -47,6 +49,14 @@ pub trait Reception: Send + Sync {
     /// # Errors
     /// [`Refusal`].
     fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal>;
+}
+
+/// Connections that have not said hello yet. When there are too many, the oldest gives way, so
+/// that idle strangers cannot keep peers out.
+#[derive(Default)]
+struct Pending {
+    next: u64,
+    sockets: BTreeMap<u64, Arc<TcpStream>>,
 }
 
 /// A listening socket with its thread.
@@ -115,7 +125,7 @@ fn accept_all(
     journal: &Arc<Journal>,
     connections: &Connections,
 ) {
-    let pending = Arc::new(AtomicUsize::new(0));
+    let pending = Arc::new(Mutex::new(Pending::default()));
     while !stopped.load(Ordering::Acquire) {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -129,16 +139,13 @@ fn accept_all(
             }
         };
         let Some(reception) = reception.upgrade() else { return };
-        if pending.fetch_add(1, Ordering::AcqRel) >= MAX_PENDING_HANDSHAKES {
-            pending.fetch_sub(1, Ordering::AcqRel);
-            continue;
-        }
-        let (counter, news) = (pending.clone(), journal.clone());
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
+        let number = lock(&pending).begin(socket.clone());
+        let (waiting, news) = (pending.clone(), journal.clone());
         let spawned = spawn_named("dwcp-recv", move || {
             let accepted = shake_hands(socket, peer, reception.as_ref());
-            counter.fetch_sub(1, Ordering::AcqRel);
+            lock(&waiting).sockets.remove(&number);
             drop(reception);
             match accepted {
                 Ok((migration, stream, reader, writer, name)) => {
@@ -152,7 +159,7 @@ fn accept_all(
         });
         match spawned {
             Ok(thread) => connections.add(weak, thread),
-            Err(_) => drop(pending.fetch_sub(1, Ordering::AcqRel)),
+            Err(_) => drop(lock(&pending).sockets.remove(&number)),
         }
     }
 }
@@ -164,13 +171,23 @@ fn shake_hands(
     peer: SocketAddr,
     reception: &dyn Reception,
 ) -> Result<Accepted, String> {
-    let hello = read_hello(&socket).map_err(|error| error.to_string());
+    let hello = read_hello(&socket);
     let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
     let answer = |writer: &mut FrameWriter, reply: &HelloReply| {
         let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };
         writer.open(&frame).map_err(|error| error.to_string())
     };
-    let (reader, hello) = hello?;
+    let (reader, hello) = match hello {
+        Ok(hello) => hello,
+        Err(error) => {
+            // Another version may understand this answer. To damaged bytes there is none: a peer
+            // whose bytes the network damaged is to try again.
+            if let ConnectionError::Wire(WireError::Version { .. }) = &error {
+                answer(&mut writer, &Refusal::new(error.status(), error.to_string()).reply())?;
+            }
+            return Err(error.to_string());
+        }
+    };
     let hello = match Hello::decode(&hello) {
         Ok(hello) => hello,
         Err(error) => {
@@ -200,6 +217,20 @@ fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Vec<u8>), Connect
     reader.preface()?;
     let payload = reader.expect(FrameKind::Hello)?;
     Ok((reader, payload))
+}
+
+impl Pending {
+    fn begin(&mut self, socket: Arc<TcpStream>) -> u64 {
+        if self.sockets.len() >= MAX_PENDING_HANDSHAKES
+            && let Some((_, oldest)) = self.sockets.pop_first()
+        {
+            // An error means that it is gone already.
+            let _ = oldest.shutdown(Shutdown::Both);
+        }
+        self.next += 1;
+        self.sockets.insert(self.next, socket);
+        self.next
+    }
 }
 
 impl Refusal {

@@ -434,7 +434,11 @@ fn listen(
         .map_err(|source| NodeError::Listen { address, source })
 }
 
-fn check_name(name: &str) -> Result<(), NodeError> {
+/// Checks the name of a guest or node, ours or a peer's.
+///
+/// # Errors
+/// [`NodeError::BadName`].
+pub fn check_name(name: &str) -> Result<(), NodeError> {
     let printable = !name.chars().any(char::is_control);
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !printable {
         return Err(NodeError::BadName(clip(name)));
