@@ -11,7 +11,7 @@ use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, check_join, unknown};
 use crate::runtime::lock::lock;
-use crate::runtime::node::{GuestInfo, Migration, NodeError};
+use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
@@ -254,7 +254,8 @@ impl Registry {
 
     fn ended(&self, guest: &str, id: MigrationId, report: &Report) {
         let mut tables = lock(&self.tables);
-        let moved = report.owner == Owner::Destination;
+        // A guest in doubt must not be moved again before somebody has found out who has it.
+        let moved = report.owner != Owner::Source;
         let gone = match tables.guests.get_mut(guest) {
             Some(entry) if entry.migration == Some(id) => {
                 entry.migration = None;
@@ -313,19 +314,27 @@ impl Reception for Registry {
     }
 
     fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal> {
+        // It goes into events and logs, which nobody else may write lines of.
+        check_name(&hello.node)
+            .map_err(|error| Refusal::new(Status::InvalidArgument, error.to_string()))?;
         if let Some(Migration::Incoming(migration)) = self.migration(hello.migration)
             && migration.report().is_none()
         {
             check_join(&migration, hello)?;
             return Ok(migration);
         }
-        if let Some(owner) = lock(&self.tables).ended.get(&hello.migration) {
+        let owner = lock(&self.tables).ended.get(&hello.migration).copied();
+        if let Some(owner) = owner {
             let ended = match owner {
                 Owner::Destination => Ended::DestinationOwns,
                 Owner::Source | Owner::InDoubt => Ended::SourceOwns,
             };
-            let reason = format!("migration {} is over", hello.migration);
-            return Err(Refusal { status: Status::BadState, reason, ended });
+            let failure = self.migration(hello.migration).and_then(|m| m.report());
+            let (status, reason) = match failure.filter(|report| report.status != Status::Ok) {
+                Some(report) => (report.status, report.reason),
+                None => (Status::PeerAborted, format!("migration {} is over", hello.migration)),
+            };
+            return Err(Refusal { status, reason, ended });
         }
         match &hello.purpose {
             Purpose::Open { guest, layout } => self.open(hello, (guest, layout), peer),
@@ -346,6 +355,16 @@ impl Tables {
         }
     }
 
+    /// Ends a migration whose source is gone, so that a new one need not wait for its timeouts.
+    fn give_way(&self, earlier: MigrationId) {
+        let earlier = self.migrations.iter().map(|(kept, _)| kept).find(|m| m.id() == earlier);
+        if let Some(Migration::Incoming(earlier)) = earlier
+            && earlier.progress().streams == 0
+        {
+            earlier.cancel();
+        }
+    }
+
     fn claim_destination(
         &mut self,
         name: &str,
@@ -363,9 +382,10 @@ impl Tables {
             let text = format!("guest {name:?} runs here; it is not expected");
             return Err(Refusal::new(Status::BadState, text));
         };
-        if entry.migration.is_some() {
+        if let Some(earlier) = entry.migration {
+            self.give_way(earlier);
             let text = format!("guest {name:?} is being received from elsewhere");
-            return Err(Refusal::new(Status::BadState, text));
+            return Err(Refusal::new(Status::Busy, text));
         }
         let ours = guest.layout();
         if ours != *layout {
