@@ -6,7 +6,7 @@
 use crate::Status;
 use crate::base::{MemoryLayout, MigrationId, StreamId};
 use crate::encoding::ImageDigest;
-use crate::migration::destination::{Action, Answer, Destination, DestinationSetup};
+use crate::migration::destination::{Action, Answer, ChunkError, Destination, DestinationSetup};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::{ChunkReader, StoreError};
 use crate::migration::{Failure, GuestError, GuestSink, Owner, Progress, Report};
@@ -19,7 +19,7 @@ use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::ChunkHeader;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -201,7 +201,12 @@ impl IncomingMigration {
     ) -> Result<(), String> {
         let guest = self.guest_for("write_pages").map_err(|error| error.to_string())?;
         let claimed = lock(&self.destination).begin_chunk(stream, header);
-        claimed.map_err(|error| error.to_string())?;
+        match claimed {
+            // The source may not have heard yet that it is over. Were the connection broken now,
+            // the last words would be lost with it.
+            Err(ChunkError::NotReceiving(_)) => return skip_payload(header, reader),
+            claimed => claimed.map_err(|error| error.to_string())?,
+        }
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let stored = chunks.store(header, reader.payload(), guest, layout, &self.digest);
         let mut destination = lock(&self.destination);
@@ -216,7 +221,10 @@ impl IncomingMigration {
                     _ => Status::BadFrame,
                 };
                 destination.fail(Failure::new(status, error.to_string()));
-                Err(error.to_string())
+                match error {
+                    StoreError::Codec { .. } => skip_payload(header, reader),
+                    _ => Err(error.to_string()),
+                }
             }
         };
         drop(destination);
@@ -344,5 +352,15 @@ impl IncomingMigration {
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
         keeper.write(mark).map_err(|error| error.to_string())
+    }
+}
+
+/// Passes over a payload that is of no use.
+fn skip_payload(header: &ChunkHeader, reader: &mut FrameReader) -> Result<(), String> {
+    let length = u64::from(header.payload_bytes);
+    match io::copy(&mut reader.payload().take(length), &mut io::sink()) {
+        Ok(skipped) if skipped == length => Ok(()),
+        Ok(_) => Err(format!("receiving: {}", ConnectionError::Cut)),
+        Err(error) => Err(format!("receiving: {error}")),
     }
 }

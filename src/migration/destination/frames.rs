@@ -169,9 +169,7 @@ impl Destination {
                 self.on_device_state(offset_bytes, &bytes, now);
             }
             Control::Finalize { digest, device_state_bytes, device_state_crc } => {
-                self.promise = Some(Promise { digest, device_state_bytes, device_state_crc });
-                self.stopped_at.get_or_insert(now);
-                self.try_load(now);
+                self.on_finalize(Promise { digest, device_state_bytes, device_state_crc }, now);
             }
             Control::AllArrived => {
                 self.all_arrived = true;
@@ -184,6 +182,19 @@ impl Destination {
                 self.fail(Failure::new(Status::UnexpectedMessage, text));
             }
         }
+    }
+
+    fn on_finalize(&mut self, promise: Promise, now: Time) {
+        // Control messages come in order, so the device state is complete now or never.
+        let (promised, have) = (promise.device_state_bytes, self.device_state.len());
+        if self.promise.is_some() || promised != have as u64 {
+            let text =
+                format!("source promises a device state of {promised} bytes, but {have} came");
+            return self.fail(Failure::new(Status::UnexpectedMessage, text));
+        }
+        self.promise = Some(promise);
+        self.stopped_at.get_or_insert(now);
+        self.try_load(now);
     }
 
     fn on_device_state(&mut self, offset_bytes: u64, bytes: &[u8], now: Time) {

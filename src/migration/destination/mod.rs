@@ -12,6 +12,8 @@
 mod answers;
 mod frames;
 
+pub use frames::ChunkError;
+
 use crate::Status;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, StreamId, Time};
 use crate::encoding::ImageDigest;
@@ -222,8 +224,12 @@ impl Destination {
             && self.streams.len() < MAX_STREAM_RECORDS
     }
 
-    /// Gives up, unless the commit has come.
+    /// Gives up, unless the commit has come. Once the guest runs here, it only ends the wait for
+    /// a source to be told: one that comes back later is told by the record.
     pub fn cancel(&mut self) {
+        if self.resumed && !self.finish_asked {
+            return self.finish(Ending::Keep);
+        }
         self.fail(Failure::new(Status::Cancelled, "cancelled at the destination"));
     }
 
