@@ -23,6 +23,11 @@ impl Pacer {
         Self { rate_bytes_per_s, paid_at: Time(0) }
     }
 
+    /// The cap.
+    pub fn rate_bytes_per_s(&self) -> Option<u64> {
+        self.rate_bytes_per_s
+    }
+
     /// Changes the cap from now on.
     pub fn set_rate(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
         self.rate_bytes_per_s = rate_bytes_per_s;

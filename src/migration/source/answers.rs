@@ -23,6 +23,7 @@ impl Source {
 
     /// Takes in what came of an action.
     pub fn answer(&mut self, answer: Answer, now: Time) {
+        self.begin_waiting(now);
         match answer {
             Answer::DirtyLogStarted(result) => self.on_log_started(result, now),
             Answer::DirtyFetched(result) => self.on_fetched(result, now),
@@ -119,7 +120,7 @@ impl Source {
 
     /// How long the link needs for what is under way.
     fn backlog(&self) -> Duration {
-        match self.bandwidth.rate_bytes_per_s() {
+        match self.usable_bandwidth() {
             Some(rate) => {
                 Duration::from_secs_f64(self.under_way_wire_bytes as f64 / rate.max(1) as f64)
             }
@@ -173,6 +174,8 @@ impl Source {
     fn on_paused(&mut self, result: Result<(), GuestError>, now: Time) {
         if let Err(error) = result {
             self.pause_asked = false;
+            // It runs; a cancel meanwhile may have asked for its resumption.
+            self.actions.retain(|action| *action != Action::Resume);
             return self.fail(error.into(), now);
         }
         if self.failure.is_none() {
@@ -281,12 +284,18 @@ impl Source {
         self.last_fetch = Some(since);
     }
 
+    /// What the link takes and the cap allows; none while the link is not measured.
+    fn usable_bandwidth(&self) -> Option<u64> {
+        let cap = self.pacer.rate_bytes_per_s().unwrap_or(u64::MAX);
+        self.bandwidth.rate_bytes_per_s().map(|rate| rate.min(cap))
+    }
+
     fn situation(&self) -> Situation {
         let per_page = self.counts.wire_bytes_per_page(self.setup.layout.page_bytes());
         Situation {
             pending_wire_bytes: (self.plan.pending() as f64 * per_page) as u64,
             under_way_bytes: self.under_way_wire_bytes,
-            bandwidth_bytes_per_s: self.bandwidth.rate_bytes_per_s(),
+            bandwidth_bytes_per_s: self.usable_bandwidth(),
             round_trip: self.bandwidth.min_round_trip(),
             fetch: self.fetch_took,
         }

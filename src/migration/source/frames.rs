@@ -48,7 +48,9 @@ impl Source {
     pub fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time) {
         self.connect_failed(reason);
         if ended != Ended::No {
-            return self.peer_says_ended(ended, now);
+            let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+            let text = format!("the destination says that the migration is over: {reason}");
+            return self.peer_says_ended(ended, Failure::new(status, text), now);
         }
         let status = Status::from_code(status).unwrap_or(Status::Refused);
         // A busy destination may have room for the stream later.
@@ -58,21 +60,17 @@ impl Source {
         }
     }
 
-    fn peer_says_ended(&mut self, ended: Ended, now: Time) {
-        if self.commitment != Commitment::Sent {
-            let text = "the destination says that the migration is over";
-            return self.fail(Failure::new(Status::PeerAborted, text), now);
-        }
-        match ended {
-            Ended::DestinationOwns => {
+    fn peer_says_ended(&mut self, ended: Ended, failure: Failure, now: Time) {
+        match (self.commitment, ended) {
+            (Commitment::Sent, Ended::DestinationOwns) => {
                 self.on_committed(now);
                 self.on_resumed(0, String::new(), now);
             }
-            Ended::SourceOwns => {
-                let text = "the destination gave the migration up before the commit reached it";
-                self.retreat(Failure::new(Status::PeerAborted, text), now);
-            }
-            Ended::No => {}
+            // Only news of the guest's start was missing.
+            (Commitment::Given, Ended::DestinationOwns) => self.on_resumed(0, String::new(), now),
+            // It gave up before the commit reached it.
+            (Commitment::Sent, Ended::SourceOwns) => self.retreat(failure, now),
+            _ => self.fail(failure, now),
         }
     }
 

@@ -188,6 +188,7 @@ pub struct Source {
     without_streams_since: Option<Time>,
     last_connect_error: String,
     last_progress: Time,
+    last_stream_up: Time,
     failure: Option<Failure>,
     finish_asked: bool,
     ended_at: Option<Time>,
@@ -240,6 +241,7 @@ impl Source {
             without_streams_since: Some(now),
             last_connect_error: String::new(),
             last_progress: now,
+            last_stream_up: now,
             failure: None,
             finish_asked: false,
             ended_at: None,
@@ -371,11 +373,12 @@ impl Source {
         self.owner = Owner::Source;
         self.commitment = Commitment::Ours;
         self.finish_asked = true;
+        let never_paused = self.actions.contains(&Action::Pause);
         self.actions.clear();
         if self.convergence.throttle_percent() > 0 {
             self.actions.push_back(Action::Throttle(0));
         }
-        if self.pause_asked {
+        if self.pause_asked && !never_paused {
             self.actions.push_back(Action::Resume);
         }
         self.actions.push_back(Action::Persist(Mark::SourceRuns));

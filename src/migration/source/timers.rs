@@ -18,8 +18,8 @@ impl Source {
         {
             return self.on_disconnected(now - since, now);
         }
-        if self.waits_for_peer() && now - self.last_progress >= self.setup.options.stall_timeout {
-            return self.on_stalled(now - self.last_progress, now);
+        if self.waits_for_peer() && self.check_progress(now) {
+            return;
         }
         if let Some(deadline) = self.setup.options.deadline
             && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
@@ -45,6 +45,28 @@ impl Source {
             next = next.min(look);
         }
         next.max(now + Duration::from_micros(100))
+    }
+
+    /// Time that the hypervisor took, or that nothing was asked of the peer, is not the peer's.
+    pub(super) fn begin_waiting(&mut self, now: Time) {
+        if !self.waits_for_peer() {
+            self.last_progress = now;
+        }
+    }
+
+    /// Gives up if the peer moves nothing, though it is connected or connects again and again.
+    fn check_progress(&mut self, now: Time) -> bool {
+        let (without, options) = (now - self.last_progress, &self.setup.options);
+        let connected = now - self.last_progress.max(self.last_stream_up);
+        if self.session.stream_count() > 0 && connected >= options.stall_timeout {
+            self.on_stalled(without, now);
+        } else if without >= options.reconnect_timeout + options.stall_timeout {
+            let text = format!("connections came and broke with no progress for {without:?}");
+            self.give_up(Status::ConnectionLost, text, now);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn waits_for_peer(&self) -> bool {

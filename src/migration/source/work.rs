@@ -16,7 +16,7 @@ impl Source {
         let extra = self.streams_seen.saturating_sub(u32::from(self.setup.options.streams));
         self.reconnects = self.reconnects.max(extra);
         self.without_streams_since = None;
-        self.last_progress = now;
+        self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
         self.start_log_once();
     }
@@ -51,8 +51,12 @@ impl Source {
             self.counts.add_bytes((HEADER_BYTES + frame.payload.len()) as u64);
             return Work::Frame(frame);
         }
-        if self.is_over() || !self.session.is_up(stream) {
+        if !self.session.is_up(stream) || self.is_over() && self.session.all_acknowledged() {
             return Work::Close;
+        }
+        if self.is_over() {
+            // A connection closed with unread bytes is reset, and takes the last words with it.
+            return Work::Wait(now + KEEP_ALIVE);
         }
         let ready_at = self.pacer.ready_at(now);
         if ready_at > now && self.may_send_pages(stream) {
@@ -114,6 +118,7 @@ impl Source {
         if runs.is_empty() {
             return None;
         }
+        self.begin_waiting(now);
         let id = ChunkId(self.next_chunk);
         self.next_chunk += 1;
         let pages = runs.iter().map(|run| u64::from(run.pages)).sum();
