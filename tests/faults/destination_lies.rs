@@ -275,7 +275,7 @@ fn a_refusal_is_passed_on() {
     assert_kept(&busy, Status::Connect, "last attempt: no room at the inn");
     for ended in [Ended::SourceOwns, Ended::DestinationOwns] {
         let over = Fake::replying(refuse(Status::BadState.code(), ended));
-        assert_kept(&over, Status::PeerAborted, "the destination says that the migration is over");
+        assert_kept(&over, Status::BadState, "migration is over: no room at the inn");
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod callbacks;
+mod child;
 mod destination_lies;
 mod hand;
 mod kills;

@@ -74,6 +74,7 @@ impl Handle {
 
     /// Turns new connections away.
     pub fn refuse(&self) {
+        let _no_new_link = self.0.links.lock().unwrap();
         self.0.refusing.store(true, SeqCst);
     }
 
@@ -110,7 +111,12 @@ fn serve(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         near.set_nodelay(true).unwrap();
         far.set_nodelay(true).unwrap();
         let ends = || (near.try_clone().unwrap(), far.try_clone().unwrap());
-        shared.links.lock().unwrap().push([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+        let mut links = shared.links.lock().unwrap();
+        if shared.refusing.load(SeqCst) {
+            continue;
+        }
+        links.push([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+        drop(links);
         let ((near, far), (back_to, back_from)) = (ends(), ends());
         let (forward, back) = (shared.clone(), shared.clone());
         std::thread::spawn(move || pump(near, far, FORWARD, &forward));

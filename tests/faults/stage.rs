@@ -59,11 +59,20 @@ impl Stage {
     }
 
     pub fn with(here: Guest, there: Guest, state: (Option<&Path>, Option<&Path>)) -> Self {
-        let (alpha, beta) = (node("alpha", state.0), node("beta", state.1));
+        let beta = node("beta", state.1);
+        beta.add_destination("vm", there.sink()).unwrap();
+        Self::at(node("alpha", state.0), here, beta, there)
+    }
+
+    /// A new source for a destination that has seen better ones.
+    pub fn with_beta(beta: Node, there: Guest) -> Self {
+        Self::at(node("alpha", None), Guest::new(PAGES, 1000), beta, there)
+    }
+
+    fn at(alpha: Node, here: Guest, beta: Node, there: Guest) -> Self {
         here.fill(60);
         here.start();
         alpha.add_source("vm", here.source()).unwrap();
-        beta.add_destination("vm", there.sink()).unwrap();
         Self { alpha, here, beta, there }
     }
 

@@ -186,15 +186,16 @@ impl State {
     }
 
     fn run(&self) {
-        let (started, mut done) = (Instant::now(), 0);
+        let (mut last, mut due) = (Instant::now(), 0.0);
         while self.running.load(SeqCst) {
             let percent = self.throttles.lock().unwrap().last().map_or(0, |last| *last);
-            let rate = self.pages_per_s * u64::from(100 - percent) / 100;
-            let due = (started.elapsed().as_secs_f64() * rate as f64) as u64;
-            while done < due && self.running.load(SeqCst) {
+            let rate = self.pages_per_s as f64 * f64::from(100 - percent) / 100.0;
+            due += last.elapsed().as_secs_f64() * rate;
+            last = Instant::now();
+            while due >= 1.0 && self.running.load(SeqCst) {
                 let next = self.counter.load(SeqCst).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 self.stamp((next >> 20) % self.pages);
-                done += 1;
+                due -= 1.0;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -209,7 +210,8 @@ impl Drop for State {
 
 fn fill_page(bytes: &mut [u8], page: u64, sequence: u64) {
     let mut word = page.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sequence;
-    for chunk in bytes.chunks_exact_mut(8) {
+    // The rest stays zero, so that a codec has something to gain.
+    for chunk in bytes[..PAGE as usize * 3 / 4].chunks_exact_mut(8) {
         word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         chunk.copy_from_slice(&word.to_le_bytes());
     }
