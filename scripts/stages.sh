@@ -14,7 +14,6 @@ about() {
     simulation) echo "seeded migrations on a virtual clock" ;;
     c) echo "C programs: plain, sanitizers, valgrind; symbols and layouts" ;;
     install) echo "install, pkg-config and CMake package" ;;
-    examples) echo "the examples as end-to-end tests" ;;
     python) echo "pytest, notebooks executed, mypy --strict, stubs" ;;
     fuzz) echo "every fuzz target for ${FUZZ_SECONDS:-5} s" ;;
     esac
@@ -77,10 +76,6 @@ stage_install() {
     tests/c/install_test.sh
 }
 
-stage_examples() {
-    cargo build --locked --examples --lib --bins
-    examples/test.sh
-}
 
 # The notebooks are among the Python tests.
 stage_python() {

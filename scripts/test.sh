@@ -5,7 +5,7 @@
 . "$(dirname "$0")/stages.sh"
 
 # Cheapest first.
-STAGES="format lint shell licenses header units doctests docs simulation c install examples python \
+STAGES="format lint shell licenses header units doctests docs simulation c install python \
 fuzz"
 LOGS="$TARGET/test-logs"
 passed=0
