@@ -267,6 +267,29 @@ fn a_guest_whose_writes_the_kernel_tracks_moves() {
 }
 
 #[test]
+fn the_command_line_moves_the_guest_of_a_running_hypervisor() {
+    for (index, name) in ["hypervisor-c", "hypervisor-cpp", RUST].into_iter().enumerate() {
+        let socket = std::env::temp_dir().join(format!("dwcp-{}-{index}", std::process::id()));
+        let socket = socket.to_str().expect("text");
+        let destination = Running::start(PROGRAMS.command(
+            name,
+            &[&["destination", "--json", "--listen", "127.0.0.1:0"], &SMALL[..]].concat(),
+        ));
+        let address = destination.wait_for_line("listening on ");
+        let control = ["source", "--json", "--listen-control", socket];
+        let source = Running::start(PROGRAMS.command(name, &[&control, &SMALL[..]].concat()));
+        source.wait_for_line("control socket ");
+        let migrated = run(Command::new(env!("CARGO_BIN_EXE_dwcp-v3-cli"))
+            .args(["--socket", socket, "--json", "migrate", "guest", "--to", &address]));
+        let last = String::from_utf8_lossy(&migrated.stdout);
+        let report: Value =
+            serde_json::from_str(last.lines().last().expect("a line")).expect("JSON");
+        assert_eq!(report["status"], "DWCP_OK", "{report}");
+        assert_continuous(&[source.end(), destination.end()]);
+    }
+}
+
+#[test]
 fn a_lost_update_at_the_destination_is_found() {
     let small = with_small(&[]);
     let damaged = with_small(&["--corrupt", "stale"]);

@@ -381,6 +381,13 @@ static bool open_node(struct host *host)
     host->fd = fd;
     if (dwcp_node_listen_address(host->node, address, sizeof(address), NULL) == DWCP_OK)
         say("listening on %s", address);
+    if (host->options->control != NULL) {
+        if (dwcp_node_serve_control(host->node, host->options->control) != DWCP_OK) {
+            say_error("serving the control socket");
+            return false;
+        }
+        say("control socket %s", host->options->control);
+    }
     return true;
 }
 

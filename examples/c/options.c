@@ -31,6 +31,7 @@ static const char usage[] =
     "  --to HOST:PORT          source: where it goes; without, it stays until SIGTERM\n"
     "  --after-seconds S       source: how long it runs first, once memory is filled (1)\n"
     "  --listen HOST:PORT      where to wait for a guest\n"
+    "  --listen-control PATH   a socket for dwcp-v3-cli --socket PATH\n"
     "  --await-return          source: then wait for the guest to come back; needs --listen\n"
     "  --run-seconds S         how long an arrived guest runs before it is proved again (1)\n"
     "  --return HOST:PORT      destination: then migrate it there\n"
@@ -53,8 +54,8 @@ static const char usage[] =
 
 enum { LONG_BASE = 256 };
 enum option_id {
-    MEMORY = LONG_BASE, DIRTY, WORKING_SET, CONTENT, NAME, NO_KVM, TO, AFTER, LISTEN, AWAIT_RETURN,
-    RUN, RETURN, STAY, STREAMS, CODEC, MAX_DOWNTIME, DEADLINE, BANDWIDTH, NO_THROTTLE, STATE_DIR,
+    MEMORY = LONG_BASE, DIRTY, WORKING_SET, CONTENT, NAME, NO_KVM, TO, AFTER, LISTEN, CONTROL,
+    AWAIT_RETURN, RUN, RETURN, STAY, STREAMS, CODEC, MAX_DOWNTIME, DEADLINE, BANDWIDTH, NO_THROTTLE, STATE_DIR,
     VERIFY, EVENT_LOOP, JSON, CORRUPT, HELP
 };
 
@@ -68,6 +69,7 @@ static const struct option long_options[] = {
     {"to", required_argument, NULL, TO},
     {"after-seconds", required_argument, NULL, AFTER},
     {"listen", required_argument, NULL, LISTEN},
+    {"listen-control", required_argument, NULL, CONTROL},
     {"await-return", no_argument, NULL, AWAIT_RETURN},
     {"run-seconds", required_argument, NULL, RUN},
     {"return", required_argument, NULL, RETURN},
@@ -184,6 +186,7 @@ static bool take_text(struct options *options, int id, const char *text)
     case NAME: options->name = text; return true;
     case TO: case RETURN: options->to = text; return true;
     case LISTEN: options->listen = text; return true;
+    case CONTROL: options->control = text; return true;
     case STATE_DIR: options->state_dir = text; return true;
     case CODEC: return read_codec(options, text);
     case CONTENT:
@@ -213,8 +216,8 @@ static bool take(struct options *options, int id, const char *name, const char *
     case NO_THROTTLE: options->no_throttle = true; return true;
     case EVENT_LOOP: options->event_loop = true; return true;
     case JSON: options->json = true; return true;
-    case NAME: case TO: case RETURN: case LISTEN: case STATE_DIR: case CODEC: case CONTENT:
-    case VERIFY: case CORRUPT:
+    case NAME: case TO: case RETURN: case LISTEN: case CONTROL: case STATE_DIR: case CODEC:
+    case CONTENT: case VERIFY: case CORRUPT:
         return take_text(options, id, text);
     default:
         return take_number(options, id, name, text);

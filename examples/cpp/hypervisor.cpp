@@ -147,11 +147,13 @@ public:
         wanted.state_dir = options.state_dir ? options.state_dir : "";
         try {
             node_.emplace(wanted);
+            if (options.control) node_->serve_control(options.control);
         } catch (const dwcp::Error &error) {
             say("starting a node: %s", error.what());
             throw Ended{EXIT_SETUP};
         }
         if (options.listen) say("listening on %s", node_->listen_address().c_str());
+        if (options.control) say("control socket %s", options.control);
     }
 
     void run() {

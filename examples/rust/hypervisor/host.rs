@@ -8,6 +8,7 @@ use crate::options::{Mode, Options};
 use crate::program::Proof;
 use crate::verify::{self, Verification};
 use dwcp::migration::{MigrationOptions, Owner, Report};
+use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
 use dwcp::{Migration, Node, NodeOptions, Status};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,8 @@ const TICK: Duration = Duration::from_millis(100);
 type Step<T = ()> = Result<T, i32>;
 
 struct Host<'a> {
+    /// Serves the command line until it is dropped.
+    _control: Option<ControlServer>,
     options: &'a Options,
     console: Console,
     guest: Arc<Guest>,
@@ -85,7 +88,17 @@ impl<'a> Host<'a> {
         if let Some(address) = node.local_address() {
             console.say(format!("listening on {address}"));
         }
+        let control = match &options.listen_control {
+            Some(path) => {
+                let served = serve_control(&node, path, ControlOptions::default());
+                let served = served.map_err(|error| format!("the control socket: {error}"))?;
+                console.say(format!("control socket {}", path.display()));
+                Some(served)
+            }
+            None => None,
+        };
         Ok(Self {
+            _control: control,
             options,
             console: Console::new(options),
             guest: Arc::new(guest),

@@ -41,6 +41,9 @@ pub struct Options {
     /// Where to wait for a guest.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// A socket for `dwcp-v3-cli --socket PATH`.
+    #[arg(long, value_name = "PATH")]
+    pub listen_control: Option<PathBuf>,
     /// Source: then wait for the guest to come back.
     #[arg(long, requires_all = ["to", "listen"])]
     pub await_return: bool,
