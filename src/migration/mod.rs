@@ -20,6 +20,8 @@ pub use options::{CodecChoice, MigrationOptions};
 pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
 
 use crate::Status;
+use crate::observe::EventKind;
+use std::time::Duration;
 
 /// Why a migration ended without success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,4 +43,24 @@ impl From<GuestError> for Failure {
     fn from(error: GuestError) -> Self {
         Self::new(Status::Callback, error.to_string())
     }
+}
+
+/// The last event of a migration, the same on both sides.
+fn ended_event(
+    failure: Option<&Failure>,
+    owner: Owner,
+    (total, downtime): (Duration, Duration),
+) -> EventKind {
+    EventKind::MigrationEnded {
+        status: failure.map_or(Status::Ok, |failure| failure.status),
+        owner: owner.name(),
+        reason: failure.map_or_else(String::new, |failure| failure.reason.clone()),
+        total_us: micros(total),
+        downtime_us: micros(downtime),
+    }
+}
+
+/// Whole microseconds, as events and reports carry them.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

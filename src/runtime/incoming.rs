@@ -15,12 +15,12 @@ use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming as Input};
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::{lock, wait};
+use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::ChunkHeader;
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,8 +42,7 @@ pub struct IncomingMigration {
     journal: Arc<Journal>,
     destination: Mutex<Destination>,
     news: Condvar,
-    ended: Condvar,
-    done: AtomicBool,
+    outcome: Outcome,
     writers: Mutex<HashMap<StreamId, Arc<Mutex<FrameWriter>>>>,
     closers: Mutex<HashMap<StreamId, Box<dyn Fn() + Send>>>,
 }
@@ -66,8 +65,7 @@ impl IncomingMigration {
             journal,
             destination,
             news: Condvar::new(),
-            ended: Condvar::new(),
-            done: AtomicBool::new(false),
+            outcome: Outcome::default(),
             writers: Mutex::default(),
             closers: Mutex::default(),
         })
@@ -118,19 +116,12 @@ impl IncomingMigration {
 
     /// The report, once everything is over.
     pub fn report(&self) -> Option<Report> {
-        let destination = lock(&self.destination);
-        self.done.load(Ordering::Acquire).then(|| destination.report()).flatten()
+        self.outcome.get()
     }
 
     /// Waits up to `timeout` for the end.
     pub fn wait(&self, timeout: Duration) -> Option<Report> {
-        let started = Instant::now();
-        let mut destination = lock(&self.destination);
-        while !self.done.load(Ordering::Acquire) {
-            let left = timeout.checked_sub(started.elapsed())?;
-            destination = wait(&self.ended, destination, left);
-        }
-        destination.report()
+        self.outcome.wait(timeout)
     }
 
     /// Gives up, unless the commit has come.
@@ -310,15 +301,11 @@ impl IncomingMigration {
         }
         lock(&self.closers).values().for_each(|close| close());
         let report = lock(&self.destination).report();
-        if let Some(report) = &report {
-            keeper.close(report.owner);
-            on_end(report);
-        }
         drop(lock(&self.guest).take());
-        self.done.store(true, Ordering::Release);
-        {
-            let _guard = lock(&self.destination);
-            self.ended.notify_all();
+        if let Some(report) = report {
+            keeper.close(report.owner);
+            on_end(&report);
+            self.outcome.publish(report);
         }
         // Last, so that whoever hears of the end finds the report.
         end.into_iter().for_each(|event| self.publish(event));

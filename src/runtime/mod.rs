@@ -13,6 +13,7 @@ pub mod lock;
 mod log_file;
 pub mod mapped_guest;
 pub mod node;
+pub mod outcome;
 pub mod outgoing;
 pub mod process_memory;
 pub mod record_keeper;

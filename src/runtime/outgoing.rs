@@ -21,11 +21,12 @@ use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Inco
 use crate::runtime::dial::{Dialed, Dialer};
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::{lock, wait};
+use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,8 +49,7 @@ pub struct Outgoing {
     work: Condvar,
     /// For the driver: there may be actions, events or an end.
     news: Condvar,
-    ended: Condvar,
-    done: AtomicBool,
+    outcome: Outcome,
     codec: OnceLock<CodecChoice>,
     next_stream: AtomicU32,
     sockets: Mutex<Vec<Option<Arc<TcpStream>>>>,
@@ -76,8 +76,7 @@ impl Outgoing {
             source: Mutex::new(source),
             work: Condvar::new(),
             news: Condvar::new(),
-            ended: Condvar::new(),
-            done: AtomicBool::new(false),
+            outcome: Outcome::default(),
             codec: OnceLock::new(),
             next_stream: AtomicU32::new(0),
             sockets: Mutex::new(vec![None; slots]),
@@ -119,19 +118,12 @@ impl Outgoing {
 
     /// The report, once everything is over.
     pub fn report(&self) -> Option<Report> {
-        let source = lock(&self.source);
-        self.done.load(Ordering::Acquire).then(|| source.report()).flatten()
+        self.outcome.get()
     }
 
     /// Waits up to `timeout` for the end.
     pub fn wait(&self, timeout: Duration) -> Option<Report> {
-        let started = std::time::Instant::now();
-        let mut source = lock(&self.source);
-        while !self.done.load(Ordering::Acquire) {
-            let left = timeout.checked_sub(started.elapsed())?;
-            source = wait(&self.ended, source, left);
-        }
-        source.report()
+        self.outcome.wait(timeout)
     }
 
     /// Cancels.
@@ -199,15 +191,11 @@ impl Outgoing {
         }
         senders.into_iter().for_each(|sender| drop(sender.join()));
         let report = lock(&self.source).report();
-        if let Some(report) = &report {
-            keeper.close(report.owner);
-            on_end(report);
-        }
         drop(lock(&self.guest).take());
-        self.done.store(true, Ordering::Release);
-        {
-            let _guard = lock(&self.source);
-            self.ended.notify_all();
+        if let Some(report) = report {
+            keeper.close(report.owner);
+            on_end(&report);
+            self.outcome.publish(report);
         }
         // Last, so that whoever hears of the end finds the report.
         end.into_iter().for_each(|event| self.publish(event));

@@ -18,9 +18,9 @@ use crate::Status;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, StreamId, Time};
 use crate::encoding::ImageDigest;
 use crate::migration::ownership::Mark;
-use crate::migration::source::micros;
 use crate::migration::stats::{Counts, PhaseClock, milliseconds};
 use crate::migration::{Ending, Failure, GuestError, Owner, Phase, Progress, Report};
+use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::Session;
 use crate::wire::{Control, Frame};
@@ -343,13 +343,7 @@ impl Destination {
     fn end(&mut self, now: Time) {
         self.enter(Phase::Ended, now);
         self.ended_at = Some(now);
-        let failure = self.failure.clone();
-        self.events.push_back(EventKind::MigrationEnded {
-            status: failure.as_ref().map_or(Status::Ok, |failure| failure.status),
-            owner: self.owner.name(),
-            reason: failure.map_or_else(String::new, |failure| failure.reason),
-            total_us: micros(self.clock.elapsed(now)),
-            downtime_us: micros(self.downtime),
-        });
+        let spent = (self.clock.elapsed(now), self.downtime);
+        self.events.push_back(ended_event(self.failure.as_ref(), self.owner, spent));
     }
 }

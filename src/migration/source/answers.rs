@@ -1,9 +1,10 @@
 //! What the driver's actions brought, and the steps that follow from it.
 
-use super::{Action, Answer, Commitment, Source, micros};
+use super::{Action, Answer, Commitment, Source};
 use crate::Status;
 use crate::base::Time;
 use crate::migration::convergence::{Decision, Situation, handover};
+use crate::migration::micros;
 use crate::migration::ownership::Mark;
 use crate::migration::{Ending, Failure, GuestError, Owner, Phase};
 use crate::observe::EventKind;

@@ -29,6 +29,7 @@ use crate::migration::stats::{Counts, PhaseClock, milliseconds};
 use crate::migration::{
     Ending, Failure, GuestError, MigrationOptions, Owner, Phase, Progress, Report,
 };
+use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session};
 use crate::wire::{Control, Frame};
@@ -394,23 +395,12 @@ impl Source {
     fn end(&mut self, now: Time) {
         self.enter(Phase::Ended, now);
         self.ended_at = Some(now);
-        let failure = self.failure.clone();
-        self.events.push_back(EventKind::MigrationEnded {
-            status: failure.as_ref().map_or(Status::Ok, |failure| failure.status),
-            owner: self.owner.name(),
-            reason: failure.map_or_else(String::new, |failure| failure.reason),
-            total_us: micros(self.clock.elapsed(now)),
-            downtime_us: micros(self.downtime),
-        });
+        let spent = (self.clock.elapsed(now), self.downtime);
+        self.events.push_back(ended_event(self.failure.as_ref(), self.owner, spent));
     }
 }
 
 /// Pages of one chunk: even if every second one is zero, the extents fit.
 fn chunk_pages(chunk_bytes: u32, layout: &MemoryLayout) -> u32 {
     (chunk_bytes / layout.page_bytes()).clamp(1, MAX_CHUNK_EXTENTS as u32)
-}
-
-/// Whole microseconds, as events and reports carry them.
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
