@@ -278,7 +278,7 @@ fn the_command_line_moves_the_guest_of_a_running_hypervisor() {
         let address = destination.wait_for_line("listening on ");
         let control = ["source", "--json", "--listen-control", socket];
         let source = Running::start(PROGRAMS.command(name, &[&control, &SMALL[..]].concat()));
-        source.wait_for_line("control socket ");
+        source.wait_for_line("ready: ");
         let migrated = run(Command::new(env!("CARGO_BIN_EXE_dwcp-v3-cli"))
             .args(["--socket", socket, "--json", "migrate", "guest", "--to", &address]));
         let last = String::from_utf8_lossy(&migrated.stdout);

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The program. Callbacks touch `guest`, `stopped_at`, `arrival` and, under lock, `registrations`. */
 struct host {
@@ -460,6 +461,8 @@ static int send_guest(struct host *host, double after_seconds)
     struct dwcp_migration_options wanted = migration_options(options);
     if (!source(host))
         return EXIT_SETUP;
+    if (options->to == NULL)
+        say("ready: guest %s stays until it is told to go", options->name);
     attend(host, options->to != NULL ? after_seconds : FOREVER_SECONDS);
     if (must_stop)
         return EXIT_FINE; /* the guest ends with the program */
@@ -490,6 +493,8 @@ static int send_guest(struct host *host, double after_seconds)
     say("the guest stopped at write %" PRIu64 ", tick %u; it now runs at %s",
         host->stopped_at.writes, host->stopped_at.ticks, options->to ? options->to : "its new home");
     forget_migration(host);
+    if (options->control != NULL)
+        sleep(1); /* whoever gave the order through the socket still wants to hear how it ended */
     return EXIT_FINE;
 }
 

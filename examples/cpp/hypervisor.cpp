@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 #include <cinttypes>
 #include <condition_variable>
 #include <csignal>
@@ -396,6 +397,7 @@ private:
     /// Runs the guest until it has moved to --to (or --return), or until the program is to stop.
     void send(double after_seconds) {
         register_source();
+        if (!options_.to) say("ready: guest %s stays until it is told to go", options_.name);
         attend(options_.to ? after_seconds : FOREVER_SECONDS);
         if (must_stop) return; // the guest ends with the program
         if (!has_ended_) migrate();
@@ -409,6 +411,8 @@ private:
         say("the guest stopped at write %" PRIu64 ", tick %u; it now runs at %s",
             stopped_at_->writes, stopped_at_->ticks, options_.to ? options_.to : "its new home");
         forget_migration();
+        // Whoever gave the order through the socket still wants to hear how it ended.
+        if (options_.control) std::this_thread::sleep_for(std::chrono::seconds(1));
     }
 
     /// Waits for a guest, proves that it is whole, runs it and proves it again.

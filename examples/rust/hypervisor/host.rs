@@ -209,6 +209,10 @@ impl<'a> Host<'a> {
         if let Err(error) = self.node.add_source(&self.options.name, source) {
             return self.fail(exit::SETUP, format!("registering the guest: {error}"));
         }
+        if self.options.to.is_none() {
+            let name = &self.options.name;
+            self.console.say(format!("ready: guest {name} stays until it is told to go"));
+        }
         let wait = if self.options.to.is_some() { after } else { FOREVER };
         let report = match (self.attend(wait), &self.options.to) {
             (Some(report), _) => report,
@@ -230,6 +234,10 @@ impl<'a> Host<'a> {
                 let (writes, ticks) = (stopped.writes, stopped.ticks);
                 let line = format!("the guest stopped at write {writes}, tick {ticks}");
                 self.console.say(format!("{line}; it now runs at {home}"));
+                if self.options.listen_control.is_some() {
+                    // Whoever gave the order still wants to hear how it ended.
+                    std::thread::sleep(Duration::from_secs(1));
+                }
                 Ok(())
             }
         }
