@@ -145,7 +145,9 @@ fn a_network_that_goes_away_is_a_lost_connection() {
     for phase in [Phase::Precopy, Phase::FinalPass, Phase::Verify] {
         let stage = Stage::new();
         let (proxy, handle) = proxied(&stage);
-        at_phase(&stage.alpha, phase, move || {
+        // At the destination what is verified cannot be told before the observer returns.
+        let node = if phase == Phase::Verify { &stage.beta } else { &stage.alpha };
+        at_phase(node, phase, move || {
             handle.refuse();
             handle.kill_all();
         });
@@ -166,6 +168,11 @@ fn cut_at(at_source: bool, phase: Phase) -> (Stage, Report, [Mark; 2]) {
     let stage = Stage::with(guests.0, guests.1, (Some(&left.0), Some(&right.0)));
     let (proxy, handle) = proxied(&stage);
     let node = if at_source { &stage.alpha } else { &stage.beta };
+    if !at_source {
+        // Or the answer to the commit could be faster than the cut.
+        let held = handle.clone();
+        at_phase(&stage.alpha, Phase::Handover, move || held.hold(BACK, true));
+    }
     at_phase(node, phase, move || {
         handle.refuse();
         handle.kill_all();

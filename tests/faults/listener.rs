@@ -174,7 +174,7 @@ fn a_layout_that_differs_is_refused_by_its_difference() {
         let (status, reason) = refusal(&stage, &hand::open(1, "vm", layout));
         assert_eq!(status, Status::LayoutMismatch);
         assert!(reason.contains(text), "{reason:?} lacks {text:?}");
-        assert!(refusals(&stage.beta).contains(&reason));
+        wait_until("it is told", || refusals(&stage.beta).contains(&reason));
     }
     stage.assert_moves();
 }
@@ -206,7 +206,7 @@ fn hellos_that_decode_and_fit_nothing_get_the_reason() {
     ] {
         let (found, reason) = refusal(&stage, &hello);
         assert!(found == status && reason.contains(text), "{found} {reason:?} lacks {text:?}");
-        assert!(refusals(&stage.beta).contains(&reason));
+        wait_until("it is told", || refusals(&stage.beta).contains(&reason));
     }
     drop(_open);
     stage.assert_moves();

@@ -309,7 +309,8 @@ impl Destination {
         let patience = if self.resumed { LAST_WORDS } else { self.setup.reconnect_timeout };
         let gone = lost.filter(|lost| *lost >= patience);
         let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));
-        if self.resumed && (told || gone.is_some()) {
+        // Once the guest runs, a source that comes back is told by what the node remembers.
+        if self.resumed && (told || lost.is_some() || gone.is_some()) {
             self.finish(Ending::Keep);
         } else if let Some(gone) = gone
             && self.commitment < Commitment::Recording

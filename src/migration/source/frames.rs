@@ -62,12 +62,18 @@ impl Source {
 
     fn peer_says_ended(&mut self, ended: Ended, failure: Failure, now: Time) {
         match (self.commitment, ended) {
-            (Commitment::Sent, Ended::DestinationOwns) => {
-                self.on_committed(now);
-                self.on_resumed(0, String::new(), now);
+            (Commitment::Sent | Commitment::Given, Ended::DestinationOwns) => {
+                if self.commitment == Commitment::Sent {
+                    self.on_committed(now);
+                }
+                // What can have failed there after the commit is the start of the guest.
+                match failure.status {
+                    Status::Callback => {
+                        self.on_resumed(failure.status.code(), failure.reason, now);
+                    }
+                    _ => self.on_resumed(0, String::new(), now),
+                }
             }
-            // Only news of the guest's start was missing.
-            (Commitment::Given, Ended::DestinationOwns) => self.on_resumed(0, String::new(), now),
             // It gave up before the commit reached it.
             (Commitment::Sent, Ended::SourceOwns) => self.retreat(failure, now),
             _ => self.fail(failure, now),
