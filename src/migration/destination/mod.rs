@@ -31,9 +31,6 @@ use std::time::Duration;
 /// Streams, living or not yet fenced, that a source may have.
 const MAX_STREAM_RECORDS: usize = 4 * crate::base::limits::MAX_STREAMS as usize;
 
-/// How long a destination whose guest runs waits for a source that hung up without an answer.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 /// What never changes during a migration.
 #[derive(Clone, Debug)]
 pub struct DestinationSetup {
@@ -305,9 +302,7 @@ impl Destination {
         let told = self.resumed && self.session.all_acknowledged();
         let lost = self.without_streams_since.map(|since| now - since);
         let silent = self.session.last_heard().map(|heard| now - heard);
-        // Once the guest runs here, a source that hung up has nothing more to learn from waiting.
-        let patience = if self.resumed { LAST_WORDS } else { self.setup.reconnect_timeout };
-        let gone = lost.filter(|lost| *lost >= patience);
+        let gone = lost.filter(|lost| *lost >= self.setup.reconnect_timeout);
         let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));
         // Once the guest runs, a source that comes back is told by what the node remembers.
         if self.resumed && (told || lost.is_some() || gone.is_some()) {
