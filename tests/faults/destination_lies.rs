@@ -227,7 +227,7 @@ fn a_destination_that_never_answers_stalls_it() {
         std::thread::sleep(Duration::from_secs(5));
         drop(hand);
     });
-    assert_kept(&fake, Status::PeerStalled, "the destination made no progress for 1");
+    assert_kept(&fake, Status::PeerStalled, "the destination made no progress for");
 }
 
 #[test]
@@ -236,13 +236,13 @@ fn a_hello_never_answered_is_a_failure_to_connect() {
         std::thread::sleep(Duration::from_secs(5));
         drop(socket);
     });
-    assert_kept(&fake, Status::Connect, "no connection for 1");
+    assert_kept(&fake, Status::Connect, "no connection for");
 }
 
 #[test]
 fn closing_at_once_for_ever_is_found_out() {
     let rude = Fake::new(drop);
-    assert_kept(&rude, Status::Connect, "no connection for 1");
+    assert_kept(&rude, Status::Connect, "no connection for");
     let polite = Fake::new(|socket| drop(Hand::answer(socket, &accept())));
     assert_given_up(&polite, Status::ConnectionLost, "no progress for");
     assert!(polite.accepted.load(SeqCst) > 2, "it must have tried again");

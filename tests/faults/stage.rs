@@ -93,6 +93,7 @@ impl Stage {
     pub fn assert_stayed(&self, report: &Report, status: Status, text: &str) {
         assert_eq!(report.status, status, "{}", report.reason);
         assert!(report.reason.contains(text), "{:?} lacks {text:?}", report.reason);
+        assert!(!report.reason.contains("also:"), "{:?}", report.reason);
         assert_eq!(report.owner, Owner::Source);
         assert!(self.here.is_running() && !self.there.is_running());
         assert_eq!(self.here.endings(), [Ending::Keep]);
