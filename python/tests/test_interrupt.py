@@ -15,7 +15,10 @@ from conftest import MIB, WAIT_S, Pair, random_memory
 
 import dwcp
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that.
 START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import dwcp, sys, threading, os
 memory = bytearray(os.urandom(4 << 20))
 source = dwcp.BufferGuest(memory, running=True)

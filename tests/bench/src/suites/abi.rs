@@ -41,6 +41,10 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
 
 fn compile(library_dir: &Path, program: PathBuf) -> Result<PathBuf, Failure> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // The library's soname, which Cargo gives no file of that name.
+    let soname = program.with_file_name("libdwcp.so.0");
+    let _ = std::fs::remove_file(&soname);
+    std::os::unix::fs::symlink(library_dir.canonicalize()?.join("libdwcp.so"), &soname)?;
     let output = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()))
         .args(["-O2", "-std=c99", "-Wall", "-Wextra", "-D_POSIX_C_SOURCE=200809L"])
         .arg("-I")
@@ -51,7 +55,7 @@ fn compile(library_dir: &Path, program: PathBuf) -> Result<PathBuf, Failure> {
         .arg("-L")
         .arg(library_dir)
         .arg("-ldwcp")
-        .arg(format!("-Wl,-rpath,{}", library_dir.display()))
+        .arg("-Wl,-rpath,$ORIGIN")
         .output()?;
     if !output.status.success() {
         return Err(format!("abi_cost.c: {}", String::from_utf8_lossy(&output.stderr)).into());
