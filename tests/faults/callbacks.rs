@@ -1,9 +1,16 @@
 //! A hypervisor whose calls fail, panic or take their time, and callers that change their minds.
 
-use crate::stage::{PAGES, PATIENCE, Stage, address, at_phase, hasty, patient, wait_until};
+use crate::stage::{
+    PAGES, PATIENCE, Stage, address, at_phase, guest_layout, hasty, patient, wait_until,
+};
 use crate::support::Guest;
 use dwcp::Status;
-use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase};
+use dwcp::base::{MigrationId, StreamId, Time};
+use dwcp::encoding::ImageDigest;
+use dwcp::migration::ownership::Mark;
+use dwcp::migration::source::{Action, Answer, Source, SourceSetup, Work};
+use dwcp::migration::{CodecChoice, Ending, Failure, MigrationOptions, Owner, Phase};
+use dwcp::wire::{Control, Frame, FrameKind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -172,6 +179,37 @@ fn a_cancel_at_any_moment_ends_it_one_way_or_the_other() {
             }
         }
     }
+}
+
+#[test]
+fn a_chunk_that_cannot_be_read_is_settled_once() {
+    let layout = guest_layout();
+    let setup = SourceSetup {
+        id: MigrationId([1; 16]),
+        guest: "vm".into(),
+        layout: layout.clone(),
+        options: patient(),
+    };
+    let digest = Arc::new(ImageDigest::new(layout.page_count()));
+    let mut source = Source::new(setup, digest, 256 * 1024, Time(0));
+    let (left, right) = (StreamId(0), StreamId(1));
+    source.stream_up(left, "beta", Time(0));
+    source.stream_up(right, "beta", Time(0));
+    assert_eq!(source.next_action(), Some(Action::Persist(Mark::SourceRuns)));
+    source.answer(Answer::Persisted(Mark::SourceRuns, Ok(())), Time(1));
+    assert_eq!(source.next_action(), Some(Action::StartDirtyLog));
+    source.answer(Answer::DirtyLogStarted(Ok(())), Time(2));
+    // Two chunks on the left; one cannot be read, so the stream breaks and is fenced.
+    let Work::Chunk(sent) = source.next_work(left, Time(3)) else { panic!() };
+    source.chunk_encoded(sent.id, 0, 1, 5000, Time(3));
+    let Work::Chunk(failed) = source.next_work(left, Time(4)) else { panic!() };
+    source.chunk_failed(failed.id, Failure::new(Status::Callback, "as told"), Time(4));
+    source.stream_down(left, "as told", Time(5));
+    let fenced = Control::Fenced { stream: left, arrived: vec![sent.id] };
+    let frame = Frame { kind: FrameKind::Control, payload: fenced.encode(0) };
+    source.frame(right, &frame, Time(6)).unwrap();
+    assert_eq!(source.next_action(), Some(Action::Persist(Mark::SourceRuns)));
+    assert_eq!(source.next_action(), Some(Action::Finish(Ending::Keep)));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::hand::{FEATURES, Hand, PAGE_BYTES, stored_chunk};
 use crate::stage::{PATIENCE, Stage, hasty};
 use dwcp::Status;
-use dwcp::base::ChunkId;
+use dwcp::base::{ChunkId, StreamId};
 use dwcp::migration::{Ending, MigrationOptions, Owner};
 use dwcp::runtime::connection::Incoming;
 use dwcp::wire::hello::{Ended, Features};
@@ -156,6 +156,7 @@ fn messages_out_of_turn_keep_the_guest_here() {
         Control::Resumed { status: 0, reason: String::new() },
         Control::Commit,
         Control::AllArrived,
+        Control::Fenced { stream: StreamId(0), arrived: Vec::new() },
     ];
     for lie in lies {
         let text = format!("unexpected message from the destination: {lie:?}");
@@ -273,6 +274,8 @@ fn a_refusal_is_passed_on() {
     assert_kept(&unknown, Status::Refused, "no room at the inn");
     let busy = Fake::replying(refuse(Status::Busy.code(), Ended::No));
     assert_kept(&busy, Status::Connect, "last attempt: no room at the inn");
+    let newer = Fake::replying(refuse(Status::BadVersion.code(), Ended::No));
+    assert_kept(&newer, Status::Connect, "last attempt: no room at the inn");
     for ended in [Ended::SourceOwns, Ended::DestinationOwns] {
         let over = Fake::replying(refuse(Status::BadState.code(), ended));
         assert_kept(&over, Status::BadState, "migration is over: no room at the inn");

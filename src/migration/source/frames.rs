@@ -53,8 +53,9 @@ impl Source {
             return self.peer_says_ended(ended, Failure::new(status, text), now);
         }
         let status = Status::from_code(status).unwrap_or(Status::Refused);
-        // A busy destination may have room for the stream later.
-        if !matches!(status, Status::LimitReached | Status::Busy) {
+        // A busy destination may have room later; and the bytes that tell the version have no
+        // checksum, so the network may have changed them.
+        if !matches!(status, Status::LimitReached | Status::Busy | Status::BadVersion) {
             let text = format!("the destination refused: {reason}");
             self.fail(Failure::new(status, text), now);
         }
@@ -113,7 +114,8 @@ impl Source {
 
     fn on_message(&mut self, message: Control, now: Time) {
         match message {
-            Control::Fenced { stream, arrived } => {
+            // Of a stream that is up, chunks may still be read from the guest.
+            Control::Fenced { stream, arrived } if !self.session.is_up(stream) => {
                 for id in self.chunks_of(stream) {
                     self.settle_chunk(id, arrived.contains(&id), now);
                 }

@@ -92,9 +92,8 @@ impl Source {
 
     /// The guest's pages could not be read.
     pub fn chunk_failed(&mut self, id: ChunkId, failure: Failure, now: Time) {
-        if self.flights.get(&id).is_some_and(|flight| flight.encoded.is_none()) {
-            self.being_encoded -= 1;
-        }
+        // Off the books, so that a later fence does not settle it again.
+        self.settle_chunk(id, false, now);
         self.fail(failure, now);
     }
 
