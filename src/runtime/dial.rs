@@ -108,6 +108,11 @@ impl Dialer {
         if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
     }
 
+    /// Whether the connection that opens the migration is being made.
+    pub fn is_opening(&self) -> bool {
+        matches!(*lock(&self.opened), Opened::UnderWay)
+    }
+
     /// Makes a connection. `register` is shown the socket before anything can block on it.
     ///
     /// # Errors

@@ -271,6 +271,11 @@ impl Outgoing {
         let mut writer = ChunkWriter::default();
         let mut backoff = BACKOFF.0;
         while lock(&self.source).wants_streams() {
+            if self.dialer.is_opening() {
+                // Another slot opens the migration; its success or failure wakes this one.
+                drop(wait(&self.work, lock(&self.source), BACKOFF.0));
+                continue;
+            }
             let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
             if number > MAX_RECONNECTS {
                 let text = format!("{MAX_RECONNECTS} connections were not enough");
@@ -288,12 +293,18 @@ impl Outgoing {
                 None => backoff = (backoff * 2).min(BACKOFF.1),
             }
             lock(&self.sockets)[slot] = None;
-            let source = lock(&self.source);
-            if source.wants_streams() {
-                drop(wait(&self.work, source, backoff));
-            }
+            self.rest(backoff);
         }
         self.news.notify_all();
+    }
+
+    /// Waits this long, whatever the other streams do meanwhile; less if no stream is wanted.
+    fn rest(&self, how_long: Duration) {
+        let until = now() + how_long;
+        let mut source = lock(&self.source);
+        while source.wants_streams() && now() < until {
+            source = wait(&self.work, source, until.since(now()));
+        }
     }
 
     fn connect(&self, stream: StreamId, slot: usize) -> Option<(FrameWriter, FrameReader)> {
