@@ -53,6 +53,26 @@ fn one_stream_killed_again_and_again() {
 }
 
 #[test]
+fn streams_that_are_turned_away_wait_their_time_while_another_works() {
+    let stage = Stage::with(Guest::new(2048, 500), Guest::new(2048, 500), (None, None));
+    let (proxy, handle) = proxied(&stage);
+    let cap = Some(4 << 20);
+    let options = MigrationOptions { bandwidth_limit_bytes_per_s: cap, ..stored() };
+    let migration = stage.migrate(&proxy.address(), options);
+    wait_until("all streams are up", || migration.progress().streams == 4);
+    handle.refuse();
+    for _ in 0..3 {
+        assert!(handle.kill_one());
+    }
+    let report = migration.wait(PATIENCE).unwrap();
+    stage.assert_moved(&report);
+    let attempts = handle.turned_away();
+    let allowed = 3.0 * (2.0 + report.total_ms / 20.0);
+    assert!(attempts > 3, "{attempts} attempts only: the streams did not try");
+    assert!((attempts as f64) < allowed, "{attempts} attempts in {} ms", report.total_ms);
+}
+
+#[test]
 fn all_streams_killed_again_and_again() {
     let report = run_in_trouble(stored(), Handle::kill_all);
     assert!(report.reconnects >= 4, "{} reconnects", report.reconnects);

@@ -23,6 +23,7 @@ struct Shared {
     /// Nothing passes, in this direction.
     held: [AtomicBool; 2],
     refusing: AtomicBool,
+    turned_away: AtomicU64,
     links: Mutex<Vec<[TcpStream; 2]>>,
     passed: [AtomicU64; 2],
     /// The byte of a direction that is to be damaged, 0 for none.
@@ -78,6 +79,11 @@ impl Handle {
         self.0.refusing.store(true, SeqCst);
     }
 
+    /// Connections that were turned away.
+    pub fn turned_away(&self) -> u64 {
+        self.0.turned_away.load(SeqCst)
+    }
+
     /// Flips a bit of the byte at `position`, once.
     pub fn damage(&self, direction: usize, position: u64) {
         self.0.damage_at[direction].store(position.max(1), SeqCst);
@@ -105,6 +111,7 @@ fn serve(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         };
         near.set_nonblocking(false).unwrap();
         if shared.refusing.load(SeqCst) {
+            shared.turned_away.fetch_add(1, SeqCst);
             continue;
         }
         let Ok(far) = TcpStream::connect(target) else { continue };
