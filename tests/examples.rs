@@ -279,8 +279,20 @@ fn the_command_line_moves_the_guest_of_a_running_hypervisor() {
         let control = ["source", "--json", "--listen-control", socket];
         let source = Running::start(PROGRAMS.command(name, &[&control, &SMALL[..]].concat()));
         source.wait_for_line("ready: ");
-        let migrated = run(Command::new(env!("CARGO_BIN_EXE_dwcp-v3-cli"))
-            .args(["--socket", socket, "--json", "migrate", "guest", "--to", &address]));
+        let order = |to: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp-v3-cli"));
+            command.args(["--socket", socket, "--json", "migrate", "guest", "--to", to]);
+            command
+        };
+        // A slip of the operator's does not cost him the guest.
+        let other = ["destination", "--name", "other", "--json", "--listen", "127.0.0.1:0"];
+        let stranger = Running::start(PROGRAMS.command(name, &[&other, &SMALL[..]].concat()));
+        let wrong = order(&stranger.wait_for_line("listening on ")).output().expect("the CLI");
+        assert_eq!(wrong.status.code(), Some(4), "{wrong:?}");
+        terminate(&stranger.child);
+        stranger.end();
+        source.wait_for_line("the guest goes on here");
+        let migrated = run(&mut order(&address));
         let last = String::from_utf8_lossy(&migrated.stdout);
         let report: Value =
             serde_json::from_str(last.lines().last().expect("a line")).expect("JSON");

@@ -484,6 +484,18 @@ static int send_guest(struct host *host, double after_seconds)
         }
     }
     uint32_t owner = show_end(host, &host->sent);
+    while (owner == DWCP_OWNER_SOURCE && options->to == NULL) {
+        forget_migration(host); /* somebody's attempt failed; the next one may come */
+        int code = go_on_here(host);
+        if (code != EXIT_FAILED)
+            return code;
+        attend(host, FOREVER_SECONDS);
+        if (must_stop)
+            return EXIT_FINE;
+        free(host->sent);
+        host->sent = NULL;
+        owner = show_end(host, &host->sent);
+    }
     if (owner == DWCP_OWNER_SOURCE)
         return go_on_here(host);
     if (owner == DWCP_OWNER_IN_DOUBT) {

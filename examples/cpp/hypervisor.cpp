@@ -366,14 +366,16 @@ private:
         return later.holds;
     }
 
-    [[noreturn]] void go_on_here() {
+    /// Throws unless the guest is whole and runs, and may be asked to go again.
+    void go_on_here() {
         struct guest_counters before = guest_counters(guest_.get());
         forget_migration();
         attend(options_.run_seconds);
         bool runs = guest_gets_on(guest_.get(), before);
         say("the guest %s here, at write %" PRIu64, runs ? "goes on" : "STANDS STILL",
             guest_counters(guest_.get()).writes);
-        throw Ended{prove_again("after the failure") && runs ? EXIT_FAILED : EXIT_PROOF};
+        bool whole = prove_again("after the failure") && runs;
+        if (!whole || options_.to) throw Ended{whole ? EXIT_FAILED : EXIT_PROOF};
     }
 
     /// True once the migration that was asked for ended.
@@ -403,7 +405,13 @@ private:
         if (!has_ended_) migrate();
         std::uint32_t owner = show_end(sent_);
         stopped_at_ = running_->stopped_at;
-        if (owner == DWCP_OWNER_SOURCE) go_on_here();
+        while (owner == DWCP_OWNER_SOURCE) {
+            go_on_here();
+            attend(FOREVER_SECONDS); // somebody's attempt failed; the next one may come
+            if (must_stop) return;
+            owner = show_end(sent_);
+            stopped_at_ = running_->stopped_at;
+        }
         if (owner == DWCP_OWNER_IN_DOUBT) {
             say("in doubt: only %s knows who has the guest; it stays stopped here", options_.to);
             throw Ended{EXIT_IN_DOUBT};

@@ -111,10 +111,12 @@ def free_address() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def with_hypervisor(program: Path, memory_mib: int, timeout_s: float) -> list[dict[str, Any]]:
+def with_hypervisor(given: argparse.Namespace) -> list[dict[str, Any]]:
     """There and back between two processes of the example hypervisor."""
+    program, timeout_s = given.hypervisor, given.timeout_s
     home, away = free_address(), free_address()
-    common = ["--memory-mib", str(memory_mib), "--json"]
+    common = ["--memory-mib", str(given.memory_mib), "--json"]
+    common += ["--streams", str(given.streams), "--codec", given.codec]
     commands = [
         [str(program), "destination", "--listen", away, "--return", home, *common],
         [str(program), "source", "--listen", home, "--to", away, "--await-return", *common],
@@ -142,7 +144,9 @@ def main() -> None:
     parser.add_argument("--timeout-s", type=float, default=120, help="of the hypervisors (120)")
     given = parser.parse_args()
     if given.hypervisor:
-        reports = with_hypervisor(given.hypervisor, given.memory_mib, given.timeout_s)
+        if not given.hypervisor.is_file():
+            parser.error(f"--hypervisor: there is no {given.hypervisor}")
+        reports = with_hypervisor(given)
     else:
         options = {"streams": given.streams, "codec": given.codec}
         reports = in_process(given.memory_mib, options)

@@ -94,7 +94,7 @@ pub struct Pass {
     pub duration_us: u64,
     /// How fast the guest wrote during the pass.
     pub dirty_rate_bytes_per_s: u64,
-    /// Measured speed of the link.
+    /// Bytes on the wire over the duration.
     pub bandwidth_bytes_per_s: u64,
     /// What the downtime would have been, had the guest been paused at the pass's end.
     pub predicted_downtime_us: u64,
@@ -115,7 +115,7 @@ pub struct Progress {
     pub remaining_pages: u64,
     /// Bytes sent so far.
     pub wire_bytes: u64,
-    /// Measured speed of the link, 0 while unknown.
+    /// Measured speed of the link, as far as a cap allows; 0 while unknown.
     pub bandwidth_bytes_per_s: u64,
     /// How fast the guest writes, 0 while unknown.
     pub dirty_rate_bytes_per_s: u64,

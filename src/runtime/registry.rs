@@ -2,7 +2,7 @@
 
 use crate::Status;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
-use crate::base::{MemoryLayout, MigrationId};
+use crate::base::{MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
 use crate::migration::{GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
@@ -430,7 +430,13 @@ fn difference(source: &MemoryLayout, ours: &MemoryLayout) -> String {
     }
     let differing = theirs.iter().zip(here).find(|(theirs, here)| theirs != here);
     match differing {
-        Some((theirs, here)) => format!("region differs: {theirs:?} at the source, {here:?} here"),
+        Some((theirs, here)) => {
+            let what = |region: &RegionLayout| {
+                let RegionLayout { name, guest_address, length_bytes } = region;
+                format!("region {name:?} of {length_bytes} bytes at {guest_address:#x}")
+            };
+            format!("{} at the source, {} here", what(theirs), what(here))
+        }
         None => "the memory layouts differ".to_string(),
     }
 }

@@ -220,8 +220,20 @@ impl<'a> Host<'a> {
             _ => return Ok(()), // the guest ends with the program
         };
         self.show_end(&report);
-        let owner = report.owner;
+        let mut owner = report.owner;
         self.sent = Some(report);
+        while owner == Owner::Source && self.options.to.is_none() {
+            // Somebody's attempt failed; the next one may come.
+            if let Err(code) = self.go_on_here()
+                && code != exit::FAILED
+            {
+                return Err(code);
+            }
+            let Some(report) = self.attend(FOREVER) else { return Ok(()) };
+            self.show_end(&report);
+            owner = report.owner;
+            self.sent = Some(report);
+        }
         let home = self.options.to.clone().unwrap_or_else(|| "its new home".into());
         match owner {
             Owner::Source => self.go_on_here(),

@@ -286,7 +286,7 @@ impl Source {
     }
 
     /// What the link takes and the cap allows; none while the link is not measured.
-    fn usable_bandwidth(&self) -> Option<u64> {
+    pub(super) fn usable_bandwidth(&self) -> Option<u64> {
         let cap = self.pacer.rate_bytes_per_s().unwrap_or(u64::MAX);
         self.bandwidth.rate_bytes_per_s().map(|rate| rate.min(cap))
     }
@@ -303,11 +303,13 @@ impl Source {
     }
 
     fn end_pass(&mut self, now: Time) {
-        let (dirty, link) = (self.dirty_rate_bytes_per_s, self.bandwidth.rate_bytes_per_s());
+        let dirty = self.dirty_rate_bytes_per_s;
         let predicted_us = micros(self.convergence.predicted().unwrap_or_default());
         let pass = self.counts.end_pass(self.clock.elapsed(now), |pass| {
             pass.dirty_rate_bytes_per_s = dirty;
-            pass.bandwidth_bytes_per_s = link.unwrap_or(0);
+            let speed =
+                u128::from(pass.wire_bytes) * 1_000_000 / u128::from(pass.duration_us.max(1));
+            pass.bandwidth_bytes_per_s = u64::try_from(speed).unwrap_or(u64::MAX);
             pass.predicted_downtime_us = predicted_us;
         });
         self.events.push_back(EventKind::PassCompleted { pass });

@@ -174,7 +174,9 @@ fn setting_json(context: &Context, config: &Config, id: Id) -> Value {
         "type": key.kind.describe(),
         "doc": key.doc,
         "applies": key.applies.name(),
-        "in_use": key.applies != Applies::NotInUse,
+        // A node without a configuration got its settings from its program.
+        "in_use": key.applies != Applies::NotInUse
+            && (context.config.is_some() || !key.name.starts_with("node.")),
         "waits_for_restart": waits,
     })
 }
