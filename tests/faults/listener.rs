@@ -168,8 +168,8 @@ fn a_layout_that_differs_is_refused_by_its_difference() {
         (one_region("ram", 0, bytes, 8192), "page size is 8192 at the source and 4096 here"),
         (two, "2 memory regions at the source and 1 here"),
         (one_region("rum", 0, bytes, PAGE_BYTES), "\"rum\""),
-        (one_region("ram", 8192, bytes, PAGE_BYTES), "guest_address: 8192"),
-        (one_region("ram", 0, 4096, PAGE_BYTES), "length_bytes: 4096"),
+        (one_region("ram", 8192, bytes, PAGE_BYTES), "at 0x2000"),
+        (one_region("ram", 0, 4096, PAGE_BYTES), "of 4096 bytes"),
     ] {
         let (status, reason) = refusal(&stage, &hand::open(1, "vm", layout));
         assert_eq!(status, Status::LayoutMismatch);
@@ -240,7 +240,7 @@ fn a_refused_source_tells_its_caller_why() {
     let (here, there) = (Guest::new(PAGES, 1000), Guest::new(PAGES / 2, 1000));
     let stage = Stage::with(here, there.clone(), (None, None));
     let report = stage.run_directly(hasty());
-    let text = "length_bytes: 2097152 } at the source, RegionLayout";
+    let text = "of 2097152 bytes at 0x0 at the source, region";
     stage.assert_stayed(&report, Status::LayoutMismatch, text);
     stage.beta.remove_guest("vm").unwrap();
     let report = stage.run_directly(hasty());
