@@ -59,10 +59,21 @@ fn run(command: &mut Command) -> Output {
 
 /// A program under way; its end is awaited for a bounded time, and it never outlives the test.
 struct Running {
-    child: Child,
+    child: Reaped,
     /// What it told people, read to the end by a thread.
     log: std::thread::JoinHandle<String>,
     lines: std::sync::mpsc::Receiver<String>,
+}
+
+/// A child that is killed with its test, also when the test fails.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        // It has ended in every test that passes.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Running {
@@ -79,7 +90,7 @@ impl Running {
             }
             text
         });
-        Self { child, log, lines }
+        Self { child: Reaped(child), log, lines }
     }
 
     /// The rest of the first line that begins so.
@@ -97,16 +108,16 @@ impl Running {
     fn end(mut self) -> (i32, Value, String) {
         let begun = Instant::now();
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if let Some(status) = self.child.0.try_wait().expect("a child") {
                 break status;
             }
             if begun.elapsed() > LIMIT {
-                let _ = self.child.kill();
+                let _ = self.child.0.kill();
             }
             std::thread::sleep(Duration::from_millis(20));
         };
         let mut json = String::new();
-        let mut stdout = self.child.stdout.take().expect("piped");
+        let mut stdout = self.child.0.stdout.take().expect("piped");
         stdout.read_to_string(&mut json).expect("text");
         let log = self.log.join().expect("the log");
         let object = serde_json::from_str(&json).unwrap_or(Value::Null);
@@ -134,7 +145,7 @@ fn migrate(
         arguments.iter().map(String::as_str).chain(source.iter().copied()).collect();
     let sent = Running::start(PROGRAMS.command(from, &arguments)).end();
     if sent.0 != 0 {
-        terminate(&destination.child);
+        terminate(&destination.child.0);
     }
     [sent, destination.end()]
 }
@@ -289,7 +300,7 @@ fn the_command_line_moves_the_guest_of_a_running_hypervisor() {
         let stranger = Running::start(PROGRAMS.command(name, &[&other, &SMALL[..]].concat()));
         let wrong = order(&stranger.wait_for_line("listening on ")).output().expect("the CLI");
         assert_eq!(wrong.status.code(), Some(4), "{wrong:?}");
-        terminate(&stranger.child);
+        terminate(&stranger.child.0);
         stranger.end();
         source.wait_for_line("the guest goes on here");
         let migrated = run(&mut order(&address));
