@@ -508,7 +508,7 @@ typedef struct dwcp_node_options {
      */
     const char *name;
     /**
-     * Where to listen for incoming migrations, such as "127.0.0.1:0" or "[::]:7000"; NULL: only
+     * Where to listen for incoming migrations, such as `127.0.0.1:0` or `[::]:7000`; NULL: only
      * outgoing ones.
      */
     const char *listen;

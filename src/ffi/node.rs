@@ -30,7 +30,7 @@ pub struct dwcp_node_options {
     pub struct_size: usize,
     /// The node's name, shown to peers; NULL means the host's name.
     pub name: *const c_char,
-    /// Where to listen for incoming migrations, such as "127.0.0.1:0" or "[::]:7000"; NULL: only
+    /// Where to listen for incoming migrations, such as `127.0.0.1:0` or `[::]:7000`; NULL: only
     /// outgoing ones.
     pub listen: *const c_char,
     /// Directory for ownership records, which survive a crash; NULL: kept in memory only.

@@ -1,7 +1,7 @@
 //! How fast the link takes bytes: acknowledged bytes over the time in which some were under way.
 //!
 //! Idle time does not count, so a source with little to send does not look like a slow link. The
-//! window slides in slots, so the answer follows a change within [`WINDOW_SLOTS`] slots.
+//! window slides in slots, so the answer follows a change within `WINDOW_SLOTS` slots.
 
 use crate::base::Time;
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! A bandwidth cap as a token bucket that may go into debt.
 //!
 //! Chunks are charged after encoding, when their size is known; whoever comes next waits until the
-//! debt is paid. The bucket holds [`BURST`] worth of tokens, so a late wake-up loses no bandwidth.
+//! debt is paid. The bucket holds `BURST` worth of tokens, so a late wake-up loses no bandwidth.
 
 use crate::base::Time;
 use std::time::Duration;
