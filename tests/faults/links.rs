@@ -39,9 +39,12 @@ fn run_in_trouble(options: MigrationOptions, trouble: impl Fn(&Handle) + Send + 
     report
 }
 
-/// Pages go as they are, so that there is much to send and little of it is special.
+/// Pages go as they are, so that there is much to send and little of it is special; and not so
+/// fast that all is over before a lost stream is back.
 fn stored() -> MigrationOptions {
-    MigrationOptions { codec: CodecChoice::None, streams: 4, ..patient() }
+    let cap = Some(12 << 20);
+    let (codec, bandwidth_limit_bytes_per_s) = (CodecChoice::None, cap);
+    MigrationOptions { codec, bandwidth_limit_bytes_per_s, streams: 4, ..patient() }
 }
 
 #[test]
