@@ -12,7 +12,7 @@ pub fn local(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let lab = Lab::veth()?;
     for streams in [1, 4, 16] {
         let case = format!("veth, {streams} streams");
-        let path = Path { lab: &lab, case: &case, streams, congestion: None };
+        let path = Path { lab: &lab, case: &case, streams, congestion: "cubic" };
         path.measure(plan.guest_mib << 20, plan.rounds, Wanted::AtLeast(0.9), results)?;
     }
     Ok(())
@@ -23,7 +23,7 @@ pub fn wide_area(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let config = LinkConfig::default().rate(300_000_000).rtt(Duration::from_millis(80)).loss(0.001);
     let lab = Lab::emulated(config)?;
     let case = "80 ms 300 Mbit/s 0.1 %";
-    let path = Path { lab: &lab, case, streams: 8, congestion: Some("bbr") };
+    let path = Path { lab: &lab, case, streams: 8, congestion: "bbr" };
     path.measure(WIDE_AREA_BYTES, plan.rounds.min(3), Wanted::AtLeast(0.95), results)
 }
 
@@ -32,7 +32,8 @@ struct Path<'a> {
     lab: &'a Lab,
     case: &'a str,
     streams: u16,
-    congestion: Option<&'a str>,
+    /// What the library takes on such a path, and the peer therefore too.
+    congestion: &'a str,
 }
 
 impl Path<'_> {
@@ -60,7 +61,7 @@ impl Path<'_> {
             metric: "throughput",
             unit: "Gbit/s",
             dwcp,
-            peer_name: if self.congestion.is_some() { "iperf3 bbr" } else { "iperf3" },
+            peer_name: &format!("iperf3 {}", self.congestion),
             peer,
             wanted,
         })
