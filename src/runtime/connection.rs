@@ -3,12 +3,14 @@
 //! Reading and writing are separate halves over one socket, each used by one thread at a time.
 
 use crate::migration::page_io::EncodedChunk;
+use crate::runtime::sys::readiness;
 use crate::wire::chunk::{CHUNK_HEADER_BYTES, EXTENT_BYTES};
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES};
 use crate::wire::{ChunkHeader, Frame, FrameHeader, FrameKind, Preface, WireError};
 use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Enough for the headers of a chunk; payloads bypass it.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
@@ -136,11 +138,10 @@ impl FrameReader {
         let _ = self.stream.get_ref().0.shutdown(Shutdown::Both);
     }
 
-    /// Whether more bytes are here already.
-    pub fn has_more(&self) -> bool {
+    /// Whether more bytes are here or come within `patience`.
+    pub fn has_more(&self, patience: Duration) -> bool {
         let socket = self.stream.get_ref().0.as_ref();
-        !self.stream.buffer().is_empty()
-            || crate::runtime::sys::readiness::readable_bytes(socket).is_ok_and(|bytes| bytes > 0)
+        !self.stream.buffer().is_empty() || readiness::wait_readable(socket, patience)
     }
 
     fn header(&mut self) -> Result<FrameHeader, ConnectionError> {

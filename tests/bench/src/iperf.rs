@@ -14,7 +14,7 @@ pub fn gbit_per_s(
     address: IpAddr,
     streams: u16,
     bytes: u64,
-    congestion: &str,
+    congestion: Option<&str>,
 ) -> Result<f64, Failure> {
     let mut command = to.command("iperf3");
     command.args(["--server", "--one-off", "--forceflush"]).stdout(Stdio::piped());
@@ -29,7 +29,7 @@ pub fn gbit_per_s(
     let mut client = from.command("iperf3");
     client.args(["--json", "--client", &address.to_string()]);
     client.args(["--parallel", &streams.to_string(), "--bytes", &bytes.to_string()]);
-    client.args(["--congestion", congestion]);
+    client.args(congestion.iter().flat_map(|name| ["--congestion", name]));
     let output = client.output()?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     if let Some(error) = report.get("error") {

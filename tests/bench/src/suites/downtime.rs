@@ -24,7 +24,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     for _ in 0..plan.rounds {
         let outcome = pair::migrate(host, host, address, job)?;
         let wire_bytes = outcome.number("wire_bytes")?;
-        let rate = iperf::gbit_per_s(host, host, address, job.streams, wire_bytes as u64, "cubic")?;
+        let rate = iperf::gbit_per_s(host, host, address, job.streams, wire_bytes as u64, None)?;
         downtime.push(outcome.number("downtime_ms")?);
         total.push(outcome.number("total_ms")?);
         least.push(wire_bytes * 8.0 / 1e6 / rate);
