@@ -3,7 +3,7 @@
 
 use crate::base::limits::MAX_CHUNK_BYTES;
 use crate::base::{MemoryLayout, MigrationId, StreamId};
-use crate::encoding::{Codec, CodecChoice};
+use crate::encoding::Codec;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
 use crate::runtime::tuning;
@@ -93,19 +93,9 @@ impl Dialer {
         Self { id, guest, layout, node, to, stall_timeout, opened }
     }
 
-    /// What this side offers.
-    pub fn features(&self) -> Features {
-        FEATURES
-    }
-
-    /// The codec to be used: the wanted one if the peer can decode it.
-    pub fn choose(&self, wanted: CodecChoice, features: Features) -> CodecChoice {
-        let number = match wanted {
-            CodecChoice::None => return CodecChoice::None,
-            CodecChoice::Lz4 => Codec::Lz4,
-            CodecChoice::Zstd(_) => Codec::Zstd,
-        };
-        if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
+    /// The guest's page size.
+    pub fn page_bytes(&self) -> u32 {
+        self.layout.page_bytes()
     }
 
     /// Whether the connection that opens the migration is being made.

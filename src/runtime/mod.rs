@@ -19,6 +19,7 @@ pub mod process_memory;
 pub mod record_keeper;
 pub mod registry;
 pub mod state_file;
+pub mod stream_slots;
 pub mod sys;
 pub mod telemetry;
 pub mod tuning;

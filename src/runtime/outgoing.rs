@@ -1,40 +1,35 @@
-//! An outgoing migration: one driver thread and, for each stream, a sender and a receiver.
+//! An outgoing migration of mapped or called-back memory: one driver thread beside the streams.
 //!
 //! ```text
 //! driver:   actions -> guest, record -> answers          (one thread)
-//! sender:   connect, next_work -> encode, write; again   (one thread a stream)
-//! receiver: read -> frame                                (one thread a stream)
+//! streams:  chunk plans -> encode, write                 (`stream_slots`)
 //! ```
 //! All share one [`Source`] behind a lock that nobody holds while he reads, writes, encodes or
 //! calls the hypervisor.
 
-use crate::base::limits::MAX_RECONNECTS;
-use crate::base::{MigrationId, StreamId};
-use crate::encoding::{CodecChoice, ImageDigest};
+use crate::base::{MigrationId, StreamId, Time};
+use crate::encoding::ImageDigest;
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::ChunkWriter;
 use crate::migration::source::{Action, Answer, ChunkPlan, Source, SourceSetup, Work};
 use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
-use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
-use crate::runtime::dial::{Dialed, Dialer};
+use crate::runtime::connection::FrameWriter;
+use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::journal::Journal;
-use crate::runtime::lock::{lock, wait};
+use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
 use crate::runtime::sys::thread::spawn_named;
+use crate::transport::SessionError;
+use crate::wire::Frame;
+use crate::wire::hello::{Ended, Features};
 use std::io;
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// First and longest wait between two attempts to connect.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// How long streams may still take to say the last word when it is over.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// An outgoing migration, shared by its threads and its handles.
 pub struct Outgoing {
@@ -42,17 +37,9 @@ pub struct Outgoing {
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSource>>>,
     digest: Arc<ImageDigest>,
-    dialer: Dialer,
     journal: Arc<Journal>,
-    source: Mutex<Source>,
-    /// For senders: there may be work.
-    work: Condvar,
-    /// For the driver: there may be actions, events or an end.
-    news: Condvar,
+    slots: Arc<StreamSlots<Source>>,
     outcome: Outcome,
-    codec: OnceLock<CodecChoice>,
-    next_stream: AtomicU32,
-    sockets: Mutex<Vec<Option<Arc<TcpStream>>>>,
 }
 
 impl Outgoing {
@@ -64,23 +51,10 @@ impl Outgoing {
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
-        let chunk_bytes = dialer.features().chunk_bytes;
-        let source = Source::new(setup.clone(), digest.clone(), chunk_bytes, now());
-        let slots = usize::from(setup.options.streams);
-        Arc::new(Self {
-            setup,
-            guest: Mutex::new(Some(guest)),
-            digest,
-            dialer,
-            journal,
-            source: Mutex::new(source),
-            work: Condvar::new(),
-            news: Condvar::new(),
-            outcome: Outcome::default(),
-            codec: OnceLock::new(),
-            next_stream: AtomicU32::new(0),
-            sockets: Mutex::new(vec![None; slots]),
-        })
+        let source = Source::new(setup.clone(), digest.clone(), FEATURES.chunk_bytes, now());
+        let slots = StreamSlots::new(source, dialer, setup.options.streams);
+        let guest = Mutex::new(Some(guest));
+        Arc::new(Self { setup, guest, digest, journal, slots, outcome: Outcome::default() })
     }
 
     /// Starts the driver. `on_end` runs on its thread when all is over.
@@ -108,12 +82,12 @@ impl Outgoing {
 
     /// Where it stands.
     pub fn progress(&self) -> Progress {
-        lock(&self.source).progress(now())
+        self.slots.machine().progress(now())
     }
 
     /// Who owns the guest.
     pub fn owner(&self) -> Owner {
-        lock(&self.source).owner()
+        self.slots.machine().owner()
     }
 
     /// The report, once everything is over.
@@ -128,46 +102,41 @@ impl Outgoing {
 
     /// Cancels.
     pub fn cancel(&self) {
-        lock(&self.source).cancel(now());
-        self.wake();
+        self.slots.machine().cancel(now());
+        self.slots.wake();
     }
 
     /// Changes the bandwidth cap.
     pub fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
-        lock(&self.source).set_bandwidth_limit(rate_bytes_per_s, now());
-        self.wake();
-    }
-
-    fn wake(&self) {
-        self.work.notify_all();
-        self.news.notify_all();
+        self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
+        self.slots.wake();
     }
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
-        let senders = self.start_senders();
+        let senders = self.slots.start(self);
         let (mut log, mut end) = (Vec::new(), None);
         loop {
-            let mut source = lock(&self.source);
+            let mut source = self.slots.machine();
             while let Some(event) = source.next_event() {
                 drop(source);
                 match event {
                     EventKind::MigrationEnded { .. } => end = Some(event),
                     _ => self.publish(event),
                 }
-                source = lock(&self.source);
+                source = self.slots.machine();
             }
             if let Some(action) = source.next_action() {
                 drop(source);
                 let answer = self.perform(action, &mut keeper, &mut log);
-                lock(&self.source).answer(answer, now());
-                self.work.notify_all();
+                self.slots.machine().answer(answer, now());
+                self.slots.wake_senders();
                 continue;
             }
             if source.is_over() {
                 break;
             }
             let timeout = source.next_timeout(now()).since(now());
-            source = wait(&self.news, source, timeout);
+            source = self.slots.wait_for_news(source, timeout);
             source.tick(now());
         }
         self.finish(senders, keeper, on_end, end);
@@ -180,17 +149,8 @@ impl Outgoing {
         on_end: Box<dyn FnOnce(&Report) + Send>,
         end: Option<EventKind>,
     ) {
-        self.work.notify_all();
-        let deadline = now() + LAST_WORDS;
-        while now() < deadline && senders.iter().any(|sender| !sender.is_finished()) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for socket in lock(&self.sockets).iter().flatten() {
-            // The peer may have closed it already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-        senders.into_iter().for_each(|sender| drop(sender.join()));
-        let report = lock(&self.source).report();
+        self.slots.join(senders);
+        let report = self.slots.machine().report();
         drop(lock(&self.guest).take());
         if let Some(report) = report {
             keeper.close(report.owner);
@@ -199,22 +159,6 @@ impl Outgoing {
         }
         // Last, so that whoever hears of the end finds the report.
         end.into_iter().for_each(|event| self.publish(event));
-    }
-
-    fn start_senders(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
-        let mut senders = Vec::new();
-        for slot in 0..usize::from(self.setup.options.streams) {
-            let sender = self.clone();
-            match spawn_named("dwcp-send", move || sender.run_slot(slot)) {
-                Ok(thread) => senders.push(thread),
-                Err(error) => {
-                    let failure = Failure::new(crate::Status::Io, format!("no thread: {error}"));
-                    lock(&self.source).fail(failure, now());
-                    break;
-                }
-            }
-        }
-        senders
     }
 
     fn perform(&self, action: Action, keeper: &mut RecordKeeper, log: &mut Vec<u64>) -> Answer {
@@ -261,153 +205,28 @@ impl Outgoing {
             log.clear();
             log.resize((pages.end - pages.start).div_ceil(64) as usize, 0);
             self.guest_for("fetch_dirty")?.fetch_dirty(region, log)?;
-            lock(&self.source).merge_dirty(region, log);
+            self.slots.machine().merge_dirty(region, log);
         }
         Ok(())
     }
+}
 
-    /// One stream slot: connect, serve, and again while the migration wants streams.
-    fn run_slot(self: &Arc<Self>, slot: usize) {
-        let mut writer = ChunkWriter::default();
-        let mut backoff = BACKOFF.0;
-        while lock(&self.source).wants_streams() {
-            if self.dialer.is_opening() {
-                // Another slot opens the migration; its success or failure wakes this one.
-                drop(wait(&self.work, lock(&self.source), BACKOFF.0));
-                continue;
-            }
-            let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
-            if number > MAX_RECONNECTS {
-                let text = format!("{MAX_RECONNECTS} connections were not enough");
-                lock(&self.source).fail(Failure::new(crate::Status::LimitReached, text), now());
-                break;
-            }
-            match self.connect(StreamId(number), slot) {
-                Some((socket, reader)) => {
-                    let served_since = now();
-                    self.serve(StreamId(number), socket, reader, &mut writer);
-                    if now() - served_since > BACKOFF.1 {
-                        backoff = BACKOFF.0;
-                    }
-                }
-                None => backoff = (backoff * 2).min(BACKOFF.1),
-            }
-            lock(&self.sockets)[slot] = None;
-            self.rest(backoff);
-        }
-        self.news.notify_all();
-    }
+impl Carrier for Outgoing {
+    type Machine = Source;
+    type Scratch = ChunkWriter;
 
-    /// Waits this long, whatever the other streams do meanwhile; less if no stream is wanted.
-    fn rest(&self, how_long: Duration) {
-        let until = now() + how_long;
-        let mut source = lock(&self.source);
-        while source.wants_streams() && now() < until {
-            source = wait(&self.work, source, until.since(now()));
-        }
-    }
-
-    fn connect(&self, stream: StreamId, slot: usize) -> Option<(FrameWriter, FrameReader)> {
-        let register = |socket: &Arc<TcpStream>| lock(&self.sockets)[slot] = Some(socket.clone());
-        let dialed = self.dialer.dial(stream, &register);
-        let mut source = lock(&self.source);
-        let (writer, reader) = match dialed {
-            Ok(Dialed::Up { writer, reader, features, peer }) => {
-                source.set_chunk_bytes(features.chunk_bytes);
-                self.codec.get_or_init(|| self.dialer.choose(self.setup.options.codec, features));
-                source.stream_up(stream, &peer, now());
-                (writer, reader)
-            }
-            Ok(Dialed::Refused { status, reason, ended }) => {
-                source.refused(status, &reason, ended, now());
-                drop(source);
-                self.wake();
-                return None;
-            }
-            Ok(Dialed::Waiting) => return None,
-            Err(error) => {
-                source.connect_failed(&error.to_string());
-                return None;
-            }
-        };
-        drop(source);
-        self.wake();
-        Some((writer, reader))
-    }
-
-    fn serve(
-        self: &Arc<Self>,
-        stream: StreamId,
-        mut socket: FrameWriter,
-        reader: FrameReader,
-        writer: &mut ChunkWriter,
-    ) {
-        let broken = Arc::new(Mutex::new(None::<String>));
-        let (receiver, seen) = (self.clone(), broken.clone());
-        let receiving = spawn_named("dwcp-recv", move || receiver.receive(stream, reader, &seen));
-        let mut reason = "no thread for receiving".to_string();
-        if receiving.is_ok() {
-            reason = self.send(stream, &mut socket, writer, &broken);
-        }
-        socket.shutdown();
-        if let Ok(thread) = receiving {
-            let _ = thread.join();
-        }
-        let reason = lock(&broken).take().unwrap_or(reason);
-        lock(&self.source).stream_down(stream, &reason, now());
-        self.wake();
-    }
-
-    /// Sends until the stream breaks or the migration is over; returns why it ended.
-    fn send(
+    fn carry(
         &self,
-        stream: StreamId,
-        socket: &mut FrameWriter,
-        writer: &mut ChunkWriter,
-        broken: &Mutex<Option<String>>,
-    ) -> String {
-        loop {
-            let mut source = lock(&self.source);
-            let work = source.next_work(stream, now());
-            if let Work::Wait(until) = work {
-                if lock(broken).is_some() {
-                    return String::new();
-                }
-                drop(wait(&self.work, source, until.since(now()).max(Duration::from_micros(50))));
-                continue;
-            }
-            let actions = source.has_actions();
-            drop(source);
-            if actions {
-                self.news.notify_all();
-            }
-            let sent = match work {
-                Work::Frame(frame) => socket.frame(&frame),
-                Work::Chunk(plan) => match self.send_chunk(&plan, socket, writer) {
-                    Some(sent) => sent,
-                    None => continue,
-                },
-                Work::Wait(_) | Work::Close => return "closed".to_string(),
-            };
-            if let Err(error) = sent {
-                return format!("sending: {error}");
-            }
-        }
-    }
-
-    /// None: the guest could not be read, and the migration has been told.
-    fn send_chunk(
-        &self,
-        plan: &ChunkPlan,
+        plan: ChunkPlan,
         socket: &mut FrameWriter,
         writer: &mut ChunkWriter,
     ) -> Option<io::Result<()>> {
-        let codec = self.codec.get().copied().unwrap_or(CodecChoice::None);
+        let codec = self.slots.machine().codec();
         let guest = self.guest_for("read_pages").ok()?;
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let pages = (plan.id, plan.runs.as_slice());
         let encoded = writer.encode(pages, guest, layout, codec, &self.digest, socket.sequence());
-        let mut source = lock(&self.source);
+        let mut source = self.slots.machine();
         match encoded {
             Ok(chunk) => {
                 let (zero, full) = (chunk.zero_pages, chunk.full_pages);
@@ -415,7 +234,7 @@ impl Outgoing {
                 let news = source.has_actions();
                 drop(source);
                 if news {
-                    self.news.notify_all();
+                    self.slots.wake_driver();
                 }
                 Some(socket.chunk(&chunk))
             }
@@ -423,31 +242,51 @@ impl Outgoing {
                 let failure = Failure::new(crate::Status::Callback, error.to_string());
                 source.chunk_failed(plan.id, failure, now());
                 drop(source);
-                self.wake();
+                self.slots.wake();
                 None
             }
         }
     }
+}
 
-    fn receive(&self, stream: StreamId, mut reader: FrameReader, broken: &Mutex<Option<String>>) {
-        let page_bytes = self.setup.layout.page_bytes();
-        let reason = loop {
-            match reader.next(page_bytes) {
-                Ok(Incoming::Frame(frame)) => {
-                    let result = lock(&self.source).frame(stream, &frame, now());
-                    self.wake();
-                    if let Err(error) = result {
-                        break error.to_string();
-                    }
-                }
-                Ok(Incoming::Chunk(_)) => break "the destination sent a chunk".to_string(),
-                Err(ConnectionError::Closed) => break "closed by the destination".to_string(),
-                Err(error) => break format!("receiving: {error}"),
-            }
-        };
-        *lock(broken) = Some(reason);
-        reader.shutdown();
-        self.wake();
+impl StreamMachine for Source {
+    type Cargo = ChunkPlan;
+
+    fn wants_streams(&self) -> bool {
+        Source::wants_streams(self)
+    }
+
+    fn fail(&mut self, failure: Failure, now: Time) {
+        Source::fail(self, failure, now);
+    }
+
+    fn connect_failed(&mut self, reason: &str) {
+        Source::connect_failed(self, reason);
+    }
+
+    fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time) {
+        Source::refused(self, status, reason, ended, now);
+    }
+
+    fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
+        self.agree(features);
+        Source::stream_up(self, stream, peer, now);
+    }
+
+    fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
+        Source::stream_down(self, stream, reason, now);
+    }
+
+    fn next_work(&mut self, stream: StreamId, now: Time) -> Work {
+        Source::next_work(self, stream, now)
+    }
+
+    fn frame(&mut self, stream: StreamId, frame: &Frame, now: Time) -> Result<(), SessionError> {
+        Source::frame(self, stream, frame, now)
+    }
+
+    fn has_actions(&self) -> bool {
+        Source::has_actions(self)
     }
 }
 

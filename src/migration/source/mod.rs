@@ -21,7 +21,7 @@ mod work;
 use crate::Status;
 use crate::base::limits::MAX_CHUNK_EXTENTS;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, StreamId, Time};
-use crate::encoding::ImageDigest;
+use crate::encoding::{Codec, CodecChoice, ImageDigest};
 use crate::migration::convergence::Convergence;
 use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
@@ -32,6 +32,7 @@ use crate::migration::{
 use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session};
+use crate::wire::hello::Features;
 use crate::wire::{Control, Frame};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -101,11 +102,11 @@ pub enum Answer {
 
 /// What a stream is asked to do.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum Work<Cargo = ChunkPlan> {
     /// Send this frame.
     Frame(Frame),
-    /// Encode and send these pages.
-    Chunk(ChunkPlan),
+    /// Send this; of a [`Source`], encode and send these pages.
+    Chunk(Cargo),
     /// Ask again at this time, or when woken.
     Wait(Time),
     /// The migration is over and everything is said: close.
@@ -149,6 +150,7 @@ struct Flight {
 pub struct Source {
     setup: SourceSetup,
     chunk_pages: u32,
+    codec: CodecChoice,
     session: Session,
     plan: PagePlan,
     digest: Arc<ImageDigest>,
@@ -204,6 +206,7 @@ impl Source {
         let has_deadline = options.deadline.is_some();
         let mut source = Self {
             chunk_pages: chunk_pages(chunk_bytes, &setup.layout),
+            codec: CodecChoice::None,
             session: Session::default(),
             plan: PagePlan::new(setup.layout.page_count()),
             digest,
@@ -290,8 +293,14 @@ impl Source {
     }
 
     /// What the hello agreed on; takes effect with the next chunk.
-    pub fn set_chunk_bytes(&mut self, chunk_bytes: u32) {
-        self.chunk_pages = chunk_pages(chunk_bytes, &self.setup.layout);
+    pub fn agree(&mut self, features: Features) {
+        self.chunk_pages = chunk_pages(features.chunk_bytes, &self.setup.layout);
+        self.codec = agreed_codec(self.setup.options.codec, features);
+    }
+
+    /// How pages are packed: as the caller wants it, if the peer can unpack that.
+    pub fn codec(&self) -> CodecChoice {
+        self.codec
     }
 
     /// Changes the bandwidth cap.
@@ -406,4 +415,14 @@ impl Source {
 /// Pages of one chunk: even if every second one is zero, the extents fit.
 fn chunk_pages(chunk_bytes: u32, layout: &MemoryLayout) -> u32 {
     (chunk_bytes / layout.page_bytes()).clamp(1, MAX_CHUNK_EXTENTS as u32)
+}
+
+/// The wanted codec if the peer can decode it.
+fn agreed_codec(wanted: CodecChoice, features: Features) -> CodecChoice {
+    let number = match wanted {
+        CodecChoice::None => return CodecChoice::None,
+        CodecChoice::Lz4 => Codec::Lz4,
+        CodecChoice::Zstd(_) => Codec::Zstd,
+    };
+    if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
 }
