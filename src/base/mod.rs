@@ -4,11 +4,13 @@ pub mod bitmap;
 pub mod ids;
 pub mod layout;
 pub mod limits;
+pub mod machine;
 pub mod status;
 pub mod time;
 
 pub use bitmap::PageBitmap;
 pub use ids::{ChunkId, MigrationId, StreamId};
 pub use layout::{LayoutError, MemoryLayout, PageRange, RegionLayout};
+pub use machine::MachineFacts;
 pub use status::Status;
 pub use time::{Clock, Time};

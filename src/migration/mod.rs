@@ -11,6 +11,7 @@ pub mod options;
 pub mod ownership;
 pub mod page_io;
 pub mod plan;
+pub mod relay;
 pub mod source;
 pub mod stats;
 

@@ -53,6 +53,15 @@ pub enum Control {
         /// Why it failed.
         reason: String,
     },
+    /// S: the relayed stream has ended; if this is what you have, the guest is yours.
+    StreamEnd {
+        /// Segments.
+        segments: u64,
+        /// Bytes of the stream.
+        bytes: u64,
+        /// Their digest.
+        digest: u64,
+    },
     /// Either: the migration is off. From the destination never after `Committed`.
     Abort {
         /// Status code.
@@ -97,6 +106,12 @@ impl Control {
             Self::Committed => out.push(8),
             Self::Resumed { status, reason } => put_failure(&mut out, 9, *status, reason),
             Self::Abort { status, reason } => put_failure(&mut out, 10, *status, reason),
+            Self::StreamEnd { segments, bytes, digest } => {
+                out.push(11);
+                for number in [segments, bytes, digest] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
         }
         out
     }
@@ -148,12 +163,17 @@ impl Control {
                 let (status, reason) = take_failure(reader)?;
                 Self::Abort { status, reason }
             }
+            11 => Self::StreamEnd {
+                segments: reader.u64("segments")?,
+                bytes: reader.u64("stream length")?,
+                digest: reader.u64("stream digest")?,
+            },
             other => {
                 let value = other.into();
                 return Err(WireError::Range {
                     what: "control message",
                     value,
-                    allowed: "1 to 10",
+                    allowed: "1 to 11",
                 });
             }
         })
@@ -189,6 +209,7 @@ mod tests {
             Control::Committed,
             Control::Resumed { status: 0, reason: String::new() },
             Control::Abort { status: -9, reason },
+            Control::StreamEnd { segments: 3, bytes: 2, digest: u64::MAX },
         ];
         for message in messages {
             let bytes = message.encode(11);

@@ -9,7 +9,9 @@
 //! swapped frame ends the connection and is made good by a new one. `body_crc` covers the payload;
 //! of a chunk frame only the chunk's own header, because its pages carry a stronger checksum.
 
-use crate::base::limits::{MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES};
+use crate::base::limits::{
+    MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
+};
 use crate::wire::cursor::{Reader, WireError};
 
 /// First bytes of every connection.
@@ -48,6 +50,8 @@ pub enum FrameKind {
     ChunkAck = 6,
     /// Shows that the sender is alive.
     Ping = 7,
+    /// A piece of a relayed stream.
+    Segment = 8,
 }
 
 /// The header of one frame.
@@ -110,9 +114,10 @@ impl FrameKind {
             5 => Self::Chunk,
             6 => Self::ChunkAck,
             7 => Self::Ping,
+            8 => Self::Segment,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 7" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 8" });
             }
         })
     }
@@ -126,6 +131,7 @@ impl FrameKind {
             Self::Chunk => MAX_FRAME_BYTES,
             Self::ChunkAck => 16 * 1024,
             Self::Ping => 0,
+            Self::Segment => MAX_SEGMENT_BYTES,
         }
     }
 }

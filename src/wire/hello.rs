@@ -4,12 +4,13 @@
 //! unless its critical flag is set: then the hello is refused with its number.
 
 use crate::base::limits::{MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_REGIONS};
-use crate::base::{MemoryLayout, MigrationId, RegionLayout, StreamId};
+use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout, StreamId};
 use crate::wire::cursor::{Reader, WireError, put_text};
 
 const CRITICAL: u16 = 1;
 const FEATURE_CODECS: u16 = 1;
 const FEATURE_CHUNK_BYTES: u16 = 2;
+const FEATURE_BASELINE_PAGES: u16 = 3;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -20,6 +21,8 @@ pub struct Features {
     pub codecs: u32,
     /// Most raw bytes that one chunk may hold.
     pub chunk_bytes: u32,
+    /// Pages that both sides of a relayed migration remember, for references and differences.
+    pub baseline_pages: u32,
 }
 
 /// What the connection is for.
@@ -31,6 +34,13 @@ pub enum Purpose {
         guest: String,
         /// Its memory.
         layout: MemoryLayout,
+    },
+    /// First connection of a migration that another program performs and this one carries.
+    Relay {
+        /// The guest, by name.
+        guest: String,
+        /// Its machine.
+        facts: MachineFacts,
     },
     /// A further or renewed connection of an open migration.
     Join {
@@ -95,13 +105,18 @@ impl Features {
         Self {
             codecs: self.codecs & other.codecs,
             chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
+            baseline_pages: self.baseline_pages.min(other.baseline_pages),
         }
     }
 
     fn encode(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&2_u32.to_le_bytes());
-        for (id, value) in [(FEATURE_CODECS, self.codecs), (FEATURE_CHUNK_BYTES, self.chunk_bytes)]
-        {
+        let values = [
+            (FEATURE_CODECS, self.codecs),
+            (FEATURE_CHUNK_BYTES, self.chunk_bytes),
+            (FEATURE_BASELINE_PAGES, self.baseline_pages),
+        ];
+        out.extend_from_slice(&(values.len() as u32).to_le_bytes());
+        for (id, value) in values {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&0_u16.to_le_bytes());
             out.extend_from_slice(&4_u32.to_le_bytes());
@@ -110,7 +125,7 @@ impl Features {
     }
 
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let mut features = Self { codecs: 1, chunk_bytes: 64 * 1024 };
+        let mut features = Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0 };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
             let length = reader.count("feature", MAX_FEATURE_BYTES)?;
@@ -118,6 +133,7 @@ impl Features {
             match id {
                 FEATURE_CODECS => features.codecs = value.u32("codecs")? | 1,
                 FEATURE_CHUNK_BYTES => features.chunk_bytes = value.u32("chunk size")?,
+                FEATURE_BASELINE_PAGES => features.baseline_pages = value.u32("baselines")?,
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -149,6 +165,13 @@ impl Hello {
                 out.push(1);
                 out.extend_from_slice(token);
             }
+            Purpose::Relay { guest, facts } => {
+                out.push(2);
+                put_text(&mut out, guest, MAX_NAME_BYTES);
+                put_text(&mut out, &facts.machine, MAX_NAME_BYTES);
+                out.extend_from_slice(&facts.ram_bytes.to_le_bytes());
+                out.extend_from_slice(&facts.cpus.to_le_bytes());
+            }
         }
         out
     }
@@ -169,9 +192,17 @@ impl Hello {
                 layout: decode_layout(&mut reader)?,
             },
             1 => Purpose::Join { token: reader.array("token")? },
+            2 => Purpose::Relay {
+                guest: reader.text("guest name", MAX_NAME_BYTES)?,
+                facts: MachineFacts {
+                    machine: reader.text("machine type", MAX_NAME_BYTES)?,
+                    ram_bytes: reader.u64("memory size")?,
+                    cpus: reader.u32("processors")?,
+                },
+            },
             other => {
                 let value = other.into();
-                return Err(WireError::Range { what: "purpose", value, allowed: "0 or 1" });
+                return Err(WireError::Range { what: "purpose", value, allowed: "0 to 2" });
             }
         };
         Ok(Self { migration, stream, node, features, purpose })
@@ -253,7 +284,7 @@ fn decode_layout(reader: &mut Reader) -> Result<MemoryLayout, WireError> {
 mod tests {
     use super::*;
 
-    const FEATURES: Features = Features { codecs: 7, chunk_bytes: 1 << 18 };
+    const FEATURES: Features = Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9 };
 
     fn hello() -> Hello {
         let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };
@@ -269,7 +300,13 @@ mod tests {
 
     #[test]
     fn hello_round_trips_and_every_truncation_is_an_error() {
-        for hello in [hello(), Hello { purpose: Purpose::Join { token: [9; 16] }, ..hello() }] {
+        let facts = MachineFacts { machine: "pc".into(), ram_bytes: 1 << 30, cpus: 2 };
+        let purposes = [
+            hello().purpose,
+            Purpose::Join { token: [9; 16] },
+            Purpose::Relay { guest: "vm".into(), facts },
+        ];
+        for hello in purposes.map(|purpose| Hello { purpose, ..hello() }) {
             let bytes = hello.encode();
             for length in 0..bytes.len() {
                 assert!(Hello::decode(&bytes[..length]).is_err(), "{length}");

@@ -1,0 +1,489 @@
+//! The destination's side of a relayed migration: segments put in order, and the end kept back
+//! until everything before it is proved.
+
+use super::{MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
+use crate::Status;
+use crate::base::{ChunkId, StreamId, Time};
+use crate::migration::ownership::Mark;
+use crate::migration::stats::{PhaseClock, milliseconds};
+use crate::migration::{Ending, Failure, Owner, Phase, Progress, Report};
+use crate::migration::{ended_event, micros};
+use crate::observe::EventKind;
+use crate::transport::{Session, SessionError};
+use crate::wire::frame::HEADER_BYTES;
+use crate::wire::segment::number_of;
+use crate::wire::{Control, Frame, FrameKind};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Bytes that early segments may hold together; more than any source has under way.
+const MAX_EARLY_BYTES: u64 = 96 << 20;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the source, when no stream is up.
+    pub reconnect_timeout: Duration,
+    /// For a silent source.
+    pub stall_timeout: Duration,
+}
+
+/// What the driver is asked to do, outside the lock, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the record down, durably; answer with [`RelayDestination::persisted`].
+    Persist(Mark),
+    /// Replay what was kept back and see the guest run; answer with
+    /// [`RelayDestination::released`].
+    ReleaseEnd,
+    /// Settle the hypervisor; answer with [`RelayDestination::finished`].
+    Finish(Ending),
+}
+
+/// What became of the guest after the end was replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It runs, or is ready to.
+    Running,
+    /// The hypervisor refused the image: it never ran.
+    NeverRan(String),
+}
+
+#[derive(Debug)]
+struct Arrived {
+    payload: Vec<u8>,
+    stream: StreamId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    /// Segments come in.
+    Receiving,
+    /// The whole is proved; the record is being written.
+    Recording,
+    /// The guest is ours; its end is being replayed.
+    Releasing,
+    /// It runs.
+    Running,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct RelayDestination {
+    setup: RelaySetup,
+    patience: Patience,
+    session: Session,
+    early: BTreeMap<u64, Arrived>,
+    early_bytes: u64,
+    next: u64,
+    /// Which stream brought the segment that the replay has in hand.
+    in_hand: Option<(u64, StreamId)>,
+    replayed: StreamSum,
+    promised: Option<StreamSum>,
+    stage: Stage,
+    wire_bytes: u64,
+    clock: PhaseClock,
+    actions: VecDeque<Action>,
+    events: VecDeque<EventKind>,
+    failure: Option<Failure>,
+    owner: Owner,
+    finish_asked: bool,
+    ended_at: Option<Time>,
+    stopped_at: Option<Time>,
+    downtime: Duration,
+    streams_seen: u32,
+    used_streams: std::collections::BTreeSet<StreamId>,
+    without_streams_since: Option<Time>,
+}
+
+impl RelayDestination {
+    /// A destination whose first stream is about to come up.
+    pub fn new(setup: RelaySetup, patience: Patience, now: Time) -> Self {
+        let mut destination = Self {
+            setup,
+            patience,
+            session: Session::default(),
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            next: 0,
+            in_hand: None,
+            replayed: StreamSum::default(),
+            promised: None,
+            stage: Stage::Receiving,
+            wire_bytes: 0,
+            clock: PhaseClock::new(now),
+            actions: VecDeque::from([Action::Persist(Mark::Receiving)]),
+            events: VecDeque::new(),
+            failure: None,
+            owner: Owner::Source,
+            finish_asked: false,
+            ended_at: None,
+            stopped_at: None,
+            downtime: Duration::ZERO,
+            streams_seen: 0,
+            used_streams: std::collections::BTreeSet::new(),
+            without_streams_since: Some(now),
+        };
+        destination.enter(Phase::Precopy, now);
+        destination
+    }
+
+    /// The next segment in order, for the replay, which has none in hand.
+    pub fn next_segment(&mut self) -> Option<Vec<u8>> {
+        if self.in_hand.is_some() || self.failure.is_some() {
+            return None;
+        }
+        let arrived = self.early.remove(&self.next)?;
+        self.early_bytes -= arrived.payload.len() as u64;
+        self.in_hand = Some((self.next, arrived.stream));
+        self.next += 1;
+        Some(arrived.payload)
+    }
+
+    /// The replay has taken the segment in hand: `bytes` of the stream with this checksum.
+    pub fn replayed(&mut self, bytes: u64, checksum: u64, now: Time) {
+        if let Some((number, stream)) = self.in_hand.take() {
+            self.session.acknowledge(stream, ChunkId(number), true);
+            self.replayed.add(bytes, checksum);
+            self.judge_end(now);
+        }
+    }
+
+    /// Whether the source has said that there is no more.
+    pub fn is_end_known(&self) -> bool {
+        self.promised.is_some()
+    }
+
+    /// Of [`Action::Persist`].
+    pub fn persisted(&mut self, mark: Mark, result: Result<(), String>) {
+        match (mark, result) {
+            (Mark::Owned, Ok(())) if self.stage == Stage::Recording => {
+                self.stage = Stage::Releasing;
+                self.owner = Owner::Destination;
+                self.actions.push_back(Action::ReleaseEnd);
+            }
+            (Mark::Owned, Err(error)) => {
+                self.stage = Stage::Receiving;
+                let text = format!("cannot write down that the guest is ours: {error}");
+                self.fail(Failure::new(Status::StateFile, text));
+            }
+            (Mark::Receiving, Err(error)) => self.fail(Failure::new(Status::StateFile, error)),
+            _ => {}
+        }
+    }
+
+    /// Of [`Action::ReleaseEnd`].
+    pub fn released(&mut self, result: Released, now: Time) {
+        match result {
+            Released::Running => {
+                self.stage = Stage::Running;
+                self.downtime = self.stopped_at.map_or(Duration::ZERO, |stopped| now - stopped);
+                self.enter(Phase::Resume, now);
+                self.session.send(&Control::Committed);
+                self.session.send(&Control::Resumed { status: 0, reason: String::new() });
+            }
+            // Nothing of the guest has run here, so the source may have it back.
+            Released::NeverRan(reason) => {
+                self.stage = Stage::Receiving;
+                self.fail(Failure::new(Status::Callback, reason));
+            }
+        }
+    }
+
+    /// Of [`Action::Finish`].
+    pub fn finished(&mut self, result: Result<(), String>, now: Time) {
+        if let (Err(error), None) = (result, &self.failure) {
+            self.failure = Some(Failure::new(Status::Callback, error));
+        }
+        self.enter(Phase::Ended, now);
+        self.ended_at = Some(now);
+        let spent = (self.clock.elapsed(now), self.downtime);
+        self.events.push_back(ended_event(self.failure.as_ref(), self.owner, spent));
+    }
+
+    /// Gives up before the guest is ours: tells the source, discards what came.
+    pub fn fail(&mut self, failure: Failure) {
+        if self.failure.is_some() || self.finish_asked || self.stage >= Stage::Recording {
+            return;
+        }
+        let (status, reason) = (failure.status.code(), failure.reason.clone());
+        self.session.send(&Control::Abort { status, reason });
+        self.discard(failure);
+    }
+
+    /// Gives up, unless the guest is ours. Once it runs, it ends the wait for a source to be told.
+    pub fn cancel(&mut self) {
+        if self.stage == Stage::Running && !self.finish_asked {
+            return self.finish(Ending::Keep);
+        }
+        self.fail(Failure::new(Status::Cancelled, "cancelled at the destination"));
+    }
+
+    /// The next thing the driver is to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next event to be published.
+    pub fn next_event(&mut self) -> Option<EventKind> {
+        self.events.pop_front()
+    }
+
+    /// Whether the driver has something to do or to publish.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Whether segments still matter.
+    pub fn wants_segments(&self) -> bool {
+        self.failure.is_none() && !self.finish_asked
+    }
+
+    /// Whether the source has acknowledged every control message, or cannot be reached.
+    pub fn all_said(&self) -> bool {
+        self.session.all_acknowledged() || self.session.stream_count() == 0
+    }
+
+    /// The next frame for this stream.
+    pub fn next_frame(&mut self, stream: StreamId, now: Time) -> Option<Frame> {
+        self.session.next_frame(stream, now)
+    }
+
+    /// Whether a frame other than an acknowledgement of segments waits for any stream.
+    pub fn has_control(&self) -> bool {
+        self.session.has_control()
+    }
+
+    /// Acknowledgements of segments waiting on a stream.
+    pub fn waiting_acks(&self, stream: StreamId) -> usize {
+        self.session.waiting_acks(stream)
+    }
+
+    /// The streams that are up.
+    pub fn streams(&self) -> Vec<StreamId> {
+        self.session.streams().collect()
+    }
+
+    /// Whether a new stream may join.
+    pub fn may_join(&self, stream: StreamId) -> bool {
+        !self.finish_asked && !self.used_streams.contains(&stream)
+    }
+
+    /// A connection is part of the migration.
+    pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
+        self.session.stream_up(stream, now);
+        self.used_streams.insert(stream);
+        self.streams_seen += 1;
+        self.without_streams_since = None;
+        self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
+    }
+
+    /// A connection is closed, and nobody uses it any more.
+    pub fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
+        if !self.session.is_up(stream) {
+            return;
+        }
+        self.session.stream_down(stream);
+        if self.session.stream_count() == 0 {
+            self.without_streams_since = Some(now);
+        }
+        if !self.finish_asked {
+            let (stream, reason) = (stream.0, reason.to_string());
+            self.events.push_back(EventKind::StreamDown { stream, reason });
+        }
+    }
+
+    /// Takes in a frame that arrived on a stream.
+    ///
+    /// # Errors
+    /// The source broke the protocol: the stream is to be closed.
+    pub fn frame(&mut self, stream: StreamId, frame: Frame, now: Time) -> Result<(), SessionError> {
+        if !self.session.is_up(stream) {
+            return Ok(());
+        }
+        self.session.heard(stream, now);
+        self.wire_bytes += (HEADER_BYTES + frame.payload.len()) as u64;
+        match frame.kind {
+            FrameKind::Segment => self.on_segment(stream, frame.payload)?,
+            FrameKind::ControlAck => self.session.on_control_ack(&frame.payload)?,
+            FrameKind::Control => {
+                for message in self.session.on_control(&frame.payload)? {
+                    self.on_message(message, now);
+                }
+            }
+            FrameKind::Ping => {}
+            kind => {
+                let text = format!("unexpected {kind:?} frame from the source");
+                self.fail(Failure::new(Status::UnexpectedMessage, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the clock: lost connections, a silent source.
+    pub fn tick(&mut self, now: Time) {
+        if self.is_over() || self.finish_asked {
+            return;
+        }
+        let told = self.session.all_acknowledged();
+        let lost = self.without_streams_since.map(|since| now - since);
+        let silent = self.session.last_heard().map(|heard| now - heard);
+        let gone = lost.filter(|lost| *lost >= self.patience.reconnect_timeout);
+        let gone = gone.or(silent.filter(|silent| *silent >= self.patience.stall_timeout));
+        // Once the guest runs, a source that comes back is told by what the node remembers.
+        if self.stage == Stage::Running && (told || lost.is_some() || gone.is_some()) {
+            self.finish(Ending::Keep);
+        } else if let Some(gone) = gone {
+            let text = format!(
+                "nothing heard from the source for {gone:?} and the end of the stream has not \
+                 come, so the guest is the source's"
+            );
+            self.fail(Failure::new(Status::ConnectionLost, text));
+        }
+    }
+
+    /// Who owns the guest, as far as this side can say now.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// What a caller sees while it runs.
+    pub fn progress(&self, now: Time) -> Progress {
+        let ram_bytes = self.setup.facts.ram_bytes;
+        Progress {
+            phase: self.clock.phase(),
+            pass: 0,
+            ram_bytes,
+            pages: ram_bytes / crate::qemu::PAGE_BYTES as u64,
+            remaining_pages: 0,
+            wire_bytes: self.wire_bytes,
+            bandwidth_bytes_per_s: 0,
+            dirty_rate_bytes_per_s: 0,
+            predicted_downtime_us: 0,
+            elapsed_us: micros(self.clock.elapsed(self.ended_at.unwrap_or(now))),
+            streams: self.session.stream_count() as u32,
+            reconnects: 0,
+            throttle_percent: 0,
+        }
+    }
+
+    /// The report, once it is over.
+    pub fn report(&self) -> Option<Report> {
+        let ended_at = self.ended_at?;
+        let ours = self.owner == Owner::Destination;
+        let digest = ours.then(|| format!("{:016x}", self.replayed.digest));
+        Some(Report {
+            id: self.setup.id,
+            guest: self.setup.guest.clone(),
+            side: "destination",
+            status: self.failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            reason: self.failure.as_ref().map_or_else(String::new, |f| f.reason.clone()),
+            owner: self.owner,
+            total_ms: milliseconds(self.clock.elapsed(ended_at)),
+            downtime_ms: milliseconds(self.downtime),
+            phases: self.clock.milliseconds(),
+            ram_bytes: self.setup.facts.ram_bytes,
+            wire_bytes: self.wire_bytes,
+            zero_pages: 0,
+            duplicate_pages: 0,
+            delta_pages: 0,
+            full_pages: 0,
+            passes: 0,
+            reconnects: 0,
+            digest: digest.unwrap_or_default(),
+            pass_details: Vec::new(),
+        })
+    }
+
+    fn on_segment(&mut self, stream: StreamId, payload: Vec<u8>) -> Result<(), SessionError> {
+        let number = number_of(&payload)?;
+        let taken = number < self.next && self.in_hand.is_none_or(|(held, _)| held != number);
+        if taken {
+            // Its acknowledgement was lost with the stream that first brought it.
+            self.session.acknowledge(stream, ChunkId(number), true);
+            return Ok(());
+        }
+        let bytes = payload.len() as u64;
+        let far = number >= self.next + MAX_EARLY_SEGMENTS;
+        if far || self.early_bytes + bytes > MAX_EARLY_BYTES {
+            let expected = self.next;
+            return Err(SessionError::BeyondWindow { found: number, expected });
+        }
+        if let Some((held, by)) = &mut self.in_hand
+            && *held == number
+        {
+            *by = stream;
+            return Ok(());
+        }
+        if let Some(before) = self.early.insert(number, Arrived { payload, stream }) {
+            self.early_bytes -= before.payload.len() as u64;
+        }
+        self.early_bytes += bytes;
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: Control, now: Time) {
+        match message {
+            Control::StreamEnd { segments, bytes, digest } if self.promised.is_none() => {
+                self.promised = Some(StreamSum { segments, bytes, digest });
+                self.stopped_at = Some(now);
+                self.enter(Phase::Verify, now);
+                self.judge_end(now);
+            }
+            Control::Abort { status, reason } => {
+                if self.stage == Stage::Receiving && !self.finish_asked {
+                    let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+                    self.discard(Failure::new(status, format!("source: {reason}")));
+                }
+            }
+            other => {
+                let text = format!("unexpected message from the source: {other:?}");
+                self.fail(Failure::new(Status::UnexpectedMessage, text));
+            }
+        }
+    }
+
+    /// Once as many segments as promised were replayed, they must be the promised ones.
+    fn judge_end(&mut self, now: Time) {
+        let Some(promised) = self.promised else { return };
+        if self.stage != Stage::Receiving || self.failure.is_some() || self.in_hand.is_some() {
+            return;
+        }
+        if self.replayed.segments < promised.segments {
+            return;
+        }
+        if self.replayed != promised {
+            let (ours, theirs) = (self.replayed, promised);
+            let text = format!("the stream arrived as {ours:?}, the source sent {theirs:?}");
+            return self.fail(Failure::new(Status::DigestMismatch, text));
+        }
+        self.stage = Stage::Recording;
+        self.enter(Phase::Handover, now);
+        self.actions.push_back(Action::Persist(Mark::Owned));
+    }
+
+    fn discard(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.owner = Owner::Source;
+        self.early.clear();
+        self.early_bytes = 0;
+        self.actions.clear();
+        self.actions.push_back(Action::Persist(Mark::Discarded));
+        self.finish(Ending::Discard);
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        self.finish_asked = true;
+        self.actions.push_back(Action::Finish(ending));
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) {
+        let previous_us = micros(self.clock.enter(phase, now));
+        self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
+    }
+}

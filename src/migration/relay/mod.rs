@@ -1,0 +1,67 @@
+//! A migration that another program performs, carried from outside: its byte stream goes to the
+//! destination in numbered segments over many connections, and ownership passes with its end.
+//!
+//! ```text
+//! source                                         destination
+//! segment 0, 1, 2 ...  (any stream, any order) -> put in order, replayed; acknowledged
+//! record: commit sent
+//! StreamEnd (how much, which digest)           -> all replayed but the end, digest equal?
+//!                                                 record: owned; the end is replayed
+//!                                              <- Committed, Resumed    or Abort: it cannot run
+//! ```
+//! A segment is acknowledged when the replay has taken it, so what is unacknowledged is at once
+//! the window of flow control and what a lost stream costs. One that comes twice is dropped by its
+//! number, so nothing needs fencing. The destination keeps back the end of the stream, without
+//! which its guest cannot run, until the whole is proved; from `StreamEnd` on the source never
+//! runs the guest again, unless the destination says that it does not have it.
+
+pub mod destination;
+pub mod segment_io;
+pub mod source;
+
+use crate::base::{MachineFacts, MigrationId};
+use std::time::Duration;
+
+/// Segments beyond the one that is due that a destination stores.
+pub const MAX_EARLY_SEGMENTS: u64 = 1024;
+/// How often an idle stream says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// What never changes during a migration.
+#[derive(Clone, Debug)]
+pub struct RelaySetup {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// Its machine.
+    pub facts: MachineFacts,
+}
+
+/// What the whole stream was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamSum {
+    /// Segments.
+    pub segments: u64,
+    /// Bytes of the stream itself.
+    pub bytes: u64,
+    /// Digest of every byte, in order.
+    pub digest: u64,
+}
+
+impl StreamSum {
+    /// Adds a segment of `bytes` stream bytes with this checksum.
+    pub fn add(&mut self, bytes: u64, checksum: u64) {
+        self.segments += 1;
+        self.bytes += bytes;
+        // Order matters: the state is multiplied before each sum is mixed in.
+        let mixed = self.digest.rotate_left(23) ^ checksum ^ bytes.rotate_left(48);
+        self.digest = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+    }
+}
+
+impl Default for StreamSum {
+    fn default() -> Self {
+        Self { segments: 0, bytes: 0, digest: 0x5851_f42d_4c95_7f2d }
+    }
+}

@@ -1,0 +1,640 @@
+//! The source's side of a relayed migration: segments out, acknowledgements in, and the end.
+
+use super::{KEEP_ALIVE, MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
+use crate::Status;
+use crate::base::{StreamId, Time};
+use crate::migration::ownership::Mark;
+use crate::migration::source::Work;
+use crate::migration::stats::{PhaseClock, milliseconds};
+use crate::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Progress, Report};
+use crate::migration::{ended_event, micros};
+use crate::observe::EventKind;
+use crate::transport::{BandwidthEstimator, Pacer, Session, SessionError};
+use crate::wire::frame::HEADER_BYTES;
+use crate::wire::hello::Ended;
+use crate::wire::{ChunkAck, Control, Frame, FrameKind};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes under way before anything is known of the link, and at least.
+const MIN_WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes under way at most.
+const MAX_WINDOW_BYTES: u64 = 64 << 20;
+/// Time on the link that the window covers beyond two round trips. What is under way when the
+/// guest stops is downtime, so it is short.
+const WINDOW_TIME: Duration = Duration::from_millis(60);
+
+/// What the driver is asked to do, outside the lock, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the record down, durably; answer with [`RelaySource::persisted`].
+    Persist(Mark),
+    /// Settle the hypervisor: stop its migration, let the guest run or leave it; answer with
+    /// [`RelaySource::finished`].
+    Finish(Ending),
+}
+
+/// What came out of the encoder, for the counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// Pages sent as zero.
+    pub zero: u64,
+    /// Pages sent as a reference.
+    pub duplicate: u64,
+    /// Pages sent as a difference.
+    pub delta: u64,
+    /// Pages sent whole.
+    pub full: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    payload: Arc<Vec<u8>>,
+    sent: Option<(StreamId, Time)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    /// The stream flows.
+    Streaming,
+    /// It has ended; the record is being written.
+    Recording,
+    /// `StreamEnd` is out: in doubt.
+    EndSent,
+    /// Acknowledged: the guest is the destination's.
+    Given,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct RelaySource {
+    setup: RelaySetup,
+    options: MigrationOptions,
+    session: Session,
+    segments: BTreeMap<u64, Segment>,
+    /// Those of `segments` that no stream holds.
+    unsent: BTreeSet<u64>,
+    under_way_bytes: u64,
+    /// All segments before this one are acknowledged.
+    first_unacked: u64,
+    pacer: Pacer,
+    bandwidth: BandwidthEstimator,
+    stage: Stage,
+    sum: Option<StreamSum>,
+    pages: PageCounts,
+    wire_bytes: u64,
+    clock: PhaseClock,
+    actions: VecDeque<Action>,
+    events: VecDeque<EventKind>,
+    started: bool,
+    paused_at: Option<Time>,
+    downtime: Duration,
+    streams_seen: u32,
+    reconnects: u32,
+    without_streams_since: Option<Time>,
+    last_connect_error: String,
+    last_progress: Time,
+    failure: Option<Failure>,
+    finish_asked: bool,
+    ended_at: Option<Time>,
+    owner: Owner,
+}
+
+impl RelaySource {
+    /// A source about to connect.
+    pub fn new(setup: RelaySetup, options: MigrationOptions, now: Time) -> Self {
+        let pacer = Pacer::new(options.bandwidth_limit_bytes_per_s);
+        Self {
+            setup,
+            options,
+            session: Session::default(),
+            segments: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            under_way_bytes: 0,
+            first_unacked: 0,
+            pacer,
+            bandwidth: BandwidthEstimator::default(),
+            stage: Stage::Streaming,
+            sum: None,
+            pages: PageCounts::default(),
+            wire_bytes: 0,
+            clock: PhaseClock::new(now),
+            actions: VecDeque::from([Action::Persist(Mark::SourceRuns)]),
+            events: VecDeque::new(),
+            started: false,
+            paused_at: None,
+            downtime: Duration::ZERO,
+            streams_seen: 0,
+            reconnects: 0,
+            without_streams_since: Some(now),
+            last_connect_error: String::new(),
+            last_progress: now,
+            failure: None,
+            finish_asked: false,
+            ended_at: None,
+            owner: Owner::Source,
+        }
+    }
+
+    /// Whether a peer is there, so that the hypervisor's migration may begin; true once.
+    pub fn should_start(&mut self, now: Time) -> bool {
+        let start = !self.started && self.streams_seen > 0 && !self.finish_asked;
+        if start {
+            self.started = true;
+            self.enter(Phase::Precopy, now);
+        }
+        start
+    }
+
+    /// Whether another segment may be made. `being_made`: bytes that are on their way to `push`.
+    pub fn has_room(&self, being_made: u64) -> bool {
+        self.under_way_bytes + being_made < self.window_bytes()
+    }
+
+    /// Whether segments still matter.
+    pub fn wants_segments(&self) -> bool {
+        self.stage == Stage::Streaming && self.failure.is_none()
+    }
+
+    /// Queues a segment. Numbers come in any order, each once.
+    pub fn push(&mut self, number: u64, payload: Vec<u8>, pages: PageCounts) {
+        if !self.wants_segments() {
+            return;
+        }
+        self.under_way_bytes += payload.len() as u64;
+        self.unsent.insert(number);
+        self.segments.insert(number, Segment { payload: Arc::new(payload), sent: None });
+        self.pages.zero += pages.zero;
+        self.pages.duplicate += pages.duplicate;
+        self.pages.delta += pages.delta;
+        self.pages.full += pages.full;
+    }
+
+    /// The hypervisor has stopped the guest.
+    pub fn guest_stopped(&mut self, now: Time) {
+        if self.paused_at.is_none() && !self.finish_asked {
+            self.paused_at = Some(now);
+            self.enter(Phase::FinalPass, now);
+        }
+    }
+
+    /// The hypervisor has written everything and counts it as done; every segment was pushed.
+    pub fn stream_ended(&mut self, sum: StreamSum, now: Time) {
+        if self.wants_segments() {
+            self.sum = Some(sum);
+            self.stage = Stage::Recording;
+            self.guest_stopped(now);
+            self.enter(Phase::Handover, now);
+            self.actions.push_back(Action::Persist(Mark::CommitSent));
+        }
+    }
+
+    /// Of [`Action::Persist`].
+    pub fn persisted(&mut self, mark: Mark, result: Result<(), String>, now: Time) {
+        self.last_progress = now;
+        if let Err(error) = result {
+            let text = format!("cannot write down that the guest is given away: {error}");
+            if matches!(mark, Mark::CommitSent) {
+                self.stage = Stage::Streaming;
+                self.fail(Failure::new(Status::StateFile, text), now);
+            } else if matches!(mark, Mark::SourceRuns) && !self.finish_asked {
+                self.fail(Failure::new(Status::StateFile, error), now);
+            }
+            return;
+        }
+        let sum = self.sum.filter(|_| mark == Mark::CommitSent && self.stage == Stage::Recording);
+        if let Some(StreamSum { segments, bytes, digest }) = sum {
+            self.session.send(&Control::StreamEnd { segments, bytes, digest });
+            self.stage = Stage::EndSent;
+        }
+    }
+
+    /// Of [`Action::Finish`].
+    pub fn finished(&mut self, result: Result<(), String>, now: Time) {
+        if let Err(error) = result {
+            let text = match self.failure.take() {
+                Some(Failure { reason, .. }) => format!("{reason}; and then: {error}"),
+                None => error,
+            };
+            self.failure = Some(Failure::new(Status::Callback, text));
+        }
+        self.enter(Phase::Ended, now);
+        self.ended_at = Some(now);
+        let spent = (self.clock.elapsed(now), self.downtime);
+        self.events.push_back(ended_event(self.failure.as_ref(), self.owner, spent));
+    }
+
+    /// Gives up before the end is out: tells the peer, lets the guest go on here.
+    pub fn fail(&mut self, failure: Failure, now: Time) {
+        let too_late = matches!(self.stage, Stage::EndSent | Stage::Given);
+        if too_late || self.failure.is_some() || self.finish_asked {
+            return;
+        }
+        let (status, reason) = (failure.status.code(), failure.reason.clone());
+        self.session.send(&Control::Abort { status, reason });
+        self.retreat(failure, now);
+    }
+
+    /// Cancels, unless the end is out.
+    pub fn cancel(&mut self, now: Time) {
+        self.fail(Failure::new(Status::Cancelled, "cancelled by the caller"), now);
+    }
+
+    /// Changes the bandwidth cap.
+    pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.pacer.set_rate(rate_bytes_per_s, now);
+    }
+
+    /// The next thing the driver is to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next event to be published.
+    pub fn next_event(&mut self) -> Option<EventKind> {
+        self.events.pop_front()
+    }
+
+    /// Whether the driver has something to do or to publish.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Whether the guest's fate is still open here.
+    pub fn is_settled(&self) -> bool {
+        self.finish_asked
+    }
+
+    /// Measured speed of the link.
+    pub fn bandwidth_bytes_per_s(&self) -> Option<u64> {
+        let measured = self.bandwidth.rate_bytes_per_s();
+        match (measured, self.options.bandwidth_limit_bytes_per_s) {
+            (Some(measured), Some(cap)) => Some(measured.min(cap)),
+            (measured, cap) => measured.or(cap),
+        }
+    }
+
+    /// Time that what is under way and the handover add to the downtime.
+    pub fn latency(&self) -> Duration {
+        let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
+        let drain = match self.bandwidth_bytes_per_s() {
+            Some(rate) => Duration::from_secs_f64(self.under_way_bytes as f64 / rate.max(1) as f64),
+            None => Duration::ZERO,
+        };
+        round_trip + drain
+    }
+
+    /// How full the window is, 0 to 1.
+    pub fn window_fill(&self) -> f32 {
+        (self.under_way_bytes as f32 / self.window_bytes() as f32).min(1.0)
+    }
+
+    /// Who owns the guest, as far as this side can say now.
+    pub fn owner(&self) -> Owner {
+        match self.stage {
+            Stage::EndSent if self.ended_at.is_none() => Owner::InDoubt,
+            _ => self.owner,
+        }
+    }
+
+    /// What a caller sees while it runs; the hypervisor's own figures are the driver's to add.
+    pub fn progress(&self, now: Time) -> Progress {
+        let ram_bytes = self.setup.facts.ram_bytes;
+        Progress {
+            phase: self.clock.phase(),
+            pass: 0,
+            ram_bytes,
+            pages: ram_bytes / crate::qemu::PAGE_BYTES as u64,
+            remaining_pages: 0,
+            wire_bytes: self.wire_bytes,
+            bandwidth_bytes_per_s: self.bandwidth_bytes_per_s().unwrap_or(0),
+            dirty_rate_bytes_per_s: 0,
+            predicted_downtime_us: micros(self.latency()),
+            elapsed_us: micros(self.clock.elapsed(self.ended_at.unwrap_or(now))),
+            streams: self.session.stream_count() as u32,
+            reconnects: self.reconnects,
+            throttle_percent: 0,
+        }
+    }
+
+    /// The report, once it is over.
+    pub fn report(&self) -> Option<Report> {
+        let ended_at = self.ended_at?;
+        let given = self.stage == Stage::Given;
+        let digest = self.sum.filter(|_| given).map(|sum| format!("{:016x}", sum.digest));
+        Some(Report {
+            id: self.setup.id,
+            guest: self.setup.guest.clone(),
+            side: "source",
+            status: self.failure.as_ref().map_or(Status::Ok, |failure| failure.status),
+            reason: self.failure.as_ref().map_or_else(String::new, |f| f.reason.clone()),
+            owner: self.owner,
+            total_ms: milliseconds(self.clock.elapsed(ended_at)),
+            downtime_ms: milliseconds(self.downtime),
+            phases: self.clock.milliseconds(),
+            ram_bytes: self.setup.facts.ram_bytes,
+            wire_bytes: self.wire_bytes,
+            zero_pages: self.pages.zero,
+            duplicate_pages: self.pages.duplicate,
+            delta_pages: self.pages.delta,
+            full_pages: self.pages.full,
+            passes: 0,
+            reconnects: self.reconnects,
+            digest: digest.unwrap_or_default(),
+            pass_details: Vec::new(),
+        })
+    }
+
+    /// Whether the streams should go on trying to connect.
+    pub fn wants_streams(&self) -> bool {
+        self.ended_at.is_none() && !self.finish_asked
+    }
+
+    /// An attempt to connect failed; kept for the text of a failure.
+    pub fn connect_failed(&mut self, reason: &str) {
+        self.last_connect_error = reason.to_string();
+    }
+
+    /// A connection is part of the migration.
+    pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
+        self.session.stream_up(stream, now);
+        self.streams_seen += 1;
+        let extra = self.streams_seen.saturating_sub(u32::from(self.options.streams));
+        self.reconnects = self.reconnects.max(extra);
+        if self.without_streams_since.take().is_some() {
+            self.last_progress = now;
+        }
+        self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
+    }
+
+    /// A connection is lost: what it held goes out again.
+    pub fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
+        if !self.session.is_up(stream) {
+            return;
+        }
+        self.session.stream_down(stream);
+        if self.session.stream_count() == 0 {
+            self.without_streams_since = Some(now);
+        }
+        for (number, segment) in &mut self.segments {
+            if segment.sent.is_some_and(|(on, _)| on == stream) {
+                segment.sent = None;
+                self.unsent.insert(*number);
+                self.bandwidth.on_lost(segment.payload.len() as u64, now);
+            }
+        }
+        if !self.finish_asked {
+            let (stream, reason) = (stream.0, reason.to_string());
+            self.events.push_back(EventKind::StreamDown { stream, reason });
+        }
+    }
+
+    /// The next thing for this stream to do; the cargo is a segment frame's payload.
+    pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<Vec<u8>>> {
+        if let Some(frame) = self.session.next_frame(stream, now) {
+            self.wire_bytes += (HEADER_BYTES + frame.payload.len()) as u64;
+            return Work::Frame(frame);
+        }
+        if !self.session.is_up(stream) || self.is_over() && self.session.all_acknowledged() {
+            return Work::Close;
+        }
+        let next = self.unsent.first().copied().filter(|number| {
+            self.failure.is_none() && *number < self.first_unacked + MAX_EARLY_SEGMENTS
+        });
+        if let Some(number) = next {
+            let ready_at = self.pacer.ready_at(now);
+            if ready_at > now {
+                return Work::Wait(ready_at.min(now + KEEP_ALIVE));
+            }
+            if let Some(payload) = self.send(number, stream, now) {
+                return Work::Chunk(payload);
+            }
+        }
+        match self.session.keep_alive(stream, KEEP_ALIVE, now) {
+            Some(frame) => Work::Frame(frame),
+            None => Work::Wait(now + KEEP_ALIVE),
+        }
+    }
+
+    /// Takes in a frame that arrived on a stream.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: the stream is to be closed.
+    pub fn frame(
+        &mut self,
+        stream: StreamId,
+        frame: &Frame,
+        now: Time,
+    ) -> Result<(), SessionError> {
+        if !self.session.is_up(stream) {
+            return Ok(());
+        }
+        self.session.heard(stream, now);
+        match frame.kind {
+            FrameKind::ControlAck => self.session.on_control_ack(&frame.payload)?,
+            FrameKind::ChunkAck => self.on_acks(&ChunkAck::decode(&frame.payload)?, now),
+            FrameKind::Control => {
+                for message in self.session.on_control(&frame.payload)? {
+                    self.last_progress = now;
+                    self.on_message(message, now);
+                }
+            }
+            FrameKind::Ping => {}
+            kind => {
+                let text = format!("unexpected {kind:?} frame from the destination");
+                self.fail(Failure::new(Status::UnexpectedMessage, text), now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The destination turned a connection away.
+    pub fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time) {
+        self.connect_failed(reason);
+        let code = Status::from_code(status);
+        match ended {
+            Ended::No => {
+                let status = code.unwrap_or(Status::Refused);
+                let later =
+                    matches!(status, Status::LimitReached | Status::Busy | Status::BadVersion);
+                if !later {
+                    let text = format!("the destination refused: {reason}");
+                    self.fail(Failure::new(status, text), now);
+                }
+            }
+            Ended::DestinationOwns if self.stage >= Stage::EndSent => self.on_given(now),
+            Ended::DestinationOwns | Ended::SourceOwns => {
+                let text = format!("the destination says that the migration is over: {reason}");
+                let failure = Failure::new(code.unwrap_or(Status::PeerAborted), text);
+                if self.stage != Stage::Given && !self.finish_asked {
+                    self.retreat(failure, now);
+                }
+            }
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn tick(&mut self, now: Time) {
+        if self.is_over() || self.finish_asked {
+            return;
+        }
+        if let Some(since) = self.without_streams_since {
+            if now - since >= self.options.reconnect_timeout {
+                let why = match self.last_connect_error.as_str() {
+                    "" => String::new(),
+                    error => format!("; last attempt: {error}"),
+                };
+                let text = format!("no connection for {:?}{why}", now - since);
+                let first = self.streams_seen == 0;
+                let status = if first { Status::Connect } else { Status::ConnectionLost };
+                self.give_up(status, text, now);
+            }
+            return;
+        }
+        let waits = self.segments.values().any(|segment| segment.sent.is_some())
+            || !self.session.all_acknowledged()
+            || self.stage >= Stage::EndSent;
+        if !waits {
+            self.last_progress = now;
+        } else if now - self.last_progress >= self.options.stall_timeout {
+            let text = format!(
+                "the destination made no progress for {:?} with {} segments unacknowledged",
+                now - self.last_progress,
+                self.segments.len()
+            );
+            self.give_up(Status::PeerStalled, text, now);
+        }
+        if let Some(deadline) = self.options.deadline
+            && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
+            && self.clock.elapsed(now) >= deadline
+        {
+            let text = format!("did not converge: deadline of {deadline:?} reached");
+            self.fail(Failure::new(Status::DidNotConverge, text), now);
+        }
+    }
+
+    fn send(&mut self, number: u64, stream: StreamId, now: Time) -> Option<Arc<Vec<u8>>> {
+        self.unsent.remove(&number);
+        let segment = self.segments.get_mut(&number)?;
+        segment.sent = Some((stream, now));
+        let bytes = segment.payload.len() as u64;
+        self.bandwidth.on_sent(bytes, now);
+        let wire_bytes = bytes + HEADER_BYTES as u64;
+        self.wire_bytes += wire_bytes;
+        self.pacer.charge(wire_bytes, now);
+        Some(segment.payload.clone())
+    }
+
+    fn on_acks(&mut self, acks: &ChunkAck, now: Time) {
+        for id in &acks.arrived {
+            let Some(segment) = self.segments.remove(&id.0) else { continue };
+            self.unsent.remove(&id.0);
+            let bytes = segment.payload.len() as u64;
+            self.under_way_bytes -= bytes;
+            if let Some((_, sent_at)) = segment.sent {
+                self.bandwidth.on_acked(bytes, now - sent_at, now);
+            }
+            self.first_unacked = self.first_unacked.max(id.0 + 1);
+            self.last_progress = now;
+        }
+        if let Some((first, _)) = self.segments.first_key_value() {
+            self.first_unacked = self.first_unacked.min(*first);
+        }
+    }
+
+    fn on_message(&mut self, message: Control, now: Time) {
+        match message {
+            Control::Committed if self.stage == Stage::EndSent => {
+                self.stage = Stage::Given;
+                self.owner = Owner::Destination;
+                self.enter(Phase::Resume, now);
+            }
+            Control::Resumed { status, reason } if self.stage == Stage::Given => {
+                if status != 0 {
+                    let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+                    self.failure = Some(Failure::new(status, format!("destination: {reason}")));
+                }
+                self.on_given(now);
+            }
+            Control::Abort { status, reason } => {
+                if !self.finish_asked && self.stage != Stage::Given {
+                    let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
+                    self.retreat(Failure::new(status, format!("destination: {reason}")), now);
+                }
+            }
+            other => {
+                let text = format!("unexpected message from the destination: {other:?}");
+                self.fail(Failure::new(Status::UnexpectedMessage, text), now);
+            }
+        }
+    }
+
+    /// The destination has the guest, and it is known.
+    fn on_given(&mut self, now: Time) {
+        if self.finish_asked {
+            return;
+        }
+        self.stage = Stage::Given;
+        self.owner = Owner::Destination;
+        if let Some(paused_at) = self.paused_at {
+            self.downtime = now - paused_at;
+        }
+        self.actions.push_back(Action::Persist(Mark::GivenAway));
+        self.finish(Ending::Discard);
+    }
+
+    /// Before the end is out the guest goes on here; after it nobody here may say who has it.
+    fn give_up(&mut self, status: Status, text: String, now: Time) {
+        match self.stage {
+            Stage::Streaming | Stage::Recording => self.fail(Failure::new(status, text), now),
+            Stage::EndSent => {
+                let text = format!(
+                    "{text}, after the end of the stream went out and before its answer came: the \
+                     guest stays paused here; the destination's record tells whether it has it"
+                );
+                self.failure = Some(Failure::new(Status::InDoubt, text));
+                self.owner = Owner::InDoubt;
+                self.finish(Ending::Undecided);
+            }
+            Stage::Given => self.on_given(now),
+        }
+    }
+
+    /// The guest stays here.
+    fn retreat(&mut self, failure: Failure, now: Time) {
+        self.failure = Some(failure);
+        self.owner = Owner::Source;
+        self.stage = Stage::Streaming;
+        self.segments.clear();
+        self.unsent.clear();
+        self.under_way_bytes = 0;
+        self.actions.clear();
+        self.actions.push_back(Action::Persist(Mark::SourceRuns));
+        self.finish(Ending::Keep);
+        self.last_progress = now;
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        self.finish_asked = true;
+        self.actions.push_back(Action::Finish(ending));
+    }
+
+    fn window_bytes(&self) -> u64 {
+        let Some(rate) = self.bandwidth_bytes_per_s() else { return 4 * MIN_WINDOW_BYTES };
+        let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
+        let time = 2 * round_trip.min(Duration::from_secs(1)) + WINDOW_TIME;
+        let bytes = rate as f64 * time.as_secs_f64();
+        (bytes as u64).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
+    }
+
+    fn enter(&mut self, phase: Phase, now: Time) {
+        let previous_us = micros(self.clock.enter(phase, now));
+        self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
+    }
+}
