@@ -46,3 +46,8 @@ pub const MAX_GUESTS: usize = 4096;
 pub const MAX_PENDING_HANDSHAKES: usize = 128;
 /// Reconnects of one migration.
 pub const MAX_RECONNECTS: u32 = 100_000;
+/// One line that a hypervisor may send on its control socket; QEMU's longest answer, its schema, has
+/// a quarter of this.
+pub const MAX_QMP_LINE_BYTES: usize = 1 << 20;
+/// Events of a hypervisor that wait to be asked for; the oldest goes first.
+pub const MAX_QMP_EVENTS: usize = 1024;

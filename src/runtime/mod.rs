@@ -16,6 +16,7 @@ pub mod node;
 pub mod outcome;
 pub mod outgoing;
 pub mod process_memory;
+pub mod qemu;
 pub mod record_keeper;
 pub mod registry;
 pub mod state_file;
