@@ -8,6 +8,7 @@
 //! alone, never from what an allocator did.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Bytes of every page here.
 pub const PAGE_BYTES: usize = 4096;
@@ -36,7 +37,10 @@ pub struct BaselineCache {
     capacity: usize,
     by_key: HashMap<PageKey, u32>,
     entries: Vec<Entry>,
-    contents: Vec<Content>,
+    /// The pages of all slots, [`CHUNK_PAGES`] to a chunk.
+    chunks: Vec<Box<[u8]>>,
+    /// How many keys hold each slot's page; none: the slot is free.
+    holders: Vec<u32>,
     free_slots: Vec<u32>,
     /// Ends of the list of entries by last write; [`NOBODY`] while there are none.
     newest: u32,
@@ -49,12 +53,6 @@ struct Entry {
     slot: u32,
     newer: u32,
     older: u32,
-}
-
-/// A page and how many keys hold it; at none, its slot is free.
-struct Content {
-    page: Box<[u8]>,
-    holders: u32,
 }
 
 impl BaselineLimits {
@@ -73,7 +71,8 @@ impl BaselineCache {
             capacity: limits.capacity(),
             by_key: HashMap::new(),
             entries: Vec::new(),
-            contents: Vec::new(),
+            chunks: Vec::new(),
+            holders: Vec::new(),
             free_slots: Vec::new(),
             newest: NOBODY,
             oldest: NOBODY,
@@ -95,13 +94,12 @@ impl BaselineCache {
         self.entries.is_empty()
     }
 
-    /// Memory held now: pages, free ones too, with what the allocator adds, and all indexes.
+    /// Memory held now: pages, free ones too, and all indexes.
     pub fn memory_bytes(&self) -> u64 {
-        let pages = self.contents.len() * (PAGE_BYTES + ALLOCATOR_BYTES)
-            + self.contents.capacity() * size_of::<Content>();
+        let pages: usize = self.chunks.iter().map(|chunk| chunk.len() + CHUNK_INDEX_BYTES).sum();
         let entries = self.entries.capacity() * size_of::<Entry>();
-        let free = self.free_slots.capacity() * size_of::<u32>();
-        (pages + entries + free) as u64 + map_bytes(&self.by_key)
+        let slots = (self.holders.capacity() + self.free_slots.capacity()) * size_of::<u32>();
+        (pages + entries + slots) as u64 + map_bytes(&self.by_key)
     }
 
     /// Forgets everything and gives the memory back.
@@ -117,8 +115,9 @@ impl BaselineCache {
 
     /// The page in a slot, if any key holds it.
     pub fn page(&self, slot: u32) -> Option<&[u8]> {
-        let content = self.contents.get(slot as usize)?;
-        (content.holders > 0).then_some(&*content.page)
+        let held = *self.holders.get(slot as usize)? > 0;
+        let (chunk, bytes) = place(slot);
+        held.then(|| &self.chunks[chunk][bytes])
     }
 
     /// `key` now has this page, in the slot that is returned; in none if nothing may be held.
@@ -132,8 +131,8 @@ impl BaselineCache {
     /// `key` now has the page of a slot that other keys hold, or that it holds itself.
     pub fn share(&mut self, key: PageKey, slot: u32) {
         // Held before anything is let go: the key that is evicted may be its only holder.
-        match self.contents.get_mut(slot as usize) {
-            Some(content) if content.holders > 0 => content.holders += 1,
+        match self.holders.get_mut(slot as usize) {
+            Some(holders) if *holders > 0 => *holders += 1,
             _ => return,
         }
         match self.claim(key) {
@@ -176,20 +175,27 @@ impl BaselineCache {
     }
 
     fn fill_slot(&mut self, page: &[u8]) -> u32 {
-        let Some(slot) = self.free_slots.pop() else {
-            self.contents.push(Content { page: page.into(), holders: 1 });
-            return self.contents.len() as u32 - 1;
-        };
-        let content = &mut self.contents[slot as usize];
-        content.page.copy_from_slice(page);
-        content.holders = 1;
+        let slot = self.free_slots.pop().unwrap_or_else(|| self.add_slot());
+        let (chunk, bytes) = place(slot);
+        self.chunks[chunk][bytes].copy_from_slice(page);
+        self.holders[slot as usize] = 1;
         slot
     }
 
+    fn add_slot(&mut self) -> u32 {
+        let slot = self.holders.len();
+        if slot.is_multiple_of(CHUNK_PAGES) {
+            let pages = CHUNK_PAGES.min(self.capacity - slot);
+            self.chunks.push(vec![0; pages * PAGE_BYTES].into());
+        }
+        self.holders.push(0);
+        slot as u32
+    }
+
     fn release(&mut self, slot: u32) {
-        let Some(content) = self.contents.get_mut(slot as usize) else { return };
-        content.holders -= 1;
-        if content.holders == 0 {
+        let Some(holders) = self.holders.get_mut(slot as usize) else { return };
+        *holders -= 1;
+        if *holders == 0 {
             self.free_slots.push(slot);
         }
     }
@@ -217,6 +223,12 @@ impl BaselineCache {
     }
 }
 
+/// The chunk of a slot, and its bytes therein.
+fn place(slot: u32) -> (usize, Range<usize>) {
+    let (chunk, page) = (slot as usize / CHUNK_PAGES, slot as usize % CHUNK_PAGES);
+    (chunk, page * PAGE_BYTES..(page + 1) * PAGE_BYTES)
+}
+
 /// Memory of a hash map as the standard library lays it out: a power of two of buckets, at most 7 of
 /// 8 in use, with a control byte each. While it grows, the smaller table is held beside it.
 pub fn map_bytes<K, V>(map: &HashMap<K, V>) -> u64 {
@@ -229,15 +241,19 @@ pub fn map_bytes<K, V>(map: &HashMap<K, V>) -> u64 {
 
 /// No entry and no slot: both are counted below it.
 const NOBODY: u32 = u32::MAX;
-/// What an allocator adds to a page.
-const ALLOCATOR_BYTES: usize = 16;
+/// Pages taken from the allocator at a time: 2 MiB, which the kernel can back by one huge page where
+/// it is set to. Otherwise an empty cache fills at a third of the speed of a full one, for page faults.
+const CHUNK_PAGES: usize = 512;
+/// A chunk's place in the list of chunks, and what an allocator adds.
+const CHUNK_INDEX_BYTES: usize = 2 * size_of::<Box<[u8]>>() + 16;
 /// Control bytes that a hash map holds beyond its buckets.
 const MAP_GROUP_BYTES: usize = 16;
 /// The most that one more page can cost, the encoder's index of contents included: vectors have up to
 /// twice the room that they use, maps up to 16/7 buckets for each key.
-const BASELINE_BYTES: u64 = (PAGE_BYTES + ALLOCATOR_BYTES) as u64
-    + 2 * (size_of::<Content>() + size_of::<Entry>() + size_of::<u32>() + size_of::<u64>()) as u64
+const BASELINE_BYTES: u64 = PAGE_BYTES as u64
+    + 2 * (size_of::<Entry>() + 2 * size_of::<u32>() + size_of::<u64>()) as u64
     + (size_of::<(PageKey, u32)>() + size_of::<(u64, u32)>() + 2) as u64 * 16 / 7
+    + CHUNK_INDEX_BYTES.div_ceil(CHUNK_PAGES) as u64
     + 1;
 /// What the smallest vectors and maps take.
 const FIXED_BYTES: u64 = 1024;
@@ -283,7 +299,7 @@ mod tests {
         cache.share(key(2), slot);
         cache.store(key(2), &[2; PAGE_BYTES]);
         assert_eq!(cache.page(slot).map(|page| page[0]), Some(2), "the free slot is used again");
-        assert_eq!(cache.contents.len(), 2);
+        assert_eq!(cache.holders.len(), 2);
     }
 
     #[test]
