@@ -3,11 +3,18 @@
 //! A chunk is made in three steps and undone in the reverse order: [`zero`] splits its pages into
 //! those that travel and those that need not, [`digest`] hashes each page once for the chunk's
 //! checksum and the image's digest, and [`codec`] packs the rest into one block.
+//!
+//! A relay that keeps what it sent does more: [`hybrid`] turns pages into references and
+//! differences, over the cache of [`baseline`].
 
+pub mod baseline;
 pub mod codec;
 pub mod digest;
+pub mod hybrid;
 pub mod zero;
 
+pub use baseline::{BaselineCache, BaselineLimits, PageKey};
 pub use codec::{Codec, CodecChoice, DecodeError, Decoder, Encoded, Encoder};
 pub use digest::{ChunkChecksum, Digest, ImageDigest, page_hash, zero_page_hash};
+pub use hybrid::{ClassCounts, EncodedPages, HybridOptions, PageDecoder, PageEncoder};
 pub use zero::{PageRun, is_zero, page_runs};
