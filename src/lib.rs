@@ -20,6 +20,7 @@ pub mod ffi;
 pub mod migration;
 pub mod node;
 pub mod observe;
+pub mod qemu;
 pub mod runtime;
 pub mod transport;
 pub mod wire;

@@ -51,3 +51,9 @@ pub const MAX_RECONNECTS: u32 = 100_000;
 pub const MAX_QMP_LINE_BYTES: usize = 1 << 20;
 /// Events of a hypervisor that wait to be asked for; the oldest goes first.
 pub const MAX_QMP_EVENTS: usize = 1024;
+/// Page payloads in one segment of QEMU's stream: 1 MiB.
+pub const MAX_SEGMENT_PAGES: usize = 256;
+/// Everything else in one segment of QEMU's stream.
+pub const MAX_SEGMENT_SKELETON_BYTES: usize = 1 << 20;
+/// Pages in one multifd packet; QEMU itself makes them 512 KiB.
+pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;

@@ -210,8 +210,16 @@ impl FrameWriter {
     /// # Errors
     /// The socket's error; the connection is of no use then.
     pub fn frame(&mut self, frame: &Frame) -> io::Result<()> {
-        let header = frame.header(self.sequence).encode();
-        self.both(&header, &frame.payload)
+        self.payload(frame.kind, &frame.payload)
+    }
+
+    /// Writes a frame whose payload lies elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::frame`].
+    pub fn payload(&mut self, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
+        let header = FrameHeader::of(kind, payload, self.sequence).encode();
+        self.both(&header, payload)
     }
 
     /// Breaks the connection; both halves fail from now on.

@@ -2,8 +2,9 @@
 //! migration; all others join it with the token that the first one brought.
 
 use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES};
-use crate::base::{MemoryLayout, MigrationId, StreamId};
+use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
+use crate::qemu::PAGE_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
 use crate::runtime::tuning;
@@ -35,10 +36,10 @@ const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
 pub struct Dialer {
     /// The migration.
     pub id: MigrationId,
-    /// The guest's name.
-    pub guest: String,
-    /// Its memory.
-    pub layout: MemoryLayout,
+    /// What the first connection is for.
+    pub opening: Purpose,
+    /// What this side can do.
+    pub features: Features,
     /// Our node's name.
     pub node: String,
     /// Where to connect, `HOST:PORT`.
@@ -85,18 +86,21 @@ impl Dialer {
     /// A dialer that has not connected yet.
     pub fn new(
         id: MigrationId,
-        (guest, layout): (String, MemoryLayout),
+        (opening, features): (Purpose, Features),
         node: String,
         to: String,
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, guest, layout, node, to, stall_timeout, opened }
+        Self { id, opening, features, node, to, stall_timeout, opened }
     }
 
-    /// The guest's page size.
+    /// The guest's page size, for chunks that come back, which none should.
     pub fn page_bytes(&self) -> u32 {
-        self.layout.page_bytes()
+        match &self.opening {
+            Purpose::Open { layout, .. } => layout.page_bytes(),
+            Purpose::Relay { .. } | Purpose::Join { .. } => PAGE_BYTES as u32,
+        }
     }
 
     /// Whether the connection that opens the migration is being made.
@@ -142,12 +146,10 @@ impl Dialer {
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
             Opened::Yes(token) => Purpose::Join { token },
-            Opened::No | Opened::UnderWay => {
-                Purpose::Open { guest: self.guest.clone(), layout: self.layout.clone() }
-            }
+            Opened::No | Opened::UnderWay => self.opening.clone(),
         };
         let (migration, node) = (self.id, self.node.clone());
-        let hello = Hello { migration, stream, node, features: FEATURES, purpose };
+        let hello = Hello { migration, stream, node, features: self.features, purpose };
         let mut writer = FrameWriter::new(socket.clone());
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
         let mut reader = FrameReader::new(socket.clone());
@@ -159,7 +161,7 @@ impl Dialer {
             HelloReply::Accept { token, features, node } => {
                 *lock(&self.opened) = Opened::Yes(token);
                 socket.set_read_timeout(None)?;
-                let features = FEATURES.common(features);
+                let features = self.features.common(features);
                 let address =
                     socket.peer_addr().map_or_else(|_| self.to.clone(), |a| a.to_string());
                 Ok(Dialed::Up { writer, reader, features, peer: format!("{node} at {address}") })

@@ -4,7 +4,7 @@
 //! the acknowledgements and control messages that are due. So a destination needs no senders.
 
 use crate::Status;
-use crate::base::{MemoryLayout, MigrationId, StreamId};
+use crate::base::{MigrationId, StreamId};
 use crate::encoding::ImageDigest;
 use crate::migration::destination::{Action, Answer, ChunkError, Destination, DestinationSetup};
 use crate::migration::ownership::Mark;
@@ -13,12 +13,16 @@ use crate::migration::{Failure, GuestError, GuestSink, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming as Input};
+use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
+use crate::runtime::listener::{Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::ChunkHeader;
+use crate::wire::Hello;
+use crate::wire::hello::Purpose;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex};
@@ -85,80 +89,6 @@ impl IncomingMigration {
     ) -> io::Result<JoinHandle<()>> {
         let driver = self.clone();
         spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))
-    }
-
-    /// The migration.
-    pub fn id(&self) -> MigrationId {
-        self.setup.id
-    }
-
-    /// The guest's name.
-    pub fn guest(&self) -> &str {
-        &self.setup.guest
-    }
-
-    /// What further connections must show.
-    pub fn token(&self) -> [u8; 16] {
-        self.token
-    }
-
-    /// The guest's memory.
-    pub fn layout(&self) -> &MemoryLayout {
-        &self.setup.layout
-    }
-
-    /// Where it stands.
-    pub fn progress(&self) -> Progress {
-        lock(&self.destination).progress(now())
-    }
-
-    /// Who owns the guest.
-    pub fn owner(&self) -> Owner {
-        lock(&self.destination).owner()
-    }
-
-    /// The report, once everything is over.
-    pub fn report(&self) -> Option<Report> {
-        self.outcome.get()
-    }
-
-    /// Waits up to `timeout` for the end.
-    pub fn wait(&self, timeout: Duration) -> Option<Report> {
-        self.outcome.wait(timeout)
-    }
-
-    /// Gives up, unless the commit has come.
-    pub fn cancel(&self) {
-        lock(&self.destination).cancel();
-        self.news.notify_all();
-    }
-
-    /// Whether a stream may join.
-    pub fn may_join(&self, stream: StreamId) -> bool {
-        lock(&self.destination).may_join(stream)
-    }
-
-    /// Serves one connection after its handshake, until it breaks or is closed.
-    pub fn serve(
-        &self,
-        stream: StreamId,
-        mut reader: FrameReader,
-        writer: FrameWriter,
-        peer: &str,
-    ) {
-        let closer = writer.closer();
-        let writer = Arc::new(Mutex::new(writer));
-        lock(&self.writers).insert(stream, writer.clone());
-        lock(&self.closers).insert(stream, closer);
-        lock(&self.destination).stream_up(stream, peer, now());
-        self.news.notify_all();
-        let reason = self.receive(stream, &mut reader, &writer);
-        lock(&writer).shutdown();
-        lock(&self.writers).remove(&stream);
-        lock(&self.closers).remove(&stream);
-        lock(&self.destination).stream_down(stream, &reason, now());
-        self.flush_any();
-        self.news.notify_all();
     }
 
     fn receive(
@@ -354,6 +284,70 @@ impl IncomingMigration {
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
         keeper.write(mark).map_err(|error| error.to_string())
+    }
+}
+
+impl Handle for IncomingMigration {
+    fn id(&self) -> MigrationId {
+        self.setup.id
+    }
+
+    fn guest(&self) -> &str {
+        &self.setup.guest
+    }
+
+    fn progress(&self) -> Progress {
+        lock(&self.destination).progress(now())
+    }
+
+    fn owner(&self) -> Owner {
+        lock(&self.destination).owner()
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.outcome.get()
+    }
+
+    fn wait(&self, timeout: Duration) -> Option<Report> {
+        self.outcome.wait(timeout)
+    }
+
+    fn cancel(&self) {
+        lock(&self.destination).cancel();
+        self.news.notify_all();
+    }
+}
+
+impl Arrival for IncomingMigration {
+    fn token(&self) -> [u8; 16] {
+        self.token
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+        check_join(self, hello)?;
+        match &hello.purpose {
+            Purpose::Open { layout, .. } if *layout != self.setup.layout => {
+                Err(Refusal::new(Status::LayoutMismatch, "the memory layout has changed"))
+            }
+            _ if !lock(&self.destination).may_join(hello.stream) => Err(no_room(hello)),
+            _ => Ok(()),
+        }
+    }
+
+    fn serve(&self, stream: StreamId, mut reader: FrameReader, writer: FrameWriter, peer: &str) {
+        let closer = writer.closer();
+        let writer = Arc::new(Mutex::new(writer));
+        lock(&self.writers).insert(stream, writer.clone());
+        lock(&self.closers).insert(stream, closer);
+        lock(&self.destination).stream_up(stream, peer, now());
+        self.news.notify_all();
+        let reason = self.receive(stream, &mut reader, &writer);
+        lock(&writer).shutdown();
+        lock(&self.writers).remove(&stream);
+        lock(&self.closers).remove(&stream);
+        lock(&self.destination).stream_down(stream, &reason, now());
+        self.flush_any();
+        self.news.notify_all();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::observe::EventKind;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::connections::Connections;
 use crate::runtime::dial::FEATURES;
-use crate::runtime::incoming::IncomingMigration;
+use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::sys::readiness::stop_listening;
@@ -48,7 +48,7 @@ pub trait Reception: Send + Sync {
     ///
     /// # Errors
     /// [`Refusal`].
-    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal>;
+    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<dyn Arrival>, Refusal>;
 }
 
 /// Connections that have not said hello yet. When there are too many, the oldest gives way, so
@@ -164,7 +164,7 @@ fn accept_all(
     }
 }
 
-type Accepted = (Arc<IncomingMigration>, StreamId, FrameReader, FrameWriter, String);
+type Accepted = (Arc<dyn Arrival>, StreamId, FrameReader, FrameWriter, String);
 
 fn shake_hands(
     socket: Arc<TcpStream>,
@@ -240,28 +240,29 @@ impl Refusal {
     }
 }
 
-/// Whether a hello fits the migration that it names.
+/// Whether a hello names this migration's token, or its guest.
 ///
 /// # Errors
 /// [`Refusal`] names what differs.
-pub fn check_join(migration: &IncomingMigration, hello: &Hello) -> Result<(), Refusal> {
+pub fn check_join(migration: &dyn Arrival, hello: &Hello) -> Result<(), Refusal> {
     match &hello.purpose {
         Purpose::Join { token } if *token != migration.token() => {
             Err(Refusal::new(Status::Refused, "the token is not this migration's"))
         }
-        Purpose::Open { guest, .. } if guest != migration.guest() => {
+        Purpose::Open { guest, .. } | Purpose::Relay { guest, .. }
+            if guest != migration.guest() =>
+        {
             let text = format!("migration {} is of another guest than {guest:?}", hello.migration);
             Err(Refusal::new(Status::Refused, text))
         }
-        Purpose::Open { layout, .. } if layout != migration.layout() => {
-            Err(Refusal::new(Status::LayoutMismatch, "the memory layout has changed"))
-        }
-        _ if !migration.may_join(hello.stream) => {
-            let text = format!("no further stream; number {} is refused", hello.stream.0);
-            Err(Refusal::new(Status::Busy, text))
-        }
         _ => Ok(()),
     }
+}
+
+/// Turns a connection away that comes too late or twice.
+pub fn no_room(hello: &Hello) -> Refusal {
+    let text = format!("no further stream; number {} is refused", hello.stream.0);
+    Refusal::new(Status::Busy, text)
 }
 
 /// Names a migration in a refusal.

@@ -6,6 +6,7 @@ pub mod connections;
 pub mod control;
 pub mod dial;
 pub mod guarded;
+pub mod handle;
 pub mod incoming;
 pub mod journal;
 pub mod listener;

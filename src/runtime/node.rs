@@ -4,22 +4,27 @@
 
 use crate::Status;
 use crate::base::MigrationId;
-use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES};
+use crate::base::limits::{MAX_BASELINE_PAGES, MAX_GUESTS, MAX_NAME_BYTES};
+use crate::migration::relay::RelaySetup;
 use crate::migration::source::SourceSetup;
 use crate::migration::{GuestSink, GuestSource, MigrationOptions, Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
-use crate::runtime::dial::{Dialer, check_address};
-use crate::runtime::incoming::IncomingMigration;
+use crate::qemu::PAGE_BYTES;
+use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
 use crate::runtime::outgoing::Outgoing;
+use crate::runtime::qemu::guest::{AttachError, QemuGuest};
+use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
-use crate::runtime::registry::{GuestEntry, Registry};
+use crate::runtime::registry::{GuestEntry, Leaving, Registry};
 use crate::runtime::state_file::Side;
+use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -91,6 +96,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// QEMU.
+    #[error(transparent)]
+    Qemu(#[from] AttachError),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -125,6 +133,8 @@ impl NodeError {
             NodeError::UnknownGuest { .. } | NodeError::UnknownMigration(_) => Status::NotFound,
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
+            NodeError::Qemu(AttachError::State { .. }) => Status::BadState,
+            NodeError::Qemu(_) => Status::Callback,
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -165,9 +175,9 @@ struct Inner {
 #[derive(Clone)]
 pub enum Migration {
     /// The guest leaves.
-    Outgoing(Arc<Outgoing>),
+    Outgoing(Arc<dyn Handle>),
     /// The guest arrives.
-    Incoming(Arc<IncomingMigration>),
+    Incoming(Arc<dyn Arrival>),
 }
 
 impl Node {
@@ -227,6 +237,18 @@ impl Node {
         self.add(name, GuestEntry::destination(guest))
     }
 
+    /// Registers a guest that a QEMU process runs, or, `incoming`, one that a QEMU started with
+    /// `-incoming defer` is to receive. `qmp` is the path of its QMP socket. An arrived guest stays
+    /// registered, as one that runs here.
+    ///
+    /// # Errors
+    /// The name is taken or bad, the limit reached, or QEMU does not answer as it should.
+    pub fn attach_qemu(&self, name: &str, qmp: &Path, incoming: bool) -> Result<(), NodeError> {
+        check_name(name)?;
+        let guest = Arc::new(QemuGuest::attach(qmp, incoming)?);
+        self.add(name, GuestEntry::qemu(guest, incoming))
+    }
+
     /// Ends a registration.
     ///
     /// # Errors
@@ -254,7 +276,10 @@ impl Node {
         check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
-        let started = self.launch(id, guest, source, to, options);
+        let started = match source {
+            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
+            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+        };
         if started.is_err() {
             registry.release(guest, id);
         }
@@ -310,9 +335,10 @@ impl Node {
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
+        let opening = Purpose::Open { guest: guest.to_string(), layout: layout.clone() };
         let dialer = Dialer::new(
             id,
-            (guest.to_string(), layout.clone()),
+            (opening, FEATURES),
             self.inner.options.name.clone(),
             to.to_string(),
             options.stall_timeout,
@@ -324,6 +350,37 @@ impl Node {
         let on_end = registry.on_end(guest, id);
         let journal = registry.journal().clone();
         let outgoing = Outgoing::new(setup, source, dialer, journal);
+        let migration = Migration::Outgoing(outgoing.clone());
+        registry
+            .launch(migration.clone(), || outgoing.start(keeper, on_end))
+            .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        Ok(migration)
+    }
+
+    fn launch_qemu(
+        &self,
+        id: MigrationId,
+        guest: &str,
+        qemu: Arc<QemuGuest>,
+        to: &str,
+        options: MigrationOptions,
+    ) -> Result<Migration, NodeError> {
+        let facts = qemu.facts().clone();
+        let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
+        let baseline_pages = baseline_pages_for(facts.ram_bytes);
+        let dialer = Dialer::new(
+            id,
+            (opening, Features { baseline_pages, ..FEATURES }),
+            self.inner.options.name.clone(),
+            to.to_string(),
+            options.stall_timeout,
+        );
+        let directory = self.inner.options.state_dir.as_deref();
+        let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
+        let setup = RelaySetup { id, guest: guest.to_string(), facts };
+        let registry = &self.inner.registry;
+        let on_end = registry.on_end(guest, id);
+        let outgoing = QemuOutgoing::new(setup, options, qemu, dialer, registry.journal().clone());
         let migration = Migration::Outgoing(outgoing.clone());
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
@@ -354,18 +411,12 @@ impl Drop for Inner {
 impl Migration {
     /// Its identifier.
     pub fn id(&self) -> MigrationId {
-        match self {
-            Self::Outgoing(outgoing) => outgoing.id(),
-            Self::Incoming(incoming) => incoming.id(),
-        }
+        self.handle().id()
     }
 
     /// The guest's name.
     pub fn guest(&self) -> &str {
-        match self {
-            Self::Outgoing(outgoing) => outgoing.guest(),
-            Self::Incoming(incoming) => incoming.guest(),
-        }
+        self.handle().guest()
     }
 
     /// `source` or `destination`.
@@ -378,51 +429,46 @@ impl Migration {
 
     /// Where it stands.
     pub fn progress(&self) -> Progress {
-        match self {
-            Self::Outgoing(outgoing) => outgoing.progress(),
-            Self::Incoming(incoming) => incoming.progress(),
-        }
+        self.handle().progress()
     }
 
     /// The report once it ended.
     pub fn report(&self) -> Option<Report> {
-        match self {
-            Self::Outgoing(outgoing) => outgoing.report(),
-            Self::Incoming(incoming) => incoming.report(),
-        }
+        self.handle().report()
     }
 
     /// Waits for the end; none on timeout. `None` waits for ever.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Report> {
-        let timeout = timeout.unwrap_or(Duration::MAX);
-        match self {
-            Self::Outgoing(outgoing) => outgoing.wait(timeout),
-            Self::Incoming(incoming) => incoming.wait(timeout),
-        }
+        self.handle().wait(timeout.unwrap_or(Duration::MAX))
     }
 
     /// Asks for the end, guest staying at the source; no effect after the commit point.
     pub fn cancel(&self) {
-        match self {
-            Self::Outgoing(outgoing) => outgoing.cancel(),
-            Self::Incoming(incoming) => incoming.cancel(),
-        }
+        self.handle().cancel();
     }
 
     /// Changes the bandwidth cap while running; none lifts it. No effect on an incoming one.
     pub fn set_bandwidth_limit(&self, bytes_per_s: Option<u64>) {
-        if let Self::Outgoing(outgoing) = self {
-            outgoing.set_bandwidth_limit(bytes_per_s);
-        }
+        self.handle().set_bandwidth_limit(bytes_per_s);
     }
 
     /// Who owns the guest, as far as this side can say.
     pub fn owner(&self) -> Owner {
+        self.handle().owner()
+    }
+
+    fn handle(&self) -> &dyn Handle {
         match self {
-            Self::Outgoing(outgoing) => outgoing.owner(),
-            Self::Incoming(incoming) => incoming.owner(),
+            Self::Outgoing(outgoing) => outgoing.as_ref(),
+            Self::Incoming(incoming) => incoming.as_ref(),
         }
     }
+}
+
+/// A quarter of the guest's memory may be remembered for references and differences.
+fn baseline_pages_for(ram_bytes: u64) -> u32 {
+    let pages = ram_bytes / 4 / PAGE_BYTES as u64;
+    u32::try_from(pages).unwrap_or(u32::MAX).min(MAX_BASELINE_PAGES)
 }
 
 fn listen(

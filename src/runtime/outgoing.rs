@@ -17,6 +17,7 @@ use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::FrameWriter;
 use crate::runtime::dial::{Dialer, FEATURES};
+use crate::runtime::handle::Handle;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
@@ -68,48 +69,6 @@ impl Outgoing {
     ) -> io::Result<JoinHandle<()>> {
         let driver = self.clone();
         spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))
-    }
-
-    /// The migration.
-    pub fn id(&self) -> MigrationId {
-        self.setup.id
-    }
-
-    /// The guest's name.
-    pub fn guest(&self) -> &str {
-        &self.setup.guest
-    }
-
-    /// Where it stands.
-    pub fn progress(&self) -> Progress {
-        self.slots.machine().progress(now())
-    }
-
-    /// Who owns the guest.
-    pub fn owner(&self) -> Owner {
-        self.slots.machine().owner()
-    }
-
-    /// The report, once everything is over.
-    pub fn report(&self) -> Option<Report> {
-        self.outcome.get()
-    }
-
-    /// Waits up to `timeout` for the end.
-    pub fn wait(&self, timeout: Duration) -> Option<Report> {
-        self.outcome.wait(timeout)
-    }
-
-    /// Cancels.
-    pub fn cancel(&self) {
-        self.slots.machine().cancel(now());
-        self.slots.wake();
-    }
-
-    /// Changes the bandwidth cap.
-    pub fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
-        self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
-        self.slots.wake();
     }
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
@@ -208,6 +167,42 @@ impl Outgoing {
             self.slots.machine().merge_dirty(region, log);
         }
         Ok(())
+    }
+}
+
+impl Handle for Outgoing {
+    fn id(&self) -> MigrationId {
+        self.setup.id
+    }
+
+    fn guest(&self) -> &str {
+        &self.setup.guest
+    }
+
+    fn progress(&self) -> Progress {
+        self.slots.machine().progress(now())
+    }
+
+    fn owner(&self) -> Owner {
+        self.slots.machine().owner()
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.outcome.get()
+    }
+
+    fn wait(&self, timeout: Duration) -> Option<Report> {
+        self.outcome.wait(timeout)
+    }
+
+    fn cancel(&self) {
+        self.slots.machine().cancel(now());
+        self.slots.wake();
+    }
+
+    fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
+        self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
+        self.slots.wake();
     }
 }
 

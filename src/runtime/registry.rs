@@ -2,16 +2,22 @@
 
 use crate::Status;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
-use crate::base::{MemoryLayout, MigrationId, RegionLayout};
+use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
+use crate::migration::relay::RelaySetup;
+use crate::migration::relay::destination::Patience;
 use crate::migration::{GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
+use crate::runtime::dial::FEATURES;
 use crate::runtime::guarded::Guarded;
+use crate::runtime::handle::Arrival;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, check_join, unknown};
+use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, unknown};
 use crate::runtime::lock::lock;
 use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
+use crate::runtime::qemu::guest::QemuGuest;
+use crate::runtime::qemu::incoming::QemuIncoming;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
@@ -42,6 +48,16 @@ pub struct GuestEntry {
 enum Role {
     Source(Arc<dyn GuestSource>),
     Destination(Arc<dyn GuestSink>),
+    QemuSource(Arc<QemuGuest>),
+    QemuDestination(Arc<QemuGuest>),
+}
+
+/// A guest that was claimed for leaving.
+pub enum Leaving {
+    /// Its memory is called for.
+    Memory(Arc<dyn GuestSource>),
+    /// Its QEMU migrates it.
+    Qemu(Arc<QemuGuest>),
 }
 
 /// The tables.
@@ -78,10 +94,17 @@ impl GuestEntry {
         Self { role: Role::Destination(guest), ram_bytes, migration: None }
     }
 
+    /// A guest that QEMU runs, or waits for.
+    pub fn qemu(guest: Arc<QemuGuest>, incoming: bool) -> Self {
+        let ram_bytes = guest.facts().ram_bytes;
+        let role = if incoming { Role::QemuDestination(guest) } else { Role::QemuSource(guest) };
+        Self { role, ram_bytes, migration: None }
+    }
+
     fn role_name(&self) -> &'static str {
         match self.role {
-            Role::Source(_) => "source",
-            Role::Destination(_) => "destination",
+            Role::Source(_) | Role::QemuSource(_) => "source",
+            Role::Destination(_) | Role::QemuDestination(_) => "destination",
         }
     }
 }
@@ -159,10 +182,7 @@ impl Registry {
     ///
     /// # Errors
     /// Stopped, unknown, moving, or not running here.
-    pub fn claim_source(
-        &self,
-        name: &str,
-    ) -> Result<(MigrationId, Arc<dyn GuestSource>), NodeError> {
+    pub fn claim_source(&self, name: &str) -> Result<(MigrationId, Leaving), NodeError> {
         let id = random_bytes().map(MigrationId)?;
         let mut tables = lock(&self.tables);
         if tables.stopped {
@@ -175,13 +195,16 @@ impl Registry {
         if entry.migration.is_some() {
             return Err(NodeError::Busy(name.to_string()));
         }
-        let Role::Source(guest) = &entry.role else {
-            let (name, role) = (name.to_string(), entry.role_name());
-            return Err(NodeError::WrongRole { name, role });
+        let leaving = match &entry.role {
+            Role::Source(guest) => Leaving::Memory(guest.clone()),
+            Role::QemuSource(guest) => Leaving::Qemu(guest.clone()),
+            Role::Destination(_) | Role::QemuDestination(_) => {
+                let (name, role) = (name.to_string(), entry.role_name());
+                return Err(NodeError::WrongRole { name, role });
+            }
         };
-        let guest = guest.clone();
         entry.migration = Some(id);
-        Ok((id, guest))
+        Ok((id, leaving))
     }
 
     /// Gives a guest back that a migration had claimed.
@@ -281,7 +304,14 @@ impl Registry {
         let gone = match tables.guests.get_mut(guest) {
             Some(entry) if entry.migration == Some(id) => {
                 entry.migration = None;
-                moved
+                match &entry.role {
+                    // The QEMU that received it runs it now.
+                    Role::QemuDestination(guest) if moved => {
+                        entry.role = Role::QemuSource(guest.clone());
+                        false
+                    }
+                    _ => moved,
+                }
             }
             _ => false,
         };
@@ -298,15 +328,11 @@ impl Registry {
         hello: &Hello,
         (guest, layout): (&str, &MemoryLayout),
         peer: SocketAddr,
-    ) -> Result<Arc<IncomingMigration>, Refusal> {
-        let token = random_bytes()
-            .map_err(|error| Refusal::new(Status::Io, format!("no random numbers: {error}")))?;
+    ) -> Result<Arc<dyn Arrival>, Refusal> {
+        let token = new_token()?;
         let mut tables = lock(&self.tables);
         let sink = tables.claim_destination(guest, layout, hello.migration)?;
-        let peer = format!("{} at {peer}", hello.node);
-        let state_dir = tables.state_dir.as_deref();
-        let keeper =
-            RecordKeeper::new(state_dir, Side::Destination, hello.migration, (guest, &peer));
+        let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
         let setup = DestinationSetup {
             id: hello.migration,
@@ -316,13 +342,44 @@ impl Registry {
             stall_timeout: STALL_TIMEOUT,
         };
         let on_end = self.on_end(guest, hello.migration);
-        let journal = self.journal.clone();
-        let migration = IncomingMigration::new(setup, token, sink, journal);
-        let start = || migration.start(keeper, on_end);
+        let migration = IncomingMigration::new(setup, token, sink, self.journal.clone());
+        let started = migration.clone();
+        self.launch_arrival(guest, migration, || started.start(keeper, on_end))
+    }
+
+    fn open_relay(
+        &self,
+        hello: &Hello,
+        (guest, facts): (&str, &MachineFacts),
+        peer: SocketAddr,
+    ) -> Result<Arc<dyn Arrival>, Refusal> {
+        let token = new_token()?;
+        let mut tables = lock(&self.tables);
+        let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
+        let keeper = tables.keeper(hello, guest, peer);
+        drop(tables);
+        let setup =
+            RelaySetup { id: hello.migration, guest: guest.to_string(), facts: facts.clone() };
+        let patience =
+            Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
+        let on_end = self.on_end(guest, hello.migration);
+        let pages = FEATURES.common(hello.features).baseline_pages;
+        let migration =
+            QemuIncoming::new(setup, token, pages, (qemu, patience), self.journal.clone());
+        let started = migration.clone();
+        self.launch_arrival(guest, migration, || started.start(keeper, on_end))
+    }
+
+    fn launch_arrival(
+        &self,
+        guest: &str,
+        migration: Arc<dyn Arrival>,
+        start: impl FnOnce() -> io::Result<JoinHandle<()>>,
+    ) -> Result<Arc<dyn Arrival>, Refusal> {
         match self.launch(Migration::Incoming(migration.clone()), start) {
             Ok(()) => Ok(migration),
             Err(error) => {
-                self.release(guest, hello.migration);
+                self.release(guest, migration.id());
                 Err(Refusal::new(Status::Io, format!("no thread for the migration: {error}")))
             }
         }
@@ -334,14 +391,14 @@ impl Reception for Registry {
         self.name.clone()
     }
 
-    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<IncomingMigration>, Refusal> {
+    fn receive(&self, hello: &Hello, peer: SocketAddr) -> Result<Arc<dyn Arrival>, Refusal> {
         // It goes into events and logs, which nobody else may write lines of.
         check_name(&hello.node)
             .map_err(|error| Refusal::new(Status::InvalidArgument, error.to_string()))?;
         if let Some(Migration::Incoming(migration)) = self.migration(hello.migration)
             && migration.report().is_none()
         {
-            check_join(&migration, hello)?;
+            migration.check(hello)?;
             return Ok(migration);
         }
         let owner = lock(&self.tables).ended.get(&hello.migration).copied();
@@ -359,6 +416,7 @@ impl Reception for Registry {
         }
         match &hello.purpose {
             Purpose::Open { guest, layout } => self.open(hello, (guest, layout), peer),
+            Purpose::Relay { guest, facts } => self.open_relay(hello, (guest, facts), peer),
             Purpose::Join { .. } => Err(unknown(hello.migration)),
         }
     }
@@ -386,28 +444,20 @@ impl Tables {
         }
     }
 
+    fn keeper(&self, hello: &Hello, guest: &str, peer: SocketAddr) -> RecordKeeper {
+        let peer = format!("{} at {peer}", hello.node);
+        let state_dir = self.state_dir.as_deref();
+        RecordKeeper::new(state_dir, Side::Destination, hello.migration, (guest, &peer))
+    }
+
     fn claim_destination(
         &mut self,
         name: &str,
         layout: &MemoryLayout,
         id: MigrationId,
     ) -> Result<Arc<dyn GuestSink>, Refusal> {
-        if self.stopped {
-            return Err(Refusal::new(Status::Stopped, "the node is being stopped"));
-        }
-        let Some(entry) = self.guests.get_mut(name) else {
-            let text = format!("no guest {name:?} is expected here");
-            return Err(Refusal::new(Status::NotFound, text));
-        };
-        let Role::Destination(guest) = &entry.role else {
-            let text = format!("guest {name:?} runs here; it is not expected");
-            return Err(Refusal::new(Status::BadState, text));
-        };
-        if let Some(earlier) = entry.migration {
-            self.give_way(earlier);
-            let text = format!("guest {name:?} is being received from elsewhere");
-            return Err(Refusal::new(Status::Busy, text));
-        }
+        let entry = self.expected(name)?;
+        let Role::Destination(guest) = &entry.role else { return Err(not_expected(name, entry)) };
         let ours = guest.layout();
         if ours != *layout {
             return Err(Refusal::new(Status::LayoutMismatch, difference(layout, &ours)));
@@ -416,6 +466,54 @@ impl Tables {
         entry.migration = Some(id);
         Ok(guest)
     }
+
+    fn claim_qemu(
+        &mut self,
+        name: &str,
+        facts: &MachineFacts,
+        id: MigrationId,
+    ) -> Result<Arc<QemuGuest>, Refusal> {
+        let entry = self.expected(name)?;
+        let Role::QemuDestination(guest) = &entry.role else {
+            return Err(not_expected(name, entry));
+        };
+        if let Some(difference) = facts.difference(guest.facts()) {
+            return Err(Refusal::new(Status::LayoutMismatch, difference));
+        }
+        let guest = guest.clone();
+        entry.migration = Some(id);
+        Ok(guest)
+    }
+
+    /// The entry of a guest that nobody is sending yet.
+    fn expected(&mut self, name: &str) -> Result<&mut GuestEntry, Refusal> {
+        if self.stopped {
+            return Err(Refusal::new(Status::Stopped, "the node is being stopped"));
+        }
+        if let Some(earlier) = self.guests.get(name).and_then(|entry| entry.migration) {
+            self.give_way(earlier);
+            let text = format!("guest {name:?} is being received from elsewhere");
+            return Err(Refusal::new(Status::Busy, text));
+        }
+        let unknown =
+            || Refusal::new(Status::NotFound, format!("no guest {name:?} is expected here"));
+        self.guests.get_mut(name).ok_or_else(unknown)
+    }
+}
+
+fn not_expected(name: &str, entry: &GuestEntry) -> Refusal {
+    let text = match entry.role {
+        Role::Source(_) | Role::QemuSource(_) => {
+            format!("guest {name:?} runs here; it is not expected")
+        }
+        Role::Destination(_) => format!("guest {name:?} is expected here, but not by a QEMU"),
+        Role::QemuDestination(_) => format!("guest {name:?} is expected here by a QEMU only"),
+    };
+    Refusal::new(Status::BadState, text)
+}
+
+fn new_token() -> Result<[u8; 16], Refusal> {
+    random_bytes().map_err(|error| Refusal::new(Status::Io, format!("no random numbers: {error}")))
 }
 
 /// The first thing in which two layouts differ, for people.

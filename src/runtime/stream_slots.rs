@@ -130,6 +130,15 @@ impl<M: StreamMachine> StreamSlots<M> {
         wait(&self.news, machine, timeout)
     }
 
+    /// Lets a feeder wait until something was acknowledged.
+    pub fn wait_for_work<'a>(
+        &'a self,
+        machine: MutexGuard<'a, M>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, M> {
+        wait(&self.work, machine, timeout)
+    }
+
     /// Starts a thread for every slot.
     pub fn start<C>(self: &Arc<Self>, carrier: &Arc<C>) -> Vec<JoinHandle<()>>
     where

@@ -9,9 +9,7 @@
 //! swapped frame ends the connection and is made good by a new one. `body_crc` covers the payload;
 //! of a chunk frame only the chunk's own header, because its pages carry a stronger checksum.
 
-use crate::base::limits::{
-    MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
-};
+use crate::base::limits::{MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES};
 use crate::wire::cursor::{Reader, WireError};
 
 /// First bytes of every connection.
@@ -137,6 +135,12 @@ impl FrameKind {
 }
 
 impl FrameHeader {
+    /// The header of a frame that is no chunk.
+    pub fn of(kind: FrameKind, payload: &[u8], sequence: u64) -> Self {
+        let (payload_bytes, body_crc) = (payload.len() as u32, crc32fast::hash(payload));
+        Self { kind, payload_bytes, sequence, body_crc }
+    }
+
     /// The bytes, checksum included.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
@@ -201,12 +205,7 @@ impl FrameHeader {
 impl Frame {
     /// The header of this frame, as number `sequence`.
     pub fn header(&self, sequence: u64) -> FrameHeader {
-        FrameHeader {
-            kind: self.kind,
-            payload_bytes: self.payload.len() as u32,
-            sequence,
-            body_crc: crc32fast::hash(&self.payload),
-        }
+        FrameHeader::of(self.kind, &self.payload, sequence)
     }
 }
 

@@ -149,8 +149,8 @@ impl Destination {
                 }
             }
             FrameKind::Ping => {}
-            FrameKind::Hello | FrameKind::HelloReply | FrameKind::Chunk | FrameKind::ChunkAck => {
-                let text = format!("unexpected {:?} frame from the source", frame.kind);
+            kind => {
+                let text = format!("unexpected {kind:?} frame from the source");
                 self.fail(Failure::new(Status::UnexpectedMessage, text));
             }
         }

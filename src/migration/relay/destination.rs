@@ -140,6 +140,11 @@ impl RelayDestination {
         Some(arrived.payload)
     }
 
+    /// Whether the next segment in order is here.
+    pub fn has_segment(&self) -> bool {
+        self.early.contains_key(&self.next)
+    }
+
     /// The replay has taken the segment in hand: `bytes` of the stream with this checksum.
     pub fn replayed(&mut self, bytes: u64, checksum: u64, now: Time) {
         if let Some((number, stream)) = self.in_hand.take() {

@@ -11,7 +11,7 @@ use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
-use crate::wire::hello::Ended;
+use crate::wire::hello::{Ended, Features};
 use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -80,6 +80,7 @@ pub struct RelaySource {
     first_unacked: u64,
     pacer: Pacer,
     bandwidth: BandwidthEstimator,
+    baseline_pages: Option<u32>,
     stage: Stage,
     sum: Option<StreamSum>,
     pages: PageCounts,
@@ -115,6 +116,7 @@ impl RelaySource {
             first_unacked: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
+            baseline_pages: None,
             stage: Stage::Streaming,
             sum: None,
             pages: PageCounts::default(),
@@ -135,6 +137,16 @@ impl RelaySource {
             ended_at: None,
             owner: Owner::Source,
         }
+    }
+
+    /// What the hello agreed on; only the first time counts.
+    pub fn agree(&mut self, features: Features) {
+        self.baseline_pages.get_or_insert(features.baseline_pages);
+    }
+
+    /// Pages that both sides remember.
+    pub fn baseline_pages(&self) -> u32 {
+        self.baseline_pages.unwrap_or(0)
     }
 
     /// Whether a peer is there, so that the hypervisor's migration may begin; true once.

@@ -35,8 +35,8 @@ impl Source {
                 }
             }
             FrameKind::Ping => {}
-            FrameKind::Hello | FrameKind::HelloReply | FrameKind::Chunk => {
-                let text = format!("unexpected {:?} frame from the destination", frame.kind);
+            kind => {
+                let text = format!("unexpected {kind:?} frame from the destination");
                 self.fail(Failure::new(Status::UnexpectedMessage, text), now);
             }
         }

@@ -1,8 +1,12 @@
 //! QEMU as the hypervisor: its control socket, for guests whose process is not ours.
 
 pub mod commands;
+pub mod guest;
+pub mod incoming;
 mod line;
+pub mod outgoing;
 pub mod qmp;
+pub mod watch;
 
 pub use commands::{Accelerator, MachineInfo, MigrationInfo, RamInfo, RunState};
 pub use qmp::{Event, QemuVersion, Qmp, QmpError};

@@ -1,0 +1,43 @@
+//! What every migration offers, whatever carries its memory.
+
+use crate::base::{MigrationId, StreamId};
+use crate::migration::{Owner, Progress, Report};
+use crate::runtime::connection::{FrameReader, FrameWriter};
+use crate::runtime::listener::Refusal;
+use crate::wire::Hello;
+use std::time::Duration;
+
+/// A migration, leaving or arriving. Every call may come from any thread.
+pub trait Handle: Send + Sync {
+    /// Its identifier.
+    fn id(&self) -> MigrationId;
+    /// The guest's name.
+    fn guest(&self) -> &str;
+    /// Where it stands.
+    fn progress(&self) -> Progress;
+    /// Who owns the guest, as far as this side can say.
+    fn owner(&self) -> Owner;
+    /// The report, once everything is over.
+    fn report(&self) -> Option<Report>;
+    /// Waits up to `timeout` for the end.
+    fn wait(&self, timeout: Duration) -> Option<Report>;
+    /// Gives up, guest staying at the source; no effect after the commit point.
+    fn cancel(&self);
+    /// Changes the bandwidth cap; no effect on an arriving guest.
+    fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
+        let _ = rate_bytes_per_s;
+    }
+}
+
+/// A migration that connections come in for.
+pub trait Arrival: Handle {
+    /// What further connections must show.
+    fn token(&self) -> [u8; 16];
+    /// Whether a connection with this hello is part of it.
+    ///
+    /// # Errors
+    /// [`Refusal`] names what differs.
+    fn check(&self, hello: &Hello) -> Result<(), Refusal>;
+    /// Serves one connection after its handshake, until it breaks or is closed.
+    fn serve(&self, stream: StreamId, reader: FrameReader, writer: FrameWriter, peer: &str);
+}

@@ -1,0 +1,445 @@
+//! A guest of QEMU's that arrives: segments come in, are put together in order, and go into a QEMU
+//! that waits for them.
+//!
+//! ```text
+//! connections: frames -> machine, acknowledgements back   (one thread each)
+//! replay:      segment in order -> unpack -> QEMU         (one thread)
+//! watch:       QMP                                        driver: actions, ownership
+//! ```
+//! The replay keeps the stream's end back: first whatever came last, and from the first device
+//! section on everything. QEMU gets it when the whole stream is proved and the guest is ours.
+
+use crate::Status;
+use crate::base::limits::MAX_DEVICE_STATE_BYTES;
+use crate::base::{MigrationId, StreamId};
+use crate::migration::ownership::Mark;
+use crate::migration::relay::RelaySetup;
+use crate::migration::relay::destination::{Action, Patience, RelayDestination, Released};
+use crate::migration::relay::segment_io::{Unpacker, limits_for};
+use crate::migration::{Ending, Failure, Owner, Progress, Report};
+use crate::observe::EventKind;
+use crate::runtime::clock::now;
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
+use crate::runtime::handle::{Arrival, Handle};
+use crate::runtime::journal::Journal;
+use crate::runtime::listener::{Refusal, check_join, no_room};
+use crate::runtime::lock::{lock, wait};
+use crate::runtime::outcome::Outcome;
+use crate::runtime::qemu::guest::QemuGuest;
+use crate::runtime::qemu::watch::{Task, Watch};
+use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::sys::thread::spawn_named;
+use crate::wire::Hello;
+use crate::wire::hello::Purpose;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Acknowledgements are sent at the latest when so many wait.
+const ACK_BATCH: usize = 4;
+/// How often the driver looks at the clock.
+const TICK: Duration = Duration::from_millis(200);
+/// How long the last words may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long QEMU may take to listen.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Size of a page's length on any stream; only chunks of other migrations use it.
+const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
+
+/// An arriving guest, shared by its threads and its handles.
+pub struct QemuIncoming {
+    setup: RelaySetup,
+    token: [u8; 16],
+    baseline_pages: u32,
+    guest: Arc<QemuGuest>,
+    journal: Arc<Journal>,
+    machine: Mutex<RelayDestination>,
+    /// For the driver and the replay.
+    news: Condvar,
+    outcome: Outcome,
+    writers: Mutex<HashMap<StreamId, Arc<Mutex<FrameWriter>>>>,
+    closers: Mutex<HashMap<StreamId, Box<dyn Fn() + Send>>>,
+    /// The way into QEMU, while it is needed.
+    door: Mutex<Option<Arc<QemuDoor>>>,
+    /// What the replay keeps back, and the driver releases when the guest is ours.
+    end: Mutex<Vec<u8>>,
+}
+
+/// A QEMU that listens.
+struct QemuDoor {
+    watch: Watch,
+    socket: UnixStream,
+}
+
+impl QemuIncoming {
+    /// A migration that has not started.
+    pub fn new(
+        setup: RelaySetup,
+        token: [u8; 16],
+        baseline_pages: u32,
+        (guest, patience): (Arc<QemuGuest>, Patience),
+        journal: Arc<Journal>,
+    ) -> Arc<Self> {
+        let machine = RelayDestination::new(setup.clone(), patience, now());
+        Arc::new(Self {
+            setup,
+            token,
+            baseline_pages,
+            guest,
+            journal,
+            machine: Mutex::new(machine),
+            news: Condvar::new(),
+            outcome: Outcome::default(),
+            writers: Mutex::default(),
+            closers: Mutex::default(),
+            door: Mutex::new(None),
+            end: Mutex::default(),
+        })
+    }
+
+    /// Starts the driver and the replay. `on_end` runs when all is over.
+    ///
+    /// # Errors
+    /// A thread cannot be made.
+    pub fn start(
+        self: &Arc<Self>,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+    ) -> io::Result<JoinHandle<()>> {
+        let (driver, replayer) = (self.clone(), self.clone());
+        let replay = spawn_named("dwcp-replay", move || replayer.replay())?;
+        spawn_named("dwcp-drive", move || driver.drive(keeper, on_end, replay))
+    }
+
+    fn drive(
+        &self,
+        mut keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+        replay: JoinHandle<()>,
+    ) {
+        let mut end = None;
+        loop {
+            self.flush_any();
+            let mut machine = lock(&self.machine);
+            while let Some(event) = machine.next_event() {
+                drop(machine);
+                match event {
+                    EventKind::MigrationEnded { .. } => end = Some(event),
+                    _ => self.publish(event),
+                }
+                machine = lock(&self.machine);
+            }
+            if let Some(action) = machine.next_action() {
+                drop(machine);
+                self.perform(action, &mut keeper);
+                continue;
+            }
+            if machine.is_over() {
+                break;
+            }
+            drop(machine);
+            self.look_at_qemu();
+            let machine = lock(&self.machine);
+            if !machine.has_actions() && (!machine.has_control() || machine.streams().is_empty()) {
+                let mut machine = wait(&self.news, machine, TICK);
+                machine.tick(now());
+            }
+        }
+        self.finish(keeper, on_end, end, replay);
+    }
+
+    fn finish(
+        &self,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+        end: Option<EventKind>,
+        replay: JoinHandle<()>,
+    ) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while Instant::now() < deadline && !lock(&self.machine).all_said() {
+            self.flush_any();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.news.notify_all();
+        let _ = replay.join();
+        lock(&self.closers).values().for_each(|close| close());
+        // Lets go of QEMU's only QMP connection.
+        drop(lock(&self.door).take());
+        let report = lock(&self.machine).report();
+        if let Some(report) = report {
+            keeper.close(report.owner);
+            on_end(&report);
+            self.outcome.publish(report);
+        }
+        end.into_iter().for_each(|event| self.publish(event));
+    }
+
+    /// QEMU may give up on its own.
+    fn look_at_qemu(&self) {
+        let Some(door) = self.door() else { return };
+        if let Some(Err(text)) = door.watch.seen().over {
+            lock(&self.machine).fail(Failure::new(Status::Callback, text));
+        }
+    }
+
+    fn perform(&self, action: Action, keeper: &mut RecordKeeper) {
+        match action {
+            Action::Persist(mark) => {
+                let result = self.persist(keeper, mark);
+                lock(&self.machine).persisted(mark, result);
+            }
+            Action::ReleaseEnd => {
+                let released = match self.release_end() {
+                    Ok(()) => Released::Running,
+                    Err(text) => Released::NeverRan(text),
+                };
+                lock(&self.machine).released(released, now());
+            }
+            Action::Finish(ending) => {
+                if let (Ending::Discard, Some(door)) = (ending, self.door()) {
+                    // QEMU cannot run what it has not got the end of.
+                    let _ = door.socket.shutdown(Shutdown::Both);
+                }
+                lock(&self.machine).finished(Ok(()), now());
+            }
+        }
+    }
+
+    fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
+        keeper.write(mark).map_err(|error| error.to_string())
+    }
+
+    /// Gives QEMU what was kept back, and sees the guest there.
+    fn release_end(&self) -> Result<(), String> {
+        let end = std::mem::take(&mut *lock(&self.end));
+        let door = self.door().ok_or("the stream ended before it began")?;
+        let mut socket = &door.socket;
+        let written = socket.write_all(&end).and_then(|()| socket.shutdown(Shutdown::Write));
+        // QEMU may close its side as soon as it has all it needs; only its word counts.
+        door.watch.settle().map_err(|text| match written {
+            Ok(()) => text,
+            Err(error) => format!("{text} ({error})"),
+        })
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
+
+    /// The replay's thread.
+    fn replay(&self) {
+        let mut unpacker = Unpacker::new(limits_for(self.baseline_pages));
+        while let Some(payload) = self.next_segment() {
+            match self.take_in(&payload, &mut unpacker) {
+                Ok((bytes, checksum)) => {
+                    lock(&self.machine).replayed(bytes, checksum, now());
+                    self.news.notify_all();
+                    self.flush_acks();
+                }
+                Err(failure) => {
+                    lock(&self.machine).fail(failure);
+                    self.news.notify_all();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_segment(&self) -> Option<Vec<u8>> {
+        let mut machine = lock(&self.machine);
+        while machine.wants_segments() {
+            match machine.next_segment() {
+                Some(payload) => return Some(payload),
+                None => machine = wait(&self.news, machine, TICK),
+            }
+        }
+        None
+    }
+
+    /// Replays one segment, but for what is to be kept back.
+    fn take_in(&self, payload: &[u8], unpacker: &mut Unpacker) -> Result<(u64, u64), Failure> {
+        let corrupt =
+            |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
+        let (header, segment) = unpacker.unpack(payload).map_err(|error| corrupt(&error))?;
+        let (door, mut kept) = (self.open_door()?, lock(&self.end));
+        if !header.tail {
+            (&door.socket).write_all(&kept).map_err(|error| self.refused_by_qemu(&error))?;
+            kept.clear();
+        }
+        if kept.len() + segment.stream_bytes() > MAX_DEVICE_STATE_BYTES {
+            let text = format!("the stream's end is over {MAX_DEVICE_STATE_BYTES} bytes");
+            return Err(Failure::new(Status::LimitReached, text));
+        }
+        segment.write_to(&mut kept);
+        Ok((segment.stream_bytes() as u64, header.checksum))
+    }
+
+    fn refused_by_qemu(&self, error: &io::Error) -> Failure {
+        // Its own words come by QMP, and a little later.
+        std::thread::sleep(Duration::from_millis(100));
+        let words = self.door().and_then(|door| door.watch.seen().over);
+        let text = match words {
+            Some(Err(words)) => words,
+            _ => format!("QEMU at the destination takes no more of its stream: {error}"),
+        };
+        Failure::new(Status::Callback, text)
+    }
+
+    fn door(&self) -> Option<Arc<QemuDoor>> {
+        lock(&self.door).clone()
+    }
+
+    /// The way into QEMU; the first call makes QEMU listen.
+    fn open_door(&self) -> Result<Arc<QemuDoor>, Failure> {
+        if let Some(door) = self.door() {
+            return Ok(door);
+        }
+        let path = self.guest.socket_path(&self.setup.id.to_string());
+        let _ = std::fs::remove_file(&path);
+        let failed = |text: String| Failure::new(Status::Callback, text);
+        let qmp = self.guest.connect().map_err(|error| failed(error.to_string()))?;
+        let task = Task::Receive { uri: format!("unix:{}", path.display()) };
+        let watch = Watch::start(qmp, task, Box::new(|| {}))
+            .map_err(|error| failed(format!("no thread for QMP: {error}")))?;
+        let deadline = Instant::now() + LISTEN_TIMEOUT;
+        let socket = loop {
+            let seen = watch.seen();
+            if let Some(Err(text)) = seen.over {
+                return Err(failed(text));
+            }
+            match seen.under_way.then(|| UnixStream::connect(&path)) {
+                Some(Ok(socket)) => break socket,
+                _ if Instant::now() > deadline => {
+                    return Err(failed(format!("QEMU does not listen on {}", path.display())));
+                }
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let _ = std::fs::remove_file(&path);
+        let door = Arc::new(QemuDoor { watch, socket });
+        *lock(&self.door) = Some(door.clone());
+        Ok(door)
+    }
+
+    fn receive(&self, stream: StreamId, reader: &mut FrameReader) -> String {
+        loop {
+            let result = match reader.next(PAGE_BYTES) {
+                Ok(Incoming::Frame(frame)) => {
+                    let result = lock(&self.machine).frame(stream, frame, now());
+                    self.news.notify_all();
+                    result.map_err(|error| error.to_string())
+                }
+                Ok(Incoming::Chunk(_)) => Err("a chunk on a relayed migration".into()),
+                Err(ConnectionError::Closed) => Err("closed by the source".into()),
+                Err(error) => Err(format!("receiving: {error}")),
+            };
+            if let Err(reason) = result {
+                return reason;
+            }
+        }
+    }
+
+    /// Sends what is due on this stream.
+    fn flush(&self, stream: StreamId, writer: &Mutex<FrameWriter>) -> io::Result<()> {
+        let mut writer = lock(writer);
+        loop {
+            let frame = lock(&self.machine).next_frame(stream, now());
+            match frame {
+                Some(frame) => writer.frame(&frame)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends acknowledgements where enough of them wait, or nothing more is there to be replayed.
+    fn flush_acks(&self) {
+        self.flush_where(|machine, stream| {
+            let waiting = machine.waiting_acks(stream);
+            waiting >= ACK_BATCH || waiting > 0 && !machine.has_segment()
+        });
+    }
+
+    /// Sends control messages that are due on whichever stream works.
+    fn flush_any(&self) {
+        self.flush_where(|machine, _| machine.has_control());
+    }
+
+    fn flush_where(&self, is_due: impl Fn(&RelayDestination, StreamId) -> bool) {
+        let writers: Vec<_> =
+            lock(&self.writers).iter().map(|(stream, writer)| (*stream, writer.clone())).collect();
+        for (stream, writer) in writers {
+            let due = is_due(&lock(&self.machine), stream);
+            if due && self.flush(stream, &writer).is_err() {
+                lock(&writer).shutdown();
+            }
+        }
+    }
+}
+
+impl Handle for QemuIncoming {
+    fn id(&self) -> MigrationId {
+        self.setup.id
+    }
+
+    fn guest(&self) -> &str {
+        &self.setup.guest
+    }
+
+    fn progress(&self) -> Progress {
+        lock(&self.machine).progress(now())
+    }
+
+    fn owner(&self) -> Owner {
+        lock(&self.machine).owner()
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.outcome.get()
+    }
+
+    fn wait(&self, timeout: Duration) -> Option<Report> {
+        self.outcome.wait(timeout)
+    }
+
+    fn cancel(&self) {
+        lock(&self.machine).cancel();
+        self.news.notify_all();
+    }
+}
+
+impl Arrival for QemuIncoming {
+    fn token(&self) -> [u8; 16] {
+        self.token
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+        check_join(self, hello)?;
+        match &hello.purpose {
+            Purpose::Relay { facts, .. } if *facts != self.setup.facts => {
+                Err(Refusal::new(Status::LayoutMismatch, "the machine has changed"))
+            }
+            _ if !lock(&self.machine).may_join(hello.stream) => Err(no_room(hello)),
+            _ => Ok(()),
+        }
+    }
+
+    fn serve(&self, stream: StreamId, mut reader: FrameReader, writer: FrameWriter, peer: &str) {
+        let closer = writer.closer();
+        let writer = Arc::new(Mutex::new(writer));
+        lock(&self.writers).insert(stream, writer.clone());
+        lock(&self.closers).insert(stream, closer);
+        lock(&self.machine).stream_up(stream, peer, now());
+        self.news.notify_all();
+        let reason = self.receive(stream, &mut reader);
+        lock(&writer).shutdown();
+        lock(&self.writers).remove(&stream);
+        lock(&self.closers).remove(&stream);
+        lock(&self.machine).stream_down(stream, &reason, now());
+        self.flush_any();
+        self.news.notify_all();
+    }
+}

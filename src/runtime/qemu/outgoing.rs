@@ -1,0 +1,489 @@
+//! A guest of QEMU's that leaves: QEMU migrates into our socket, and its stream goes out in
+//! segments.
+//!
+//! ```text
+//! QEMU -> reader: parse, prepare (in order) -> packers (any order) -> stream slots -> peer
+//! watch:  QMP                                                    driver: actions, ownership
+//! ```
+
+use crate::Status;
+use crate::base::{MigrationId, StreamId, Time};
+use crate::encoding::CodecChoice;
+use crate::migration::ownership::Mark;
+use crate::migration::relay::segment_io::{Packer, Prepared, Preparer, limits_for};
+use crate::migration::relay::source::{Action, RelaySource};
+use crate::migration::relay::{RelaySetup, StreamSum};
+use crate::migration::source::Work;
+use crate::migration::{Ending, Failure, MigrationOptions, Owner, Progress, Report};
+use crate::observe::EventKind;
+use crate::qemu::{PAGE_BYTES, Phase, Segment, StreamParser};
+use crate::runtime::clock::now;
+use crate::runtime::connection::FrameWriter;
+use crate::runtime::dial::Dialer;
+use crate::runtime::handle::Handle;
+use crate::runtime::journal::Journal;
+use crate::runtime::lock::lock;
+use crate::runtime::outcome::Outcome;
+use crate::runtime::qemu::guest::QemuGuest;
+use crate::runtime::qemu::watch::{Task, Watch};
+use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
+use crate::runtime::sys::readiness::wait_readable;
+use crate::runtime::sys::thread::spawn_named;
+use crate::transport::SessionError;
+use crate::wire::hello::{Ended, Features};
+use crate::wire::{Frame, FrameKind};
+use std::io::{self, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Bytes read from QEMU at once.
+const READ_BYTES: usize = 256 * 1024;
+/// How long the reader waits for more before it ships a segment that is not full.
+const FILL_PATIENCE: Duration = Duration::from_millis(2);
+/// How long QEMU may take to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often waits look whether it is over.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A leaving guest, shared by its threads and its handles.
+pub struct QemuOutgoing {
+    setup: RelaySetup,
+    options: MigrationOptions,
+    guest: Arc<QemuGuest>,
+    journal: Arc<Journal>,
+    slots: Arc<StreamSlots<RelaySource>>,
+    outcome: Outcome,
+    /// There while QEMU is spoken to.
+    watch: Mutex<Option<Arc<Watch>>>,
+    /// The whole stream, once QEMU has closed its socket.
+    stream: Mutex<Option<Result<StreamSum, String>>>,
+    /// Packed bytes that are probably on their way to the machine.
+    being_packed_bytes: AtomicU64,
+}
+
+impl QemuOutgoing {
+    /// A migration that has not started.
+    pub fn new(
+        setup: RelaySetup,
+        options: MigrationOptions,
+        guest: Arc<QemuGuest>,
+        dialer: Dialer,
+        journal: Arc<Journal>,
+    ) -> Arc<Self> {
+        let machine = RelaySource::new(setup.clone(), options.clone(), now());
+        let slots = StreamSlots::new(machine, dialer, options.streams);
+        Arc::new(Self {
+            setup,
+            options,
+            guest,
+            journal,
+            slots,
+            outcome: Outcome::default(),
+            watch: Mutex::new(None),
+            stream: Mutex::new(None),
+            being_packed_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts the driver. `on_end` runs on its thread when all is over.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(
+        self: &Arc<Self>,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+    ) -> io::Result<JoinHandle<()>> {
+        let driver = self.clone();
+        spawn_named("dwcp-drive", move || driver.drive(keeper, on_end))
+    }
+
+    fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+        let senders = self.slots.start(self);
+        let (mut feeders, mut end) = (Vec::new(), None);
+        loop {
+            let mut machine = self.slots.machine();
+            while let Some(event) = machine.next_event() {
+                drop(machine);
+                match event {
+                    EventKind::MigrationEnded { .. } => end = Some(event),
+                    _ => self.publish(event),
+                }
+                machine = self.slots.machine();
+            }
+            if let Some(action) = machine.next_action() {
+                drop(machine);
+                self.perform(action, &mut keeper);
+                self.slots.wake_senders();
+                continue;
+            }
+            if machine.is_over() {
+                break;
+            }
+            if machine.should_start(now()) {
+                drop(machine);
+                match self.begin() {
+                    Ok(threads) => feeders = threads,
+                    Err(failure) => self.slots.machine().fail(failure, now()),
+                }
+                continue;
+            }
+            drop(machine);
+            self.look_at_qemu();
+            let machine = self.slots.machine();
+            if !machine.has_actions() && !machine.is_over() {
+                let mut machine = self.slots.wait_for_news(machine, TICK);
+                machine.tick(now());
+            }
+        }
+        feeders.into_iter().for_each(|thread| drop(thread.join()));
+        self.slots.join(senders);
+        // Lets go of QEMU's only QMP connection.
+        drop(lock(&self.watch).take());
+        let report = self.slots.machine().report();
+        if let Some(report) = report {
+            keeper.close(report.owner);
+            on_end(&report);
+            self.outcome.publish(report);
+        }
+        end.into_iter().for_each(|event| self.publish(event));
+    }
+
+    /// Makes the socket, the threads behind it, and lets QEMU migrate into it.
+    fn begin(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, Failure> {
+        let io =
+            |what: &str, error: io::Error| Failure::new(Status::Io, format!("{what}: {error}"));
+        let path = self.guest.socket_path(&self.setup.id.to_string());
+        // A file of that name can only be left over from a process that is gone.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)
+            .map_err(|error| io(&format!("socket {}", path.display()), error))?;
+        let qmp = self.guest.connect();
+        let qmp = qmp.map_err(|error| Failure::new(Status::Callback, error.to_string()));
+        let qmp = qmp.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+        let slots = self.slots.clone();
+        let task = Task::Migrate {
+            uri: format!("unix:{}", path.display()),
+            max_downtime: self.options.max_downtime,
+            throttle: self.options.throttle,
+        };
+        let watch = Watch::start(qmp, task, Box::new(move || slots.wake_driver()))
+            .map_err(|error| io("no thread for QMP", error))?;
+        *lock(&self.watch) = Some(Arc::new(watch));
+        let mut threads = Vec::new();
+        let (prepared, packers) = self.start_packers(&mut threads);
+        packers.map_err(|error| io("no thread for packing", error))?;
+        let reader = self.clone();
+        let thread = spawn_named("dwcp-qemu", move || reader.read_all(&listener, path, &prepared));
+        threads.push(thread.map_err(|error| io("no thread for QEMU's stream", error))?);
+        Ok(threads)
+    }
+
+    fn start_packers(
+        self: &Arc<Self>,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> (SyncSender<Prepared>, io::Result<()>) {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 8);
+        let (sender, receiver) = sync_channel(count);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..count {
+            let (packer, receiver) = (self.clone(), receiver.clone());
+            match spawn_named("dwcp-pack", move || packer.pack_all(&receiver)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => return (sender, Err(error)),
+            }
+        }
+        (sender, Ok(()))
+    }
+
+    fn look_at_qemu(&self) {
+        let Some(watch) = self.watch() else { return };
+        let (seen, stream) = (watch.seen(), lock(&self.stream).clone());
+        let mut machine = self.slots.machine();
+        if machine.is_settled() {
+            return;
+        }
+        if seen.stopped && seen.over.as_ref().is_none_or(Result::is_ok) {
+            machine.guest_stopped(now());
+        }
+        match (seen.over, stream) {
+            (Some(Err(text)), _) => machine.fail(Failure::new(Status::Callback, text), now()),
+            (_, Some(Err(text))) => machine.fail(Failure::new(Status::Io, text), now()),
+            (Some(Ok(())), Some(Ok(sum))) => machine.stream_ended(sum, now()),
+            _ => {}
+        }
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        lock(&self.watch).clone()
+    }
+
+    fn perform(&self, action: Action, keeper: &mut RecordKeeper) {
+        match action {
+            Action::Persist(mark) => {
+                let result = self.persist(keeper, mark);
+                self.slots.machine().persisted(mark, result, now());
+            }
+            Action::Finish(ending) => {
+                let result = match (ending, self.watch()) {
+                    (Ending::Keep, Some(watch)) => watch.undo(),
+                    _ => Ok(()),
+                };
+                self.slots.machine().finished(result, now());
+            }
+        }
+    }
+
+    fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
+        keeper.write(mark).map_err(|error| error.to_string())
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
+
+    /// The reader's thread: QEMU's connection, from its first byte to its last.
+    fn read_all(&self, listener: &UnixListener, path: PathBuf, out: &SyncSender<Prepared>) {
+        let socket = self.accept(listener);
+        // QEMU has what it needs, or never will.
+        let _ = std::fs::remove_file(path);
+        let result = match socket {
+            Ok(Some(socket)) => self.read_stream(&socket, out),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if let Some(result) = result.map_err(|error| format!("QEMU's stream: {error}")).transpose()
+        {
+            *lock(&self.stream) = Some(result);
+            self.slots.wake_driver();
+        }
+    }
+
+    /// None: it was over before QEMU came.
+    fn accept(&self, listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+        let until = now() + CONNECT_TIMEOUT;
+        while self.slots.machine().wants_segments() {
+            if wait_readable(listener, TICK) {
+                return listener.accept().map(|(socket, _)| Some(socket));
+            }
+            if now() > until {
+                let text = format!("QEMU did not connect within {CONNECT_TIMEOUT:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+        }
+        Ok(None)
+    }
+
+    /// None: the rest is of no use any more.
+    fn read_stream(
+        &self,
+        mut socket: &UnixStream,
+        out: &SyncSender<Prepared>,
+    ) -> io::Result<Option<StreamSum>> {
+        let pages = self.slots.machine().baseline_pages();
+        let mut intake = Intake {
+            parser: StreamParser::new(),
+            segment: Segment::default(),
+            preparer: Preparer::new(limits_for(pages)),
+            sum: StreamSum::default(),
+            in_tail: false,
+        };
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            if !wait_readable(socket, FILL_PATIENCE) {
+                // QEMU has nothing more just now: what there is goes out.
+                if !self.ship(&mut intake, out) {
+                    return Ok(None);
+                }
+                while !wait_readable(socket, TICK) {
+                    if !self.slots.machine().wants_segments() {
+                        return Ok(None);
+                    }
+                }
+            }
+            let length = socket.read(&mut buffer)?;
+            if length == 0 {
+                intake.parser.finish(&mut intake.segment);
+                let shipped = self.ship(&mut intake, out);
+                return Ok(shipped.then_some(intake.sum));
+            }
+            let mut rest = &buffer[..length];
+            while !rest.is_empty() {
+                let taken = intake.parser.feed(rest, &mut intake.segment);
+                rest = &rest[taken..];
+                let now_in_tail = intake.is_tail();
+                let full = !rest.is_empty() || now_in_tail != intake.in_tail;
+                if full && !self.ship(&mut intake, out) {
+                    return Ok(None);
+                }
+                intake.in_tail = now_in_tail;
+            }
+        }
+    }
+
+    /// Sends a segment on its way, once there is room. False: nobody wants it.
+    fn ship(&self, intake: &mut Intake, out: &SyncSender<Prepared>) -> bool {
+        if intake.segment.is_empty() {
+            return true;
+        }
+        let mut machine = self.slots.machine();
+        while machine.wants_segments()
+            && !machine.has_room(self.being_packed_bytes.load(Ordering::Relaxed))
+        {
+            machine = self.slots.wait_for_work(machine, TICK);
+        }
+        let wanted = machine.wants_segments();
+        drop(machine);
+        if !wanted {
+            return false;
+        }
+        let prepared = intake.preparer.prepare(&intake.segment, intake.in_tail);
+        intake.segment.clear();
+        intake.sum.add(prepared.stream_bytes, prepared.checksum);
+        self.being_packed_bytes.fetch_add(prepared.stream_bytes / 4, Ordering::Relaxed);
+        out.send(prepared).is_ok()
+    }
+
+    fn pack_all(&self, prepared: &Mutex<Receiver<Prepared>>) {
+        let mut packer = Packer::default();
+        loop {
+            let next = lock(prepared).recv();
+            let Ok(prepared) = next else { return };
+            let (number, expected_bytes) = (prepared.number, prepared.stream_bytes / 4);
+            let packed = packer.pack(prepared, self.codec());
+            let mut machine = self.slots.machine();
+            self.being_packed_bytes.fetch_sub(expected_bytes, Ordering::Relaxed);
+            match packed {
+                Ok(packed) => machine.push(number, packed.payload, packed.counts),
+                Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),
+            }
+            drop(machine);
+            self.slots.wake();
+        }
+    }
+
+    fn codec(&self) -> CodecChoice {
+        self.options.codec
+    }
+}
+
+/// What the reader keeps.
+struct Intake {
+    parser: StreamParser,
+    segment: Segment,
+    preparer: Preparer,
+    sum: StreamSum,
+    /// Of the segment being filled.
+    in_tail: bool,
+}
+
+impl Intake {
+    /// From the first device section on: without those bytes no guest runs.
+    fn is_tail(&self) -> bool {
+        matches!(self.parser.info().phase, Phase::Tail)
+    }
+}
+
+impl Handle for QemuOutgoing {
+    fn id(&self) -> MigrationId {
+        self.setup.id
+    }
+
+    fn guest(&self) -> &str {
+        &self.setup.guest
+    }
+
+    fn progress(&self) -> Progress {
+        let figures = self.watch().and_then(|watch| watch.seen().figures?.ram);
+        let mut progress = self.slots.machine().progress(now());
+        if let Some(ram) = figures {
+            progress.pass = u32::try_from(ram.dirty_sync_count).unwrap_or(u32::MAX);
+            progress.remaining_pages = ram.remaining / PAGE_BYTES as u64;
+            progress.dirty_rate_bytes_per_s = ram.dirty_pages_rate * PAGE_BYTES as u64;
+        }
+        progress
+    }
+
+    fn owner(&self) -> Owner {
+        self.slots.machine().owner()
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.outcome.get()
+    }
+
+    fn wait(&self, timeout: Duration) -> Option<Report> {
+        self.outcome.wait(timeout)
+    }
+
+    fn cancel(&self) {
+        self.slots.machine().cancel(now());
+        self.slots.wake();
+    }
+
+    fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
+        self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
+        self.slots.wake();
+    }
+}
+
+impl StreamMachine for RelaySource {
+    type Cargo = Arc<Vec<u8>>;
+
+    fn wants_streams(&self) -> bool {
+        RelaySource::wants_streams(self)
+    }
+
+    fn fail(&mut self, failure: Failure, now: Time) {
+        RelaySource::fail(self, failure, now);
+    }
+
+    fn connect_failed(&mut self, reason: &str) {
+        RelaySource::connect_failed(self, reason);
+    }
+
+    fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time) {
+        RelaySource::refused(self, status, reason, ended, now);
+    }
+
+    fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
+        self.agree(features);
+        RelaySource::stream_up(self, stream, peer, now);
+    }
+
+    fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
+        RelaySource::stream_down(self, stream, reason, now);
+    }
+
+    fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Self::Cargo> {
+        RelaySource::next_work(self, stream, now)
+    }
+
+    fn frame(&mut self, stream: StreamId, frame: &Frame, now: Time) -> Result<(), SessionError> {
+        RelaySource::frame(self, stream, frame, now)
+    }
+
+    fn has_actions(&self) -> bool {
+        RelaySource::has_actions(self)
+    }
+}
+
+impl Carrier for QemuOutgoing {
+    type Machine = RelaySource;
+    type Scratch = ();
+
+    fn carry(
+        &self,
+        payload: Arc<Vec<u8>>,
+        socket: &mut FrameWriter,
+        (): &mut (),
+    ) -> Option<io::Result<()>> {
+        Some(socket.payload(FrameKind::Segment, &payload))
+    }
+}

@@ -1,0 +1,344 @@
+//! One thread that talks to QEMU during a migration: it starts it, reports what becomes of it, and
+//! carries out orders.
+
+use crate::runtime::lock::lock;
+use crate::runtime::qemu::{MigrationInfo, Qmp, QmpError};
+use crate::runtime::sys::thread::spawn_named;
+use serde_json::{Map, Value, json};
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an order may wait for the thread to look.
+const TICK: Duration = Duration::from_millis(20);
+/// How often QEMU is asked for its figures.
+const FIGURES_INTERVAL: Duration = Duration::from_millis(500);
+/// How long QEMU may take to undo a migration.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes per second that do not hold QEMU back.
+const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
+
+/// What to ask of QEMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Migrate to this URI.
+    Migrate {
+        /// Such as `unix:PATH`.
+        uri: String,
+        /// The guest may stand still so long.
+        max_downtime: Duration,
+        /// It may be slowed down.
+        throttle: bool,
+    },
+    /// Listen for a migration at this URI.
+    Receive {
+        /// Such as `unix:PATH`.
+        uri: String,
+    },
+}
+
+/// What has become of QEMU's migration.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// QEMU has taken the task on.
+    pub under_way: bool,
+    /// The guest has been stopped.
+    pub stopped: bool,
+    /// It is over; the text is QEMU's.
+    pub over: Option<Result<(), String>>,
+    /// QEMU's own figures, when it was last asked.
+    pub figures: Option<MigrationInfo>,
+}
+
+enum Order {
+    /// Undo what is under way and let the guest be as it was before.
+    Undo,
+    /// Whether the guest is there: it runs, or is paused and complete.
+    Settle,
+    SetDowntime(Duration),
+}
+
+type Reply = SyncSender<Result<(), String>>;
+
+/// The thread and what it has seen.
+pub struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    orders: Sender<(Order, Reply)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Watch {
+    /// Starts the task. `on_news` is called whenever something was seen.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(qmp: Qmp, task: Task, on_news: Box<dyn Fn() + Send>) -> io::Result<Self> {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (orders, incoming) = channel();
+        let shared = seen.clone();
+        let thread = spawn_named("dwcp-qmp", move || {
+            let before = Vec::new();
+            Watcher { qmp, task, seen: shared, on_news, orders: incoming, before, ran: true }.run();
+        })?;
+        Ok(Self { seen, orders, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// What has been seen.
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+
+    /// Ends what is under way; on return the guest is as before, if it can be.
+    ///
+    /// # Errors
+    /// QEMU's words, or that it is gone.
+    pub fn undo(&self) -> Result<(), String> {
+        self.order(Order::Undo, UNDO_TIMEOUT + Duration::from_secs(5))
+    }
+
+    /// Waits until the arrived guest is there.
+    ///
+    /// # Errors
+    /// It is not and never will be: QEMU's words.
+    pub fn settle(&self) -> Result<(), String> {
+        self.order(Order::Settle, Duration::from_secs(600))
+    }
+
+    /// Changes how long the guest may stand still.
+    pub fn set_downtime(&self, limit: Duration) {
+        let (reply, _) = sync_channel(1);
+        // A thread that is gone has nothing left to limit.
+        let _ = self.orders.send((Order::SetDowntime(limit), reply));
+    }
+
+    fn order(&self, order: Order, timeout: Duration) -> Result<(), String> {
+        let gone = |_| "QEMU's watcher has ended".to_string();
+        let (reply, answer) = sync_channel(1);
+        self.orders.send((order, reply)).map_err(|error| gone(error.to_string()))?;
+        answer.recv_timeout(timeout).map_err(|error| gone(error.to_string()))?
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // The thread ends when nobody can give it orders any more.
+        let (nobody, _) = channel();
+        drop(std::mem::replace(&mut self.orders, nobody));
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watcher {
+    qmp: Qmp,
+    task: Task,
+    seen: Arc<Mutex<Seen>>,
+    on_news: Box<dyn Fn() + Send>,
+    orders: Receiver<(Order, Reply)>,
+    /// Capabilities and parameters that were changed, as they were.
+    before: Vec<Setting>,
+    ran: bool,
+}
+
+enum Setting {
+    Capability(String, bool),
+    Parameters(Map<String, Value>),
+}
+
+impl Watcher {
+    fn run(mut self) {
+        match self.begin() {
+            Ok(()) => self.tell(|seen| seen.under_way = true),
+            Err(error) => self.tell(|seen| seen.over = Some(Err(error.to_string()))),
+        }
+        let mut asked = Instant::now();
+        loop {
+            match self.orders.try_recv() {
+                Ok((order, reply)) => {
+                    let result = self.obey(order);
+                    // Whoever asked may have given up.
+                    let _ = reply.send(result);
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) => return self.restore(),
+                Err(TryRecvError::Empty) => {}
+            }
+            if lock(&self.seen).over.is_some() {
+                std::thread::sleep(TICK);
+                continue;
+            }
+            match self.qmp.next_event(TICK) {
+                Ok(Some(event)) => self.on_event(&event.name, &event.data),
+                Ok(None) => {}
+                Err(error) => self.tell(|seen| seen.over = Some(Err(error.to_string()))),
+            }
+            if asked.elapsed() >= FIGURES_INTERVAL {
+                asked = Instant::now();
+                self.ask_figures();
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), QmpError> {
+        self.ran = self.qmp.status()?.running;
+        match self.task.clone() {
+            Task::Migrate { uri, max_downtime, throttle } => {
+                self.prepare(&[("auto-converge", throttle)])?;
+                self.set_parameters(max_downtime)?;
+                self.qmp.migrate(&uri)
+            }
+            Task::Receive { uri } => {
+                self.prepare(&[])?;
+                self.qmp.migrate_incoming(&uri)
+            }
+        }
+    }
+
+    /// Turns off what would hide pages from the relay, and turns events on.
+    fn prepare(&mut self, more: &[(&str, bool)]) -> Result<(), QmpError> {
+        const WANTED: [(&str, bool); 12] = [
+            ("events", true),
+            ("multifd", false),
+            ("compress", false),
+            ("xbzrle", false),
+            ("postcopy-ram", false),
+            ("postcopy-preempt", false),
+            ("rdma-pin-all", false),
+            ("return-path", false),
+            ("pause-before-switchover", false),
+            ("zero-copy-send", false),
+            ("background-snapshot", false),
+            ("mapped-ram", false),
+        ];
+        let known = self.qmp.capabilities()?;
+        let differs =
+            |(name, wanted): &&(&str, bool)| known.get(*name).is_some_and(|is| is != wanted);
+        let changes: Vec<_> = WANTED.iter().chain(more).filter(differs).copied().collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.qmp.set_capabilities(&changes)?;
+        let before = changes.iter().map(|(name, on)| Setting::Capability((*name).into(), !on));
+        self.before.extend(before);
+        Ok(())
+    }
+
+    fn set_parameters(&mut self, max_downtime: Duration) -> Result<(), QmpError> {
+        let wanted = json!({
+            "max-bandwidth": UNLIMITED_BYTES_PER_S,
+            "downtime-limit": downtime_ms(max_downtime),
+        });
+        let all = self.qmp.parameters()?;
+        let before = ["max-bandwidth", "downtime-limit"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_string(), all.get(name)?.clone())))
+            .collect();
+        self.qmp.set_parameters(wanted)?;
+        self.before.push(Setting::Parameters(before));
+        Ok(())
+    }
+
+    fn on_event(&mut self, name: &str, data: &Value) {
+        match (name, data["status"].as_str()) {
+            ("STOP", _) => self.tell(|seen| seen.stopped = true),
+            ("MIGRATION", Some("completed")) => self.tell(|seen| seen.over = Some(Ok(()))),
+            ("MIGRATION", Some(status @ ("failed" | "cancelled"))) => {
+                let text = self.words_of_failure(status);
+                self.tell(|seen| seen.over = Some(Err(text)));
+            }
+            _ => {}
+        }
+    }
+
+    fn words_of_failure(&mut self, status: &str) -> String {
+        let info = self.qmp.migration_info().ok();
+        match info.and_then(|info| info.error_desc) {
+            Some(words) => format!("QEMU's migration is {status}: {words}"),
+            None => format!("QEMU's migration is {status}"),
+        }
+    }
+
+    fn ask_figures(&mut self) {
+        if let Ok(figures) = self.qmp.migration_info() {
+            self.tell(|seen| seen.figures = Some(figures));
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), String> {
+        match order {
+            Order::Undo => self.undo(),
+            Order::Settle => self.settle(),
+            Order::SetDowntime(limit) => {
+                let wanted = json!({ "downtime-limit": downtime_ms(limit) });
+                self.qmp.set_parameters(wanted).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Ends a migration that is under way, and lets a guest that ran run again.
+    fn undo(&mut self) -> Result<(), String> {
+        let text = |error: QmpError| error.to_string();
+        let deadline = Instant::now() + UNDO_TIMEOUT;
+        let mut info = self.qmp.migration_info().map_err(text)?;
+        if !info.is_over() {
+            self.qmp.migrate_cancel().map_err(text)?;
+        }
+        while !info.is_over() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            info = self.qmp.migration_info().map_err(text)?;
+        }
+        self.restore();
+        let state = self.qmp.status().map_err(text)?;
+        let paused = matches!(
+            state.status.as_str(),
+            "postmigrate" | "finish-migrate" | "paused" | "colo" | "suspended"
+        );
+        if self.ran && !state.running && paused {
+            self.qmp.cont().map_err(text)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the arrived guest.
+    fn settle(&mut self) -> Result<(), String> {
+        loop {
+            if let Some(over) = lock(&self.seen).over.clone() {
+                return over;
+            }
+            match self.qmp.next_event(Duration::from_millis(200)) {
+                Ok(Some(event)) => self.on_event(&event.name, &event.data),
+                Ok(None) => {
+                    let info = self.qmp.migration_info().map_err(|error| error.to_string())?;
+                    if info.is_completed() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(format!("QEMU at the destination has ended: {error}")),
+            }
+        }
+    }
+
+    /// Puts back what was changed, once it may be changed again.
+    fn restore(&mut self) {
+        for setting in std::mem::take(&mut self.before) {
+            // A QEMU that has ended needs nothing put back.
+            let _ = match setting {
+                Setting::Capability(name, on) => self.qmp.set_capabilities(&[(&name, on)]),
+                Setting::Parameters(values) => self.qmp.set_parameters(Value::Object(values)),
+            };
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut lock(&self.seen));
+        (self.on_news)();
+    }
+}
+
+/// QEMU takes 0 to 2000 seconds.
+fn downtime_ms(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).clamp(1, 2_000_000)
+}
