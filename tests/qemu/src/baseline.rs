@@ -64,7 +64,7 @@ pub fn migrate(
 ) -> Result<Measured, LabError> {
     let deadline = Instant::now() + baseline.timeout;
     for qemu in [&mut *source, &mut *destination] {
-        qemu.set_capabilities(&capabilities(baseline.mode))?;
+        set_capabilities(qemu, baseline.mode)?;
         qemu.set_parameters(parameters(baseline))?;
     }
     source.set_capabilities(&[("events", true)])?;
@@ -96,13 +96,21 @@ pub fn counter_in(file: &Path) -> impl Fn() -> u64 {
     }
 }
 
-fn capabilities(mode: Mode) -> Vec<(&'static str, bool)> {
-    match mode {
-        // A QEMU may not know the others, and nobody has turned them on.
-        Mode::Plain => Vec::new(),
-        Mode::MultifdZstd { .. } => vec![("multifd", true)],
-        Mode::Compress => vec![("compress", true)],
+/// Turns on what the mode needs, and first off what another one left: they exclude each other.
+fn set_capabilities(qemu: &mut Qmp, mode: Mode) -> Result<(), LabError> {
+    let wanted = match mode {
+        Mode::Plain => None,
+        Mode::MultifdZstd { .. } => Some("multifd"),
+        Mode::Compress => Some("compress"),
+    };
+    let known = qemu.capabilities()?;
+    for name in ["multifd", "compress"] {
+        if known.get(name).is_some_and(|&is_on| is_on) && wanted != Some(name) {
+            qemu.set_capabilities(&[(name, false)])?;
+        }
     }
+    let wanted: Vec<(&str, bool)> = wanted.map(|name| (name, true)).into_iter().collect();
+    Ok(qemu.set_capabilities(&wanted)?)
 }
 
 fn parameters(baseline: &Baseline<'_>) -> Value {
