@@ -1,6 +1,8 @@
 /* The guest's program: fills memory, dirties it at a rate, and proves every second that it is whole.
  *
- * usage: guestload MODE MIB RATE_MIB SHARE     MODE is idle, text or random
+ * It is the guest's first and only process. The kernel passes what it does not know of its own
+ * command line as environment: mode is idle, text or random, mib what it fills, rate_mib what it
+ * dirties in a second, and each tick verifies one part in share.
  *
  * The sum of each page is kept apart from the page, so a page that arrives damaged, in an older
  * version or not at all disagrees with it, whichever of the two was migrated last. */
@@ -138,7 +140,8 @@ static uint64_t verify(struct load *load, uint64_t pages) {
 }
 
 static void *map(uint64_t bytes) {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED) {
         printf("FAILED no %llu bytes of memory\n", (unsigned long long)bytes);
         exit(1);
@@ -168,32 +171,34 @@ static void run(struct load *load, uint64_t writes_per_s, uint64_t share) {
     uint64_t next_ms = now_ms();
     for (uint64_t tick = 1;; tick++) {
         for (uint64_t slice = 0; slice < SLICES_PER_S; slice++) {
-            dirty(load, writes_per_s * (slice + 1) / SLICES_PER_S - writes_per_s * slice / SLICES_PER_S);
+            uint64_t done = writes_per_s * slice / SLICES_PER_S;
+            dirty(load, writes_per_s * (slice + 1) / SLICES_PER_S - done);
             sleep_until(&next_ms);
         }
         uint64_t pages = (load->count + share - 1) / share;
         uint64_t wrong = verify(load, pages);
-        printf("tick %llu checksum=%s pages=%llu\n", (unsigned long long)tick, wrong ? "BAD" : "OK",
-               (unsigned long long)pages);
+        printf("tick %llu checksum=%s pages=%llu\n", (unsigned long long)tick,
+               wrong ? "BAD" : "OK", (unsigned long long)pages);
     }
 }
 
-int main(int count, char **arguments) {
+static uint64_t number(const char *name, uint64_t otherwise) {
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+int main(void) {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (count != 5) {
-        printf("FAILED usage: guestload MODE MIB RATE_MIB SHARE\n");
-        return 2;
-    }
-    struct load load = {.is_text = strcmp(arguments[1], "text") == 0};
-    int is_idle = strcmp(arguments[1], "idle") == 0;
-    uint64_t share = strtoull(arguments[4], NULL, 10);
-    if (!is_idle) {
-        load.count = strtoull(arguments[2], NULL, 10) * PAGES_PER_MIB;
+    const char *mode = getenv("mode") ? getenv("mode") : "idle";
+    struct load load = {.is_text = strcmp(mode, "text") == 0};
+    uint64_t share = number("share", 4);
+    if (strcmp(mode, "idle") != 0) {
+        load.count = number("mib", 0) * PAGES_PER_MIB;
         load.pages = map(load.count * PAGE_BYTES);
         load.sums = map(load.count * sizeof *load.sums);
         make_vocabulary();
         fill(&load);
     }
-    printf("ready mode=%s pages=%llu\n", arguments[1], (unsigned long long)load.count);
-    run(&load, is_idle ? 0 : strtoull(arguments[3], NULL, 10) * PAGES_PER_MIB, share ? share : 1);
+    printf("ready mode=%s pages=%llu\n", mode, (unsigned long long)load.count);
+    run(&load, number("rate_mib", 0) * PAGES_PER_MIB, share ? share : 1);
 }
