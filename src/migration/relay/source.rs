@@ -169,9 +169,10 @@ impl RelaySource {
         self.stage == Stage::Streaming && self.failure.is_none()
     }
 
-    /// Queues a segment. Numbers come in any order, each once.
+    /// Queues a segment. Numbers come in any order, each once; the last may come after
+    /// [`Self::stream_ended`], because packing takes its time.
     pub fn push(&mut self, number: u64, payload: Vec<u8>, pages: PageCounts) {
-        if !self.wants_segments() {
+        if self.failure.is_some() || self.finish_asked {
             return;
         }
         self.under_way_bytes += payload.len() as u64;
@@ -191,7 +192,7 @@ impl RelaySource {
         }
     }
 
-    /// The hypervisor has written everything and counts it as done; every segment was pushed.
+    /// The hypervisor has written everything and counts it as done.
     pub fn stream_ended(&mut self, sum: StreamSum, now: Time) {
         if self.wants_segments() {
             self.sum = Some(sum);
