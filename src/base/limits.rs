@@ -42,3 +42,9 @@ pub const MAX_GUESTS: usize = 4096;
 pub const MAX_PENDING_HANDSHAKES: usize = 128;
 /// Reconnects of one migration.
 pub const MAX_RECONNECTS: u32 = 100_000;
+/// Page payloads in one segment of QEMU's stream: 1 MiB.
+pub const MAX_SEGMENT_PAGES: usize = 256;
+/// Everything else in one segment of QEMU's stream.
+pub const MAX_SEGMENT_SKELETON_BYTES: usize = 1 << 20;
+/// Pages in one multifd packet; QEMU itself makes them 512 KiB.
+pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;

@@ -1,0 +1,62 @@
+//! The end of the main channel: the bytes whose arrival lets the destination's guest start.
+
+/// Ends the device state.
+const EOF: u8 = 0x00;
+/// The section behind it that describes the state for debuggers.
+const VMDESCRIPTION: u8 = 0x06;
+
+/// Where the end mark of a whole stream lies in `tail`, its last bytes.
+///
+/// A destination that holds back everything from there on keeps its guest from running. The mark is
+/// the EOF byte before a VMDESCRIPTION section that ends with the stream; without such a section,
+/// as after post-copy, it is the last byte. None if the stream was cut, or if `tail` is too short
+/// to reach back to the mark.
+pub fn vmdescription_start(tail: &[u8]) -> Option<usize> {
+    let last_zero = tail.iter().rposition(|byte| *byte == EOF)?;
+    // The description is text without zeros, so the last zero is the mark or within the length.
+    let candidates = last_zero.saturating_sub(5)..=last_zero;
+    let described = candidates.rev().find(|start| is_described_end(&tail[*start..]));
+    described.or((last_zero + 1 == tail.len()).then_some(last_zero))
+}
+
+fn is_described_end(bytes: &[u8]) -> bool {
+    let Some(([EOF, VMDESCRIPTION, length @ ..], text)) = bytes.split_first_chunk::<6>() else {
+        return false;
+    };
+    u32::from_be_bytes(*length) as usize == text.len() && text.first() == Some(&b'{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(text: &str) -> Vec<u8> {
+        let length = (text.len() as u32).to_be_bytes();
+        [b"\x04device\x7e\0\0\0\x09\0\x06", &length[..], text.as_bytes()].concat()
+    }
+
+    #[test]
+    fn the_mark_before_a_description_is_found() {
+        for length in [2, 255, 256, 257, 65_536, 1 << 24] {
+            let text = format!("{{{}}}", " ".repeat(length - 2));
+            assert_eq!(vmdescription_start(&described(&text)), Some(12), "{length}");
+        }
+    }
+
+    #[test]
+    fn without_a_description_the_last_byte_is_the_mark() {
+        assert_eq!(vmdescription_start(b"\x7e\0\0\0\x01\0"), Some(5));
+        assert_eq!(vmdescription_start(b"\0"), Some(0));
+    }
+
+    #[test]
+    fn a_cut_stream_has_no_mark() {
+        let whole = described("{\"devices\": []}");
+        for end in 18..whole.len() {
+            assert_eq!(vmdescription_start(&whole[..end]), None, "{end}");
+        }
+        assert_eq!(vmdescription_start(&whole[13..]), None);
+        assert_eq!(vmdescription_start(b"{}"), None);
+        assert_eq!(vmdescription_start(b""), None);
+    }
+}
