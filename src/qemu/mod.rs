@@ -34,7 +34,7 @@ pub use intake::SegmentLimits;
 pub use multifd::{MultifdInfo, MultifdParser, MultifdPhase};
 pub use parser::StreamParser;
 pub use segment::{PAGE_BYTES, PageSlot, Segment};
-pub use tail::vmdescription_start;
+pub use tail::{releasable_bytes, vmdescription_start};
 
 /// First four bytes of the main channel: "QEVM".
 const MAIN_MAGIC: u32 = 0x5145_564d;

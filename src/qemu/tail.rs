@@ -5,6 +5,9 @@ const EOF: u8 = 0x00;
 /// The section behind it that describes the state for debuggers.
 const VMDESCRIPTION: u8 = 0x06;
 
+/// From the mark to the last byte of the description's length.
+const MARK_TO_LENGTH_END: usize = 5;
+
 /// Where the end mark of a whole stream lies in `tail`, its last bytes.
 ///
 /// A destination that holds back everything from there on keeps its guest from running. The mark is
@@ -14,9 +17,18 @@ const VMDESCRIPTION: u8 = 0x06;
 pub fn vmdescription_start(tail: &[u8]) -> Option<usize> {
     let last_zero = tail.iter().rposition(|byte| *byte == EOF)?;
     // The description is text without zeros, so the last zero is the mark or within the length.
-    let candidates = last_zero.saturating_sub(5)..=last_zero;
+    let candidates = last_zero.saturating_sub(MARK_TO_LENGTH_END)..=last_zero;
     let described = candidates.rev().find(|start| is_described_end(&tail[*start..]));
     described.or((last_zero + 1 == tail.len()).then_some(last_zero))
+}
+
+/// How many of the first bytes of `held` lie before the end mark, however the stream goes on.
+///
+/// For a destination that hands bytes on while they arrive: `held` is all that it has not handed
+/// on yet of what came behind the RAM sections.
+pub fn releasable_bytes(held: &[u8]) -> usize {
+    let last_zero = held.iter().rposition(|byte| *byte == EOF);
+    last_zero.map_or(0, |last_zero| last_zero.saturating_sub(MARK_TO_LENGTH_END))
 }
 
 fn is_described_end(bytes: &[u8]) -> bool {
@@ -47,6 +59,23 @@ mod tests {
     fn without_a_description_the_last_byte_is_the_mark() {
         assert_eq!(vmdescription_start(b"\x7e\0\0\0\x01\0"), Some(5));
         assert_eq!(vmdescription_start(b"\0"), Some(0));
+    }
+
+    #[test]
+    fn bytes_released_on_the_way_never_reach_the_mark() {
+        for end in
+            [&described("{}")[..], &described(&" ".repeat(256))[..], &b"\x7e\0\0\0\x09\0"[..]]
+        {
+            let stream = [&[0x11; 40], &[0, 0, 6, 0, 0, 0, 2], end].concat();
+            let mark = vmdescription_start(&stream);
+            let (mut held, mut released) = (Vec::new(), 0);
+            for byte in &stream {
+                held.push(*byte);
+                released += held.drain(..releasable_bytes(&held)).len();
+                assert!(mark.is_none_or(|mark| released <= mark), "{released}");
+            }
+            assert!(released > 40);
+        }
     }
 
     #[test]
