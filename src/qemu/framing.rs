@@ -155,7 +155,7 @@ fn number(rest: &mut &[u8], what: &'static str) -> Result<u64, FramingError> {
         let (byte, tail) = rest.split_first().ok_or(FramingError::Truncated(what))?;
         *rest = tail;
         let bits = u64::from(byte & 0x7f);
-        if bits << shift >> shift != bits {
+        if (bits << shift) >> shift != bits {
             return Err(FramingError::Number(what));
         }
         value |= bits << shift;
@@ -167,7 +167,7 @@ fn number(rest: &mut &[u8], what: &'static str) -> Result<u64, FramingError> {
 }
 
 fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
+    ((value << 1) ^ (value >> 63)) as u64
 }
 
 fn unzigzag(value: u64) -> i64 {

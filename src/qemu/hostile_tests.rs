@@ -75,18 +75,18 @@ fn unknown_sections_and_commands_are_named() {
 #[test]
 fn absurd_lists_of_blocks_are_named() {
     let start = || open().start(2, "ram", 4);
-    assert!(reason(start().be64(u64::MAX << 12 | 4)).contains("bytes of RAM"));
+    assert!(reason(start().be64((u64::MAX << 12) + 4)).contains("bytes of RAM"));
     assert!(reason(start().be64(4)).contains("0 bytes of RAM"));
-    assert_eq!(reason(start().be64(4096 | 4).put(&[0])), "RAM block name \"\"");
-    let over = start().be64(4096 | 4).name("a").be64(8192);
+    assert_eq!(reason(start().be64(4096 + 4).put(&[0])), "RAM block name \"\"");
+    let over = start().be64(4096 + 4).name("a").be64(8192);
     assert_eq!(reason(over), "RAM block \"a\" of 8192 bytes where 4096 are left");
-    assert!(reason(start().be64(4096 | 4).name("a").be64(7)).contains("of 7 bytes"));
-    let twice = start().be64(8192 | 4).name("a").be64(4096).name("a").be64(4096);
+    assert!(reason(start().be64(4096 + 4).name("a").be64(7)).contains("of 7 bytes"));
+    let twice = start().be64(8192 + 4).name("a").be64(4096).name("a").be64(4096);
     assert_eq!(reason(twice), "RAM block name \"a\"");
     let empty = |stream: Builder, index| stream.name(&format!("block-{index}")).be64(0);
-    assert_eq!(reason((0..1030).fold(start().be64(4096 | 4), empty)), "more than 1024 RAM blocks");
+    assert_eq!(reason((0..1030).fold(start().be64(4096 + 4), empty)), "more than 1024 RAM blocks");
     let advice = [1_u64 << 21, 4096].map(u64::to_be_bytes).concat();
-    let other = open().command(3, &advice).start(2, "ram", 4).be64(8192 | 4).name("a").be64(4096);
+    let other = open().command(3, &advice).start(2, "ram", 4).be64(8192 + 4).name("a").be64(4096);
     assert_eq!(reason(other.be64(1 << 22)), "pages of 4194304 bytes, expected 4096");
 }
 
@@ -94,7 +94,9 @@ fn absurd_lists_of_blocks_are_named() {
 fn pages_out_of_bounds_and_unknown_flags_are_named() {
     let behind = part().word(8, 64, Some("pc.bios"));
     assert_eq!(reason(behind), "offset 0x40000 in RAM block \"pc.bios\" of 262144 bytes");
-    assert!(reason(part().be64(u64::MAX << 12 | 8).name("pc.ram")).contains("0xfffffffffffff000"));
+    assert!(
+        reason(part().be64((u64::MAX << 12) + 8).name("pc.ram")).contains("0xfffffffffffff000")
+    );
     assert_eq!(reason(part().word(8, 0, Some("nobody"))), "RAM block name \"nobody\"");
     assert_eq!(reason(part().be64(8).put(&[0])), "RAM block name \"\"");
     assert_eq!(reason(part().be64(0x28)), "RAM word 0x28 continues no block");

@@ -142,7 +142,7 @@ fn postcopy_keeps_giving_pages() {
 
 #[test]
 fn the_last_block_may_have_huge_pages() {
-    let advice = [(1_u64 << 21 | 4096).to_be_bytes(), 4096_u64.to_be_bytes()].concat();
+    let advice = [((1_u64 << 21) | 4096).to_be_bytes(), 4096_u64.to_be_bytes()].concat();
     let stream = Builder::open("pc").command(3, &advice).setup(&(1_u64 << 21).to_be_bytes());
     let (info, _) = parsed(&stream.0);
     assert_eq!(info.phase, Phase::Ram);

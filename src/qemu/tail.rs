@@ -66,7 +66,7 @@ mod tests {
         for end in
             [&described("{}")[..], &described(&" ".repeat(256))[..], &b"\x7e\0\0\0\x09\0"[..]]
         {
-            let stream = [&[0x11; 40], &[0, 0, 6, 0, 0, 0, 2], end].concat();
+            let stream = [&[0x11; 40][..], &[0, 0, 6, 0, 0, 0, 2], end].concat();
             let mark = vmdescription_start(&stream);
             let (mut held, mut released) = (Vec::new(), 0);
             for byte in &stream {

@@ -13,11 +13,12 @@ use crate::source::{Finding, SourceFile};
 
 /// Height of each top-level module: a module may name those strictly below it, and itself.
 /// Equal heights never name each other.
-const HEIGHTS: [(&str, u8); 16] = [
+const HEIGHTS: [(&str, u8); 17] = [
     ("base", 0),
     ("wire", 10),
     ("transport", 20),
     ("encoding", 20),
+    ("qemu", 20),
     ("prediction", 20),
     ("sync", 20),
     ("consensus", 20),

@@ -66,7 +66,7 @@ impl Builder {
     /// Begins RAM's START section; the block list follows.
     pub fn ram_start(self) -> Self {
         let pages: u64 = BLOCKS.iter().map(|(_, pages)| pages).sum();
-        self.start(RAM_ID, "ram", 4).be64(pages * 4096 | 4)
+        self.start(RAM_ID, "ram", 4).be64((pages * 4096) | 4)
     }
 
     /// The whole START section, with `extra` behind each block.
@@ -95,8 +95,8 @@ impl Builder {
     /// A word; without a block it continues the one before.
     pub fn word(self, flags: u64, page: u64, block: Option<&str>) -> Self {
         match block {
-            Some(name) => self.be64(page * 4096 | flags).name(name),
-            None => self.be64(page * 4096 | flags | 0x20),
+            Some(name) => self.be64((page * 4096) | flags).name(name),
+            None => self.be64((page * 4096) | flags | 0x20),
         }
     }
 
@@ -192,7 +192,7 @@ pub fn main_of_multifd_9() -> Vec<u8> {
 
 /// A stream that goes over to post-copy, of a guest with huge pages in one block.
 pub fn postcopy_7_2() -> Vec<u8> {
-    let advice = [(1_u64 << 21 | 4096).to_be_bytes(), 4096_u64.to_be_bytes()].concat();
+    let advice = [((1_u64 << 21) | 4096).to_be_bytes(), 4096_u64.to_be_bytes()].concat();
     let stream = Builder::open("pc-i440fx-7.2").command(1, &[]).command(3, &advice).ram_start();
     let stream = stream.name("pc.ram").be64(BLOCKS[0].1 * 4096).be64(1 << 21);
     let stream = stream.name("pc.bios").be64(BLOCKS[1].1 * 4096);

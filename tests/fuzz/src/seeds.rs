@@ -5,11 +5,15 @@ use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId};
 use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
 use dwcp::migration::ownership::{Mark, Record};
+use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::wire::hello::{Ended, Features, Purpose};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
     Preface,
 };
+
+#[path = "../../support/qemu_stream.rs"]
+mod qemu_stream;
 
 /// The seeds of a target; an empty input for one that has none.
 pub fn of(name: &str) -> Vec<Vec<u8>> {
@@ -30,6 +34,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "record" => vec![record()],
         "store" => vec![stored_chunks()],
         "c_calls" => vec![c_call_sequence()],
+        "qemu_stream" => qemu_streams(),
+        "segment_framing" => framings(),
         _ => vec![Vec::new()],
     }
 }
@@ -201,4 +207,25 @@ fn configurations() -> Vec<Vec<u8>> {
         [b"\x05", text.as_bytes()].concat()
     };
     vec![file(1), file(3), file(7)]
+}
+
+/// Whole channels, in segments of every size and portions of some.
+fn qemu_streams() -> Vec<Vec<u8>> {
+    let main = qemu_stream::main_channels();
+    let main = main.iter().map(|stream| [&[0x40, 0, 0, 99], &stream[..]].concat());
+    let multifd = qemu_stream::multifd_channels();
+    main.chain(multifd.iter().map(|stream| [&[1, 7, 200, 250], &stream[..]].concat())).collect()
+}
+
+/// The framing of a segment of a main channel, and of one of a multifd channel.
+fn framings() -> Vec<Vec<u8>> {
+    let (mut main, mut multifd) = (Segment::default(), Segment::default());
+    StreamParser::new().feed(&qemu_stream::precopy_7_2(), &mut main);
+    MultifdParser::new().feed(&qemu_stream::multifd_7_2(), &mut multifd);
+    let framing = |segment: &Segment| {
+        let mut out = Vec::new();
+        segment.encode_framing(&mut out);
+        out
+    };
+    vec![framing(&main), framing(&multifd)]
 }

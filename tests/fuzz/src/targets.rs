@@ -5,6 +5,7 @@ use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Tim
 use dwcp::config::{Id, edit, load};
 use dwcp::encoding::{Codec, CodecChoice, Decoder, Encoder};
 use dwcp::migration::ownership::Record;
+use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
@@ -42,6 +43,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("store", store),
     ("config", config),
     ("c_calls", c_calls),
+    ("qemu_stream", qemu_stream),
+    ("segment_framing", segment_framing),
 ];
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.
@@ -269,6 +272,72 @@ pub fn session_hostile(data: &[u8]) {
             _ => session.on_control_ack(payload),
         };
         session.next_frame(StreamId(0), Time(1));
+    }
+}
+
+/// A channel of QEMU's: the first byte chooses the kind, the second and third the segments' limits,
+/// the fourth how the rest is split. What comes out is what went in.
+pub fn qemu_stream(data: &[u8]) {
+    let Some(([kind, pages, skeleton, split], stream)) = data.split_first_chunk::<4>() else {
+        return;
+    };
+    let limits =
+        SegmentLimits { pages: usize::from(*pages), skeleton_bytes: usize::from(*skeleton) << 4 };
+    let portions = stream.chunks(1 + (usize::from(*split) << (kind >> 4)));
+    let mut out = Segment::default();
+    let mut replayed = Vec::new();
+    if kind & 1 == 0 {
+        let mut parser = StreamParser::with_limits(limits);
+        portions.for_each(|bytes| {
+            relay(bytes, &mut out, &mut replayed, |rest, out| parser.feed(rest, out));
+        });
+        parser.finish(&mut out);
+    } else {
+        let mut parser = MultifdParser::with_limits(limits);
+        portions.for_each(|bytes| {
+            relay(bytes, &mut out, &mut replayed, |rest, out| parser.feed(rest, out));
+        });
+        parser.finish(&mut out);
+    }
+    ship(&mut out, &mut replayed);
+    assert!(replayed == stream);
+}
+
+fn relay(
+    bytes: &[u8],
+    out: &mut Segment,
+    replayed: &mut Vec<u8>,
+    mut feed: impl FnMut(&[u8], &mut Segment) -> usize,
+) {
+    let mut rest = &bytes[feed(bytes, out)..];
+    while !rest.is_empty() {
+        assert!(out.stream_bytes() > 0);
+        ship(out, replayed);
+        rest = &rest[feed(rest, out)..];
+    }
+}
+
+/// Over the wire and out again.
+fn ship(segment: &mut Segment, replayed: &mut Vec<u8>) {
+    let mut framing = Vec::new();
+    segment.encode_framing(&mut framing);
+    let mut arrived = Segment::decode_framing(&framing).unwrap();
+    arrived.data = std::mem::take(&mut segment.data);
+    arrived.write_to(replayed);
+    segment.clear();
+}
+
+/// Skeleton and slots of a segment, as a peer might send them.
+pub fn segment_framing(data: &[u8]) {
+    let encode = |segment: &Segment| {
+        let mut out = Vec::new();
+        segment.encode_framing(&mut out);
+        out
+    };
+    survives(data, Segment::decode_framing, encode);
+    if let Ok(mut segment) = Segment::decode_framing(data) {
+        segment.data = vec![1; segment.stream_bytes() - segment.skeleton.len()];
+        assert_eq!(segment.pieces().map(<[u8]>::len).sum::<usize>(), segment.stream_bytes());
     }
 }
 
