@@ -100,12 +100,8 @@ impl Dialer {
 
     /// The codec to be used: the wanted one if the peer can decode it.
     pub fn choose(&self, wanted: CodecChoice, features: Features) -> CodecChoice {
-        let number = match wanted {
-            CodecChoice::None => return CodecChoice::None,
-            CodecChoice::Lz4 => Codec::Lz4,
-            CodecChoice::Zstd(_) => Codec::Zstd,
-        };
-        if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
+        let decodes = features.codecs >> wanted.codec() as u8 & 1 == 1;
+        if decodes { wanted } else { CodecChoice::None }
     }
 
     /// Whether the connection that opens the migration is being made.
