@@ -24,7 +24,8 @@ pub trait Selector: Send {
 /// How the pipeline stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkState {
-    /// What the link carries, if that is known.
+    /// What the link carries, if that is known. If not, a link that is faster than the destination
+    /// decodes cannot be told from a slow one, and storing may then beat what is chosen.
     pub bandwidth_bytes_per_s: Option<u64>,
     /// Encoding threads. The destination is taken to have as many for decoding.
     pub cores: u32,
@@ -65,6 +66,8 @@ pub struct CostSelector {
     slowness: Mean,
     /// Logarithm of the weight of CPU time.
     cpu_weight_log: f64,
+    /// Which queue is full now: 1 the encoders', -1 the link's.
+    push: f64,
     random: u64,
 }
 
@@ -106,6 +109,7 @@ impl CostSelector {
             densities: Default::default(),
             slowness: Mean::default(),
             cpu_weight_log: 0.0,
+            push: 0.0,
             random: seed,
         }
     }
@@ -124,7 +128,9 @@ impl CostSelector {
             Some(_) => WEIGHT_LOG_LIMIT,
             None => BLIND_WEIGHT_LOG_LIMIT,
         };
-        self.cpu_weight_log = (self.cpu_weight_log + STEP * push).clamp(-limit, limit);
+        let step = if push > 0.0 { STEP_UP } else { STEP_DOWN };
+        self.cpu_weight_log = (self.cpu_weight_log + step * push).clamp(-limit, limit);
+        self.push = push;
     }
 
     /// The cost of each candidate for a block of this class, in weighted ns per byte.
@@ -132,7 +138,7 @@ impl CostSelector {
         let bandwidth = state.bandwidth_bytes_per_s.unwrap_or(UNKNOWN_BANDWIDTH_BYTES_PER_S);
         let link_ns_per_byte = NS_PER_S / bandwidth.max(1) as f64;
         let cores = f64::from(state.cores.max(1));
-        let weight = self.cpu_weight_log.exp();
+        let weight = (self.cpu_weight_log + KICK * self.push).exp();
         std::array::from_fn(|at| {
             let decode = CANDIDATES[at].decode_ns_per_byte * self.slowness.or(1.0, 1.0) / cores;
             let receive = (self.share(at, class) * link_ns_per_byte).max(decode);
@@ -244,8 +250,13 @@ const CANDIDATES: [Candidate; 7] = [
 const STORED: usize = 0;
 /// A codec that gains less than this is not worth the CPU.
 const LEAST_GAIN: f64 = 0.03;
-/// How far a queue that stays full moves the logarithm of the weight with each block.
-const STEP: f64 = 0.05;
+/// How far a queue that stays full moves the logarithm of the weight with each block. Up faster than
+/// down: too much CPU can be many times slower than storing, too little is never slower.
+const STEP_UP: f64 = 0.1;
+const STEP_DOWN: f64 = 0.025;
+/// How much a full queue adds at once. It answers before the queue has run over or dry, which the
+/// slow part alone, being a sum, can only overshoot.
+const KICK: f64 = 1.0;
 /// Bounds of that logarithm. Tight, so that a change of the link finds the weight near; by a factor
 /// of 7 either way it still covers every mix that the table can call for.
 const WEIGHT_LOG_LIMIT: f64 = 2.0;
