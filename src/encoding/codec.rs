@@ -5,7 +5,8 @@
 //! fills the announced length exactly, and allocates nothing beyond it.
 
 use crate::base::limits::MAX_CHUNK_BYTES;
-use lz4::block as lz4_block;
+use crate::encoding::sample::BlockSample;
+use lz4::block::{self as lz4_block, CompressionMode};
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -14,6 +15,8 @@ use zstd::zstd_safe;
 
 /// Levels of zstd that may be asked for.
 pub const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = -7..=19;
+/// Accelerations of LZ4 that may be asked for; 1 is plain [`CodecChoice::Lz4`].
+pub const LZ4_ACCELERATIONS: std::ops::RangeInclusive<i32> = 2..=64;
 
 /// How data pages are encoded. Zero pages never travel as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum CodecChoice {
     None,
     /// LZ4, block format.
     Lz4,
+    /// LZ4 that looks less closely for matches, by an acceleration of 2 to 64.
+    Lz4Fast(i32),
     /// Zstandard at a level, -7 to 19.
     Zstd(i32),
 }
@@ -63,11 +68,14 @@ pub struct Decoder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
     /// The name.
-    #[error("codec {0:?} is none of: none, lz4, zstd, zstd:LEVEL")]
+    #[error("codec {0:?} is none of: none, lz4, lz4:ACCELERATION, zstd, zstd:LEVEL")]
     Name(String),
     /// The level.
     #[error("zstd level is {0}; it must be -7 to 19")]
     Level(i32),
+    /// The acceleration.
+    #[error("lz4 acceleration is {0}; it must be 2 to 64")]
+    Acceleration(i32),
 }
 
 /// Why a block could not be packed: memory ran out, or a level that zstd refuses.
@@ -133,7 +141,7 @@ impl Encoder {
     ) -> Result<Encoded<'a>, EncodeError> {
         let stored = Encoded { codec: Codec::None, payload: raw };
         let limit = raw.len() - raw.len().div_ceil(WORTHWHILE_SHARE);
-        if choice == CodecChoice::None || limit == 0 || looks_random(raw) {
+        if choice == CodecChoice::None || limit == 0 || BlockSample::of(raw).looks_random() {
             return Ok(stored);
         }
         out.resize(limit, 0);
@@ -141,6 +149,10 @@ impl Encoder {
             CodecChoice::None => return Ok(stored),
             CodecChoice::Lz4 => {
                 (Codec::Lz4, lz4_block::compress_to_buffer(raw, None, false, &mut out[..]))
+            }
+            CodecChoice::Lz4Fast(acceleration) => {
+                let mode = Some(CompressionMode::FAST(acceleration));
+                (Codec::Lz4, lz4_block::compress_to_buffer(raw, mode, false, &mut out[..]))
             }
             CodecChoice::Zstd(level) => {
                 (Codec::Zstd, self.zstd(level)?.compress_to_buffer(raw, &mut out[..]))
@@ -249,38 +261,27 @@ fn check_frame(payload: &[u8], raw_bytes: u32) -> Result<(), DecodeError> {
     }
 }
 
-/// Whether a sample of the block has bytes so evenly spread that no codec is likely to gain.
-///
-/// Random and encrypted pages pass every codec at 1 to 1.5 GB/s only to be stored; the sample costs
-/// a few microseconds. The measure is the sum of squared byte counts. Text exceeds what random bytes
-/// give by a factor of ten, one structured page in sixteen by over a tenth; counters fall below it,
-/// being more even than chance. The bounds are 12 and 6 standard deviations away.
-fn looks_random(raw: &[u8]) -> bool {
-    if raw.len() < PROBE_FROM_BYTES {
-        return false;
-    }
-    let mut counts = [0_u32; 256];
-    for piece in raw.chunks(raw.len().div_ceil(PROBE_PIECES)) {
-        // From the middle: pages often begin with a header even if the rest is random.
-        let start = (piece.len() - PROBE_PIECE_BYTES.min(piece.len())) / 2;
-        for byte in piece[start..].iter().take(PROBE_PIECE_BYTES) {
-            counts[usize::from(*byte)] += 1;
+impl CodecChoice {
+    /// The codec that unpacks what this choice packs.
+    pub fn codec(self) -> Codec {
+        match self {
+            Self::None => Codec::None,
+            Self::Lz4 | Self::Lz4Fast(_) => Codec::Lz4,
+            Self::Zstd(_) => Codec::Zstd,
         }
     }
-    let sampled: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-    let squares: u64 = counts.iter().map(|count| u64::from(*count).pow(2)).sum();
-    let even = sampled + sampled * sampled.saturating_sub(1) / 256;
-    (even - even / 32..even + even / 16).contains(&squares)
-}
 
-impl CodecChoice {
-    /// Checks the level.
+    /// Checks the level or the acceleration.
     ///
     /// # Errors
-    /// [`ChoiceError::Level`] outside [`ZSTD_LEVELS`].
+    /// [`ChoiceError::Level`] outside [`ZSTD_LEVELS`], [`ChoiceError::Acceleration`] outside
+    /// [`LZ4_ACCELERATIONS`].
     pub fn validate(self) -> Result<(), ChoiceError> {
         match self {
             Self::Zstd(level) if !ZSTD_LEVELS.contains(&level) => Err(ChoiceError::Level(level)),
+            Self::Lz4Fast(acceleration) if !LZ4_ACCELERATIONS.contains(&acceleration) => {
+                Err(ChoiceError::Acceleration(acceleration))
+            }
             _ => Ok(()),
         }
     }
@@ -295,9 +296,13 @@ impl FromStr for CodecChoice {
             "lz4" => Ok(Self::Lz4),
             "zstd" => Ok(Self::Zstd(1)),
             _ => text
-                .strip_prefix("zstd:")
-                .and_then(|level| level.parse().ok())
-                .map(Self::Zstd)
+                .split_once(':')
+                .and_then(|(name, number)| Some((name, number.parse().ok()?)))
+                .and_then(|(name, number)| match name {
+                    "lz4" => Some(Self::Lz4Fast(number)),
+                    "zstd" => Some(Self::Zstd(number)),
+                    _ => None,
+                })
                 .ok_or_else(|| ChoiceError::Name(text.chars().take(32).collect())),
         }
     }
@@ -308,6 +313,7 @@ impl fmt::Display for CodecChoice {
         match self {
             Self::None => f.write_str("none"),
             Self::Lz4 => f.write_str("lz4"),
+            Self::Lz4Fast(acceleration) => write!(f, "lz4:{acceleration}"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
         }
     }
@@ -338,12 +344,6 @@ impl fmt::Display for Codec {
 
 /// A packed block must save at least one part in this many.
 const WORTHWHILE_SHARE: usize = 16;
-/// Blocks shorter than this are packed without looking first.
-const PROBE_FROM_BYTES: usize = 16 * 1024;
-/// Places where a block is sampled.
-const PROBE_PIECES: usize = 16;
-/// Bytes sampled at each place.
-const PROBE_PIECE_BYTES: usize = 256;
 /// First bytes of a zstd frame; skippable frames and older formats begin differently.
 const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 

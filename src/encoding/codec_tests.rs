@@ -2,9 +2,10 @@
 
 use super::*;
 
-const CHOICES: [CodecChoice; 5] = [
+const CHOICES: [CodecChoice; 6] = [
     CodecChoice::None,
     CodecChoice::Lz4,
+    CodecChoice::Lz4Fast(8),
     CodecChoice::Zstd(-7),
     CodecChoice::Zstd(1),
     CodecChoice::Zstd(19),
@@ -24,6 +25,10 @@ fn random(length: usize, seed: u64) -> Vec<u8> {
 fn structured(length: usize) -> Vec<u8> {
     let record = |index: usize| format!("{index:08}\0\0\0\0user{}\x7f\x55", index * 31 % 977);
     (0..).flat_map(|index| record(index).into_bytes()).take(length).collect()
+}
+
+fn looks_random(raw: &[u8]) -> bool {
+    BlockSample::of(raw).looks_random()
 }
 
 fn encoded(choice: CodecChoice, raw: &[u8]) -> (Codec, Vec<u8>) {
@@ -194,7 +199,12 @@ fn names_parse_and_print() {
     }
     assert_eq!("zstd".parse(), Ok(CodecChoice::Zstd(1)));
     assert_eq!("zip".parse::<CodecChoice>(), Err(ChoiceError::Name("zip".into())));
-    assert!("zstd:x".parse::<CodecChoice>().is_err());
+    for text in ["zstd:x", "lz4:", "none:1", ":", "lz4:8:8"] {
+        assert!(text.parse::<CodecChoice>().is_err(), "{text}");
+    }
+    for (acceleration, good) in [(1, false), (2, true), (64, true), (65, false)] {
+        assert_eq!(CodecChoice::Lz4Fast(acceleration).validate().is_ok(), good, "{acceleration}");
+    }
     for (level, good) in [(-8, false), (-7, true), (19, true), (20, false)] {
         assert_eq!(CodecChoice::Zstd(level).validate().is_ok(), good, "{level}");
     }

@@ -5,16 +5,23 @@
 //! checksum and the image's digest, and [`codec`] packs the rest into one block.
 //!
 //! A relay that keeps what it sent does more: [`hybrid`] turns pages into references and
-//! differences, over the cache of [`baseline`].
+//! differences, over the cache of [`baseline`]; [`sample`] looks at a block, [`selector`] picks its
+//! codec, and [`stats`] adds up what came of it.
 
 pub mod baseline;
 pub mod codec;
 pub mod digest;
 pub mod hybrid;
+pub mod sample;
+pub mod selector;
+pub mod stats;
 pub mod zero;
 
 pub use baseline::{BaselineCache, BaselineLimits, PageKey};
 pub use codec::{Codec, CodecChoice, DecodeError, Decoder, Encoded, Encoder};
 pub use digest::{ChunkChecksum, Digest, ImageDigest, page_hash, zero_page_hash};
 pub use hybrid::{ClassCounts, EncodedPages, HybridOptions, PageDecoder, PageEncoder};
+pub use sample::{BlockClass, BlockSample};
+pub use selector::{BlockOutcome, CostSelector, FixedSelector, LinkState, Selector};
+pub use stats::HdeStats;
 pub use zero::{PageRun, is_zero, page_runs};

@@ -21,7 +21,7 @@ mod work;
 use crate::Status;
 use crate::base::limits::MAX_CHUNK_EXTENTS;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, StreamId, Time};
-use crate::encoding::{Codec, CodecChoice, ImageDigest};
+use crate::encoding::{CodecChoice, ImageDigest};
 use crate::migration::convergence::Convergence;
 use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
@@ -419,10 +419,6 @@ fn chunk_pages(chunk_bytes: u32, layout: &MemoryLayout) -> u32 {
 
 /// The wanted codec if the peer can decode it.
 fn agreed_codec(wanted: CodecChoice, features: Features) -> CodecChoice {
-    let number = match wanted {
-        CodecChoice::None => return CodecChoice::None,
-        CodecChoice::Lz4 => Codec::Lz4,
-        CodecChoice::Zstd(_) => Codec::Zstd,
-    };
-    if features.codecs >> number as u8 & 1 == 1 { wanted } else { CodecChoice::None }
+    let decodes = features.codecs >> wanted.codec() as u8 & 1 == 1;
+    if decodes { wanted } else { CodecChoice::None }
 }
