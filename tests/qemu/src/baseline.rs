@@ -148,13 +148,21 @@ fn wait_for_end(
             continue;
         }
         match event.data["status"].as_str() {
-            Some("completed") => return Ok(source.migration_info()?),
+            Some("completed") => return settled_info(source),
             Some(status @ ("failed" | "cancelled")) => {
                 return Err(failure(source, baseline, status));
             }
             _ => {}
         }
     }
+}
+
+/// QEMU says "completed" a little before it has worked out the times; then it leaves this state.
+fn settled_info(source: &mut Qmp) -> Result<MigrationInfo, LabError> {
+    while source.status()?.status == "finish-migrate" {
+        std::thread::sleep(POLL);
+    }
+    Ok(source.migration_info()?)
 }
 
 fn failure(source: &mut Qmp, baseline: &Baseline<'_>, status: &str) -> LabError {
