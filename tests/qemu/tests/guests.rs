@@ -110,6 +110,10 @@ fn a_qemu_that_does_not_start_says_why() {
     let config = VmConfig { machine: "no-such-machine", ..VmConfig::default() };
     let error = Vm::start(&config).map(drop).unwrap_err().to_string();
     assert!(error.contains("unsupported machine type"), "{error}");
+    let image = Image { kernel: "/no-such-kernel".into(), initramfs: "/no-such-file".into() };
+    let config = VmConfig { image: Some(&image), ..VmConfig::default() };
+    let error = Vm::start(&config).map(drop).unwrap_err().to_string();
+    assert!(error.contains("no-such-kernel"), "{error}");
 }
 
 fn migrate(
