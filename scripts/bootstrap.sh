@@ -21,6 +21,7 @@ valgrind:valgrind
 shellcheck:shellcheck
 ip:iproute2
 iperf3:iperf3
+qemu-system-x86_64:qemu-system-x86
 python3:python3
 venv:python3-venv
 asan:libasan8

@@ -8,4 +8,5 @@ need_file tests/net/Cargo.toml
 cargo build --locked
 runner=()
 [ "$(id -u)" -eq 0 ] || runner=(--config "target.'cfg(unix)'.runner = ['sudo', '-E', '-n']")
-cargo "${runner[@]}" nextest run --locked --profile ci --package dwcp-netlab --run-ignored all
+cargo "${runner[@]}" nextest run --locked --profile ci --run-ignored all \
+    --package dwcp-netlab --package dwcp-qemulab

@@ -20,7 +20,9 @@ pub fn kernel(cache: &Path) -> Result<PathBuf, LabError> {
     if let Some(kept) = newest_kernel(&folder) {
         return Ok(kept);
     }
-    download(&folder).or_else(|error| {
+    // A machine may have no list of packages, or one that names a kernel which is gone by now.
+    let fetched = download(&folder).or_else(|_| update_lists().and_then(|()| download(&folder)));
+    fetched.or_else(|error| {
         let own = newest_kernel(Path::new("/boot")).filter(|path| fs::File::open(path).is_ok());
         own.ok_or_else(|| {
             LabError::Kernel(format!("{error}; /boot has none; {OVERRIDE}=FILE names one"))
@@ -42,6 +44,10 @@ fn download(folder: &Path) -> Result<PathBuf, LabError> {
     let image = newest_kernel(&unpacked.join("boot"));
     let image = image.ok_or_else(|| LabError::Kernel(format!("no vmlinuz in {package}")))?;
     keep_only(&image, &unpacked, folder)
+}
+
+fn update_lists() -> Result<(), LabError> {
+    output_of(Command::new("apt-get").args(["update", "-q"])).map(drop)
 }
 
 /// The package that the one without a version stands for.

@@ -4,7 +4,8 @@
 //! dirties it at a rate and prints every second whether its pages are what it wrote. It runs
 //! under TCG, so it needs neither root nor /dev/kvm, and is up in about three seconds.
 //!
-//! * [`Image`] is the kernel and the program, built once and kept in `target/qemulab`;
+//! * [`Image`] is the kernel and the program, built once and kept in `target/qemulab`: the kernel
+//!   comes from Debian's archive, unless `DWCP_QEMULAB_KERNEL` names a file;
 //! * [`Vm`] is one QEMU, gone when dropped, also if this process is killed;
 //! * [`memory_digest`] compares the memory of two stopped guests;
 //! * [`baseline`] has QEMU migrate by its own means and measures that.

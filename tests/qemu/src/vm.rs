@@ -3,7 +3,7 @@
 use crate::process::spawn_bound;
 use crate::serial::SerialLog;
 use crate::{Image, LabError};
-use dwcp::runtime::qemu::{Qmp, QmpError};
+use dwcp::runtime::qemu::Qmp;
 use dwcp_netlab::Host;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -114,7 +114,8 @@ impl Vm {
         })?;
         let serial = SerialLog::new(folder.join("serial.log"));
         let vm = Self { child: Mutex::new(child), folder, serial };
-        vm.wait_until("QMP socket", START_TIMEOUT, || vm.try_qmp().transpose())??;
+        // Whatever is wrong so early, QEMU's end tells it better than its socket.
+        vm.wait_until("QMP socket", START_TIMEOUT, || vm.qmp().ok())?;
         Ok(vm)
     }
 
@@ -183,14 +184,6 @@ impl Vm {
     /// How it ended, if it did.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child().try_wait().ok().flatten()
-    }
-
-    /// None while nobody listens yet.
-    fn try_qmp(&self) -> Result<Option<Qmp>, LabError> {
-        match self.qmp() {
-            Err(LabError::Qmp(QmpError::Connect { .. })) => Ok(None),
-            other => other.map(Some),
-        }
     }
 
     fn wait_until<T>(
