@@ -281,8 +281,10 @@ pub fn qemu_stream(data: &[u8]) {
     let Some(([kind, pages, skeleton, split], stream)) = data.split_first_chunk::<4>() else {
         return;
     };
-    let limits =
-        SegmentLimits { pages: usize::from(*pages), skeleton_bytes: usize::from(*skeleton) << 4 };
+    let limits = SegmentLimits {
+        pages: usize::from(*pages),
+        skeleton_bytes: (usize::from(*skeleton) + 1) * 64,
+    };
     let portions = stream.chunks(1 + (usize::from(*split) << (kind >> 4)));
     let mut out = Segment::default();
     let mut replayed = Vec::new();
