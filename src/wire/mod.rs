@@ -10,6 +10,7 @@ pub mod control;
 pub mod cursor;
 pub mod frame;
 pub mod hello;
+pub mod v1;
 
 pub use chunk::{ChunkAck, ChunkHeader, Extent, ExtentKind};
 pub use control::Control;
