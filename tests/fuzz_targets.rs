@@ -70,6 +70,11 @@ fn the_seed_of_chunks_is_stored_whole() {
 }
 
 #[test]
+fn the_seed_of_segments_decodes_whole() {
+    assert_eq!(targets::decoded_segments(&seeds::of("hybrid_decode")[0]), 2);
+}
+
+#[test]
 fn the_seeds_of_configurations_are_accepted() {
     for seed in seeds::of("config") {
         let text = std::str::from_utf8(&seed[1..]).unwrap();

@@ -125,7 +125,7 @@ impl Kind {
             Kind::Path => "absolute path".to_owned(),
             Kind::OptionalPath => "absolute path, or none".to_owned(),
             Kind::OptionalAddress => "ADDRESS:PORT, or none".to_owned(),
-            Kind::Codec => "none, lz4, zstd or zstd:LEVEL".to_owned(),
+            Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
         }
     }
 }

@@ -231,7 +231,7 @@ fn place(slot: u32) -> (usize, Range<usize>) {
 
 /// Memory of a hash map as the standard library lays it out: a power of two of buckets, at most 7 of
 /// 8 in use, with a control byte each. While it grows, the smaller table is held beside it.
-pub fn map_bytes<K, V>(map: &HashMap<K, V>) -> u64 {
+pub(super) fn map_bytes<K, V>(map: &HashMap<K, V>) -> u64 {
     if map.capacity() == 0 {
         return 0;
     }

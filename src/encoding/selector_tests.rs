@@ -245,6 +245,19 @@ fn random_and_empty_blocks_are_stored_and_teach_nothing() {
 }
 
 #[test]
+fn every_candidate_can_be_had_and_named() {
+    let raw = vec![7; 65_536];
+    for Candidate { choice, .. } in CANDIDATES {
+        assert_eq!(choice.validate(), Ok(()));
+        assert_eq!(choice.to_string().parse(), Ok(choice));
+        let mut packed = Vec::new();
+        let encoded = crate::encoding::Encoder::default().encode(choice, &raw, &mut packed);
+        assert_eq!(encoded.unwrap().codec, choice.codec());
+    }
+    assert_eq!(CANDIDATES[STORED].choice, CodecChoice::None);
+}
+
+#[test]
 fn equal_seeds_choose_equally() {
     let speed = |seed| {
         Pipeline::new(world(1000.0 * MBIT)).run(&mut CostSelector::new(seed), BLOCKS).to_bits()

@@ -7,6 +7,7 @@ use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero
 use dwcp::migration::ownership::{Mark, Record};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::wire::hello::{Ended, Features, Purpose};
+use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
     Preface,
@@ -26,6 +27,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "chunk_ack" => vec![ack()],
         "block_decode" => blocks(),
         "block_encode" => (0..12).map(|choice| [&[choice, 40], &page()[..200]].concat()).collect(),
+        "hybrid_decode" => vec![segments()],
+        "v1_hde" => v1_hde(),
         "layout" => vec![layout_bytes()],
         "migration_id" => vec![b"0123456789abcdef0123456789ABCDEF".to_vec()],
         "session" => vec![b"\x0e\x1e\0\0\x04\x14\x19\x09\x07\x17\x09\x19\x0d\x04\x14".repeat(3)],
@@ -136,6 +139,27 @@ fn blocks() -> Vec<Vec<u8>> {
     let mut blocks: Vec<_> = choices.into_iter().map(block).collect();
     blocks.push(vec![Codec::Zstd as u8, 0, 1, 0, 0x28, 0xb5, 0x2f, 0xfd]);
     blocks
+}
+
+/// Two fresh pages, then a duplicate of the first and a difference from it, then a zero page.
+fn segments() -> Vec<u8> {
+    let (first, second) = ([2, 2, 2 << 3, 0, 1, 2, 1, 4 | 3], [3, 5, 0, 1 << 3, 2, 1, 5]);
+    [&first[..], &second, &[1, 1, 2, 0, 0]].concat()
+}
+
+/// A packet with an image, one with a difference, the difference itself, a blob.
+fn v1_hde() -> Vec<Vec<u8>> {
+    let delta = Delta::between(b"vm1_memory", &[7; 9000], &[&[7; 4096], &page()[..50]].concat());
+    let (original_bytes, data) = (4096, &page()[..]);
+    let (algorithm, mode) = (Algorithm::None, Mode::Hybrid);
+    let blob = Blob { is_delta: false, algorithm, mode, original_bytes, data };
+    let with = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    vec![
+        with(0, &hde::pack_image(&page(), Tier::Global).unwrap_or_default()),
+        with(0, &hde::pack_delta(&delta, Tier::Local).unwrap_or_default()),
+        with(1, &delta.encode()),
+        with(2, &blob.encode()),
+    ]
 }
 
 fn layout_bytes() -> Vec<u8> {

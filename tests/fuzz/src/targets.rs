@@ -3,12 +3,14 @@
 use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
 use dwcp::config::{Id, edit, load};
-use dwcp::encoding::{Codec, CodecChoice, Decoder, Encoder};
+use dwcp::encoding::baseline::PAGE_BYTES;
+use dwcp::encoding::{BaselineLimits, Codec, CodecChoice, Decoder, Encoder, PageDecoder, PageKey};
 use dwcp::migration::ownership::Record;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
+use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Preface,
 };
@@ -35,6 +37,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("chunk_ack", chunk_ack),
     ("block_decode", block_decode),
     ("block_encode", block_encode),
+    ("hybrid_decode", hybrid_decode),
+    ("v1_hde", v1_hde),
     ("layout", layout),
     ("migration_id", migration_id),
     ("session", session),
@@ -137,6 +141,70 @@ pub fn block_encode(data: &[u8]) {
     let mut decoder = Decoder::default();
     decoder.decode(encoded.codec, encoded.payload, raw.len() as u32, &mut unpacked).unwrap();
     assert!(unpacked == raw, "{choice}");
+}
+
+/// Segments one after the other: how many pages, class bytes, and bytes over whole pages in each block
+/// (high bits: pages less one), then a byte for each key, then the class bytes.
+pub fn hybrid_decode(data: &[u8]) {
+    decoded_segments(data);
+}
+
+/// How many of these segments decoded.
+pub fn decoded_segments(data: &[u8]) -> usize {
+    const MAX_BYTES: u64 = 40_000;
+    let mut decoded = 0;
+    let limits = BaselineLimits { max_bytes: MAX_BYTES, max_baselines: 100 };
+    let (mut decoder, mut out, mut rest) = (PageDecoder::new(limits), Vec::new(), data);
+    while let Some(([pages, classes, fresh, delta], tail)) = rest.split_first_chunk::<4>() {
+        let (keys, tail) = tail.split_at(tail.len().min(usize::from(pages % 32)));
+        let (classes, tail) = tail.split_at(tail.len().min(usize::from(*classes)));
+        rest = tail;
+        let key = |byte: &u8| PageKey { block: (byte >> 6).into(), page: (byte & 63).into() };
+        let keys: Vec<_> = keys.iter().map(key).collect();
+        let block =
+            |code: u8| vec![code; usize::from(code >> 3) * PAGE_BYTES + usize::from(code & 7)];
+        match decoder.decode(&keys, classes, &block(*fresh), &block(*delta), &mut out) {
+            Ok(()) => {
+                assert_eq!(out.len(), keys.len() * PAGE_BYTES);
+                decoded += 1;
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        assert!(out.len() <= keys.len() * PAGE_BYTES);
+        assert!(decoder.memory_bytes() <= MAX_BYTES);
+    }
+    decoded
+}
+
+/// A packet, a difference or a blob of v1, as the first byte says.
+pub fn v1_hde(data: &[u8]) {
+    const MAX_BYTES: u64 = 1 << 16;
+    let Some((kind, bytes)) = data.split_first() else { return };
+    match kind % 3 {
+        0 => {
+            let Ok(packet) = Packet::decode(bytes) else { return };
+            assert_eq!(Packet::decode(&packet.encode()), Ok(packet));
+            match packet.unpack(MAX_BYTES) {
+                Ok(Content::Image(image)) => assert!(image.len() as u64 <= MAX_BYTES),
+                Ok(Content::Delta(delta)) => assert!(packet.is_delta && !delta.encode().is_empty()),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        1 => {
+            let Ok(delta) = Delta::decode(bytes, MAX_BYTES) else { return };
+            assert_eq!(delta.encode(), bytes);
+            if let Ok(image) = delta.apply(&[7; 10_000]) {
+                assert!(image.len() as u64 <= MAX_BYTES);
+            }
+        }
+        _ => {
+            let Ok(blob) = Blob::decode(bytes) else { return };
+            assert_eq!(blob.encode(), bytes);
+            if let Ok(image) = blob.unpack(MAX_BYTES) {
+                assert_eq!(image.len(), blob.original_bytes as usize);
+            }
+        }
+    }
 }
 
 /// A memory layout: page size, then a name length and a region length each.
