@@ -10,11 +10,8 @@ pub mod control;
 pub mod cursor;
 pub mod frame;
 pub mod hello;
-<<<<<<< HEAD
 pub mod segment;
-=======
 pub mod v1;
->>>>>>> h2
 
 pub use chunk::{ChunkAck, ChunkHeader, Extent, ExtentKind};
 pub use control::Control;
