@@ -456,7 +456,7 @@ impl Tables {
         layout: &MemoryLayout,
         id: MigrationId,
     ) -> Result<Arc<dyn GuestSink>, Refusal> {
-        let entry = self.expected(name)?;
+        let entry = self.expected(name, |role| matches!(role, Role::Destination(_)))?;
         let Role::Destination(guest) = &entry.role else { return Err(not_expected(name, entry)) };
         let ours = guest.layout();
         if ours != *layout {
@@ -473,7 +473,7 @@ impl Tables {
         facts: &MachineFacts,
         id: MigrationId,
     ) -> Result<Arc<QemuGuest>, Refusal> {
-        let entry = self.expected(name)?;
+        let entry = self.expected(name, |role| matches!(role, Role::QemuDestination(_)))?;
         let Role::QemuDestination(guest) = &entry.role else {
             return Err(not_expected(name, entry));
         };
@@ -485,19 +485,27 @@ impl Tables {
         Ok(guest)
     }
 
-    /// The entry of a guest that nobody is sending yet.
-    fn expected(&mut self, name: &str) -> Result<&mut GuestEntry, Refusal> {
+    /// The entry of a guest in this role that nobody is sending yet.
+    fn expected(
+        &mut self,
+        name: &str,
+        is_role: impl Fn(&Role) -> bool,
+    ) -> Result<&mut GuestEntry, Refusal> {
         if self.stopped {
             return Err(Refusal::new(Status::Stopped, "the node is being stopped"));
         }
-        if let Some(earlier) = self.guests.get(name).and_then(|entry| entry.migration) {
+        let unknown = || format!("no guest {name:?} is expected here");
+        let entry =
+            self.guests.get(name).ok_or_else(|| Refusal::new(Status::NotFound, unknown()))?;
+        if !is_role(&entry.role) {
+            return Err(not_expected(name, entry));
+        }
+        if let Some(earlier) = entry.migration {
             self.give_way(earlier);
             let text = format!("guest {name:?} is being received from elsewhere");
             return Err(Refusal::new(Status::Busy, text));
         }
-        let unknown =
-            || Refusal::new(Status::NotFound, format!("no guest {name:?} is expected here"));
-        self.guests.get_mut(name).ok_or_else(unknown)
+        self.guests.get_mut(name).ok_or_else(|| Refusal::new(Status::NotFound, unknown()))
     }
 }
 
