@@ -33,7 +33,7 @@ const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
 fn a_running_guest_moves_and_nothing_is_lost() {
     for codec in [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)] {
         let (alpha, here, beta, there) = pair(4096, 2_000);
-        let options = MigrationOptions { codec, ..MigrationOptions::default() };
+        let options = MigrationOptions { codec: codec.into(), ..MigrationOptions::default() };
         let migration = alpha.migrate("vm", &address(&beta), options).unwrap();
         let report = migration.wait(PATIENCE).unwrap();
         assert_eq!(report.status, Status::Ok, "{}", report.reason);

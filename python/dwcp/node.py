@@ -116,7 +116,8 @@ class Node:
         Returns at once. None always means the library's default.
 
         * ``streams``: TCP connections, 1 to 64 (4).
-        * ``codec``: ``none``, ``lz4``, ``lz4:ACCELERATION``, ``zstd`` or ``zstd:LEVEL`` (lz4).
+        * ``codec``: ``auto``, ``none``, ``lz4``, ``lz4:ACCELERATION``, ``zstd`` or
+          ``zstd:LEVEL`` (auto).
         * ``max_downtime_ms``: the guest is paused once the rest is predicted to take no longer
           (300).
         * ``deadline_s``: give up when copying takes longer, the guest running on here (never).

@@ -100,7 +100,7 @@ pub struct Migrate {
     /// Data streams, 1 to 64
     #[arg(long, value_name = "N")]
     pub streams: Option<u16>,
-    /// Page encoding: none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL
+    /// Page encoding: auto, none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL
     #[arg(long)]
     pub codec: Option<String>,
     /// Pause the guest once the rest takes no longer, such as 30ms

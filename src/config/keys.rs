@@ -156,7 +156,7 @@ keys! {
 
     MigrationStreams "migration.streams" Kind::Integer(1, 64), "4", NextMigration,
         "Data streams of a migration.";
-    MigrationCodec "migration.codec" Kind::Codec, "lz4", NextMigration,
+    MigrationCodec "migration.codec" Kind::Codec, "auto", NextMigration,
         "How pages are encoded.";
     MigrationMaxDowntime "migration.max_downtime" Kind::Duration(1, HOUR_MS), "300ms", NextMigration,
         "The guest is paused once the rest is predicted to take no longer.";

@@ -13,7 +13,7 @@ pub use load::{ConfigError, Problem};
 pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
-use crate::migration::{CodecChoice, MigrationOptions};
+use crate::migration::{CodecPolicy, MigrationOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl Config {
         let default = MigrationOptions::default();
         MigrationOptions {
             streams: u16::try_from(self.integer(Id::MigrationStreams)).unwrap_or(default.streams),
-            codec: self.text(Id::MigrationCodec).parse().unwrap_or(CodecChoice::Lz4),
+            codec: self.text(Id::MigrationCodec).parse().unwrap_or(CodecPolicy::Auto),
             max_downtime: self.duration(Id::MigrationMaxDowntime).unwrap_or(default.max_downtime),
             deadline: self.duration(Id::MigrationDeadline),
             bandwidth_limit_bytes_per_s: Some(self.integer(Id::MigrationBandwidthLimit))

@@ -1,7 +1,7 @@
 //! What a key may hold: kinds with units and ranges, and the values read by them.
 
 use super::units;
-use crate::migration::CodecChoice;
+use crate::migration::CodecPolicy;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -234,7 +234,7 @@ fn parse_address(text: &str) -> Result<Value, String> {
 }
 
 fn parse_codec(text: &str) -> Result<Value, String> {
-    let codec: CodecChoice = text.parse().map_err(|error| format!("{error}"))?;
+    let codec: CodecPolicy = text.parse().map_err(|error| format!("{error}"))?;
     let options = crate::migration::MigrationOptions { codec, ..Default::default() };
     options.validate().map_err(|error| error.to_string())?;
     Ok(Value::Text(text.to_owned()))
@@ -298,7 +298,7 @@ mod tests {
             (Kind::Path, "log", "not an absolute path"),
             (Kind::OptionalAddress, "localhost", "not ADDRESS:PORT"),
             (Kind::OptionalAddress, ":9090", "not ADDRESS:PORT"),
-            (Kind::Codec, "zip", "none of: none, lz4"),
+            (Kind::Codec, "zip", "none of: auto, none, lz4"),
             (Kind::Codec, "zstd:99", "99"),
         ] {
             let error = kind.parse(text).unwrap_err();

@@ -68,7 +68,7 @@ pub struct Decoder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
     /// The name.
-    #[error("codec {0:?} is none of: none, lz4, lz4:ACCELERATION, zstd, zstd:LEVEL")]
+    #[error("codec {0:?} is none of: auto, none, lz4, lz4:ACCELERATION, zstd, zstd:LEVEL")]
     Name(String),
     /// The level.
     #[error("zstd level is {0}; it must be -7 to 19")]

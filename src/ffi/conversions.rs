@@ -6,7 +6,7 @@ use super::migration::{dwcp_migration_options, dwcp_progress, dwcp_report};
 use super::queue::{owner_code, phase_code};
 use super::strings;
 use super::structs::{self, SizedStruct};
-use crate::migration::{CodecChoice, MigrationOptions, Progress, Report};
+use crate::migration::{CodecChoice, CodecPolicy, MigrationOptions, Progress, Report};
 use std::time::Duration;
 
 /// The C number of a side.
@@ -120,14 +120,14 @@ pub unsafe fn options_in(
 
 fn codec_in(
     options: &dwcp_migration_options,
-    default: CodecChoice,
-) -> Result<CodecChoice, Failure> {
+    default: CodecPolicy,
+) -> Result<CodecPolicy, Failure> {
     match (options.codec, options.codec_level) {
-        (DWCP_CODEC_ZSTD, 0) => Ok(CodecChoice::Zstd(1)),
-        (DWCP_CODEC_ZSTD, level) => Ok(CodecChoice::Zstd(level)),
+        (DWCP_CODEC_ZSTD, 0) => Ok(CodecChoice::Zstd(1).into()),
+        (DWCP_CODEC_ZSTD, level) => Ok(CodecChoice::Zstd(level).into()),
         (DWCP_CODEC_DEFAULT, 0) => Ok(default),
-        (DWCP_CODEC_NONE, 0) => Ok(CodecChoice::None),
-        (DWCP_CODEC_LZ4, 0) => Ok(CodecChoice::Lz4),
+        (DWCP_CODEC_NONE, 0) => Ok(CodecChoice::None.into()),
+        (DWCP_CODEC_LZ4, 0) => Ok(CodecChoice::Lz4.into()),
         (DWCP_CODEC_DEFAULT..=DWCP_CODEC_LZ4, level) => Err(Failure::invalid(format!(
             "codec_level is {level}; only DWCP_CODEC_ZSTD has levels"
         ))),
@@ -169,7 +169,7 @@ mod tests {
             ..zero()
         };
         let options = read(&options).unwrap();
-        assert_eq!(options.codec, CodecChoice::Zstd(-3));
+        assert_eq!(options.codec, CodecChoice::Zstd(-3).into());
         assert!(!options.throttle);
         assert_eq!(options.max_downtime, Duration::from_micros(5));
         assert_eq!(options.deadline, Some(Duration::from_millis(6)));

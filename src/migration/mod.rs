@@ -16,7 +16,7 @@ pub mod source;
 pub mod stats;
 
 pub use guest::{Ending, GuestError, GuestSink, GuestSource};
-pub use options::{CodecChoice, MigrationOptions};
+pub use options::{CodecChoice, CodecPolicy, MigrationOptions};
 // Plain figures, which events and metrics need too; hence a layer below.
 pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
 

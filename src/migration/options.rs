@@ -1,7 +1,42 @@
 //! What a caller may set for one migration.
 
 pub use crate::encoding::codec::{ChoiceError, CodecChoice};
+use std::str::FromStr;
 use std::time::Duration;
+
+/// How pages are to be packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecPolicy {
+    /// The library decides: for a relayed guest block by block, by what costs least time end to
+    /// end; for other guests LZ4.
+    Auto,
+    /// Always the same.
+    Fixed(CodecChoice),
+}
+
+impl From<CodecChoice> for CodecPolicy {
+    fn from(choice: CodecChoice) -> Self {
+        Self::Fixed(choice)
+    }
+}
+
+impl FromStr for CodecPolicy {
+    type Err = ChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, ChoiceError> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Fixed) }
+    }
+}
+
+impl CodecPolicy {
+    /// The codec where blocks are not judged one by one.
+    pub fn one(self) -> CodecChoice {
+        match self {
+            Self::Auto => CodecChoice::Lz4,
+            Self::Fixed(choice) => choice,
+        }
+    }
+}
 
 /// Settings of one migration; `Default` is what an operator wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,7 +44,7 @@ pub struct MigrationOptions {
     /// Data streams, 1 to 64.
     pub streams: u16,
     /// Page encoding.
-    pub codec: CodecChoice,
+    pub codec: CodecPolicy,
     /// The guest is paused once the rest is predicted to take no longer.
     pub max_downtime: Duration,
     /// Give up, guest running at the source, when pre-copy takes longer.
@@ -28,7 +63,7 @@ impl Default for MigrationOptions {
     fn default() -> Self {
         Self {
             streams: 4,
-            codec: CodecChoice::Lz4,
+            codec: CodecPolicy::Auto,
             max_downtime: Duration::from_millis(300),
             deadline: None,
             bandwidth_limit_bytes_per_s: None,
@@ -62,7 +97,7 @@ impl MigrationOptions {
         if self.streams == 0 || self.streams > crate::base::limits::MAX_STREAMS {
             return Err(OptionsError::Streams(self.streams));
         }
-        self.codec.validate()?;
+        self.codec.one().validate()?;
         match self.bandwidth_limit_bytes_per_s {
             Some(rate) if rate < 65_536 => Err(OptionsError::Bandwidth(rate)),
             _ => Ok(()),
@@ -80,7 +115,7 @@ mod tests {
         assert_eq!(good.validate(), Ok(()));
         let bad = MigrationOptions { streams: 65, ..good.clone() };
         assert!(bad.validate().unwrap_err().to_string().contains("65"));
-        let bad = MigrationOptions { codec: CodecChoice::Zstd(20), ..good.clone() };
+        let bad = MigrationOptions { codec: CodecChoice::Zstd(20).into(), ..good.clone() };
         assert!(bad.validate().unwrap_err().to_string().contains("20"));
         let bad = MigrationOptions { bandwidth_limit_bytes_per_s: Some(9), ..good };
         assert!(bad.validate().unwrap_err().to_string().contains("9 bytes/s"));

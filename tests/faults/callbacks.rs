@@ -22,7 +22,7 @@ const AT_DESTINATION: [&str; 4] =
 /// Stored chunks are received in place, others are decoded and written.
 fn options_for(call: &str) -> MigrationOptions {
     let codec = if call == "receive_pages" { CodecChoice::None } else { CodecChoice::Lz4 };
-    MigrationOptions { codec, ..patient() }
+    MigrationOptions { codec: codec.into(), ..patient() }
 }
 
 #[test]

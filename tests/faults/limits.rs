@@ -16,7 +16,7 @@ fn busy_stage() -> Stage {
 
 fn capped() -> MigrationOptions {
     MigrationOptions {
-        codec: CodecChoice::None,
+        codec: CodecChoice::None.into(),
         bandwidth_limit_bytes_per_s: Some(CAP_BYTES_PER_S),
         max_downtime: Duration::from_millis(20),
         ..patient()

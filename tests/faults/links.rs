@@ -44,7 +44,7 @@ fn run_in_trouble(options: MigrationOptions, trouble: impl Fn(&Handle) + Send + 
 fn stored() -> MigrationOptions {
     let cap = Some(12 << 20);
     let (codec, bandwidth_limit_bytes_per_s) = (CodecChoice::None, cap);
-    MigrationOptions { codec, bandwidth_limit_bytes_per_s, streams: 4, ..patient() }
+    MigrationOptions { codec: codec.into(), bandwidth_limit_bytes_per_s, streams: 4, ..patient() }
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_damaged_byte_anywhere_costs_no_more_than_a_stream() {
             _ => 1_000_000,
         };
         handle.damage(direction, (random % range) as u64);
-        let options = MigrationOptions { codec: CodecChoice::None, ..patient() };
+        let options = MigrationOptions { codec: CodecChoice::None.into(), ..patient() };
         let report = stage.run(&proxy.address(), options);
         assert_eq!(report.status, Status::Ok, "seed {seed}: {}", report.reason);
         stage.assert_moved(&report);

@@ -510,7 +510,7 @@ impl World {
         let pages = (plan.id, plan.runs.as_slice());
         let (guest, layout) = (self.source_guest.as_ref(), self.source_guest.layout());
         let sequence = link.to_destination.sequence();
-        let codec = self.options.codec;
+        let codec = self.options.codec.one();
         match self.writer.encode(pages, guest, layout, codec, &self.source_digest, sequence) {
             Ok(chunk) => {
                 let (zero, full) = (chunk.zero_pages, chunk.full_pages);

@@ -8,7 +8,7 @@ use super::source::PageCounts;
 use crate::encoding::baseline::{BaselineLimits, PAGE_BYTES, PageKey};
 use crate::encoding::codec::EncodeError;
 use crate::encoding::hybrid::{
-    DecodeHybridError, EncodedPages, HybridOptions, PageDecoder, PageEncoder,
+    ClassCounts, DecodeHybridError, EncodedPages, HybridOptions, PageDecoder, PageEncoder,
 };
 use crate::encoding::{Codec, CodecChoice, DecodeError, Decoder, Encoder, page_hash};
 use crate::qemu::{FramingError, Segment};
@@ -36,6 +36,13 @@ pub struct Prepared {
     pages: EncodedPages,
 }
 
+impl Prepared {
+    /// The pages that travel whole.
+    pub fn fresh(&self) -> &[u8] {
+        &self.pages.fresh
+    }
+}
+
 /// A segment as it comes out of the packer.
 #[derive(Debug)]
 pub struct Packed {
@@ -45,6 +52,12 @@ pub struct Packed {
     pub counts: PageCounts,
     /// How the fresh pages were packed: codec, length before and after.
     pub fresh: (Codec, usize, usize),
+    /// Pages by class.
+    pub classes: ClassCounts,
+    /// Length of the classes and references, packed.
+    pub class_bytes: u64,
+    /// Length of the differences, packed.
+    pub delta_bytes: u64,
 }
 
 /// The first step, one for a stream.
@@ -181,7 +194,15 @@ impl Packer {
         };
         let used = Codec::try_from(blocks[2].codec).unwrap_or(Codec::None);
         let fresh = (used, pages.fresh.len(), blocks[2].packed_bytes as usize);
-        Ok(Packed { payload, counts, fresh })
+        let (class_bytes, delta_bytes) = (blocks[1].packed_bytes, blocks[3].packed_bytes);
+        Ok(Packed {
+            payload,
+            counts,
+            fresh,
+            classes: pages.counts,
+            class_bytes: class_bytes.into(),
+            delta_bytes: delta_bytes.into(),
+        })
     }
 }
 

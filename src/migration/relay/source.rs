@@ -80,7 +80,7 @@ pub struct RelaySource {
     first_unacked: u64,
     pacer: Pacer,
     bandwidth: BandwidthEstimator,
-    baseline_pages: Option<u32>,
+    agreed: Option<Features>,
     stage: Stage,
     sum: Option<StreamSum>,
     pages: PageCounts,
@@ -116,7 +116,7 @@ impl RelaySource {
             first_unacked: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
-            baseline_pages: None,
+            agreed: None,
             stage: Stage::Streaming,
             sum: None,
             pages: PageCounts::default(),
@@ -141,12 +141,17 @@ impl RelaySource {
 
     /// What the hello agreed on; only the first time counts.
     pub fn agree(&mut self, features: Features) {
-        self.baseline_pages.get_or_insert(features.baseline_pages);
+        self.agreed.get_or_insert(features);
     }
 
     /// Pages that both sides remember.
     pub fn baseline_pages(&self) -> u32 {
-        self.baseline_pages.unwrap_or(0)
+        self.agreed.map_or(0, |agreed| agreed.baseline_pages)
+    }
+
+    /// Codecs that the peer can undo, a bit each.
+    pub fn codecs(&self) -> u32 {
+        self.agreed.map_or(1, |agreed| agreed.codecs)
     }
 
     /// Whether a peer is there, so that the hypervisor's migration may begin; true once.

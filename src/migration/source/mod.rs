@@ -295,7 +295,7 @@ impl Source {
     /// What the hello agreed on; takes effect with the next chunk.
     pub fn agree(&mut self, features: Features) {
         self.chunk_pages = chunk_pages(features.chunk_bytes, &self.setup.layout);
-        self.codec = agreed_codec(self.setup.options.codec, features);
+        self.codec = agreed_codec(self.setup.options.codec.one(), features);
     }
 
     /// How pages are packed: as the caller wants it, if the peer can unpack that.

@@ -18,6 +18,7 @@ use crate::migration::relay::destination::{Action, Patience, RelayDestination, R
 use crate::migration::relay::segment_io::{Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
+use crate::qemu::releasable_bytes;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use crate::runtime::handle::{Arrival, Handle};
@@ -266,8 +267,9 @@ impl QemuIncoming {
             |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
         let (header, segment) = unpacker.unpack(payload).map_err(|error| corrupt(&error))?;
         let (door, mut kept) = (self.open_door()?, lock(&self.end));
+        let refused = |error: io::Error| self.refused_by_qemu(&error);
         if !header.tail {
-            (&door.socket).write_all(&kept).map_err(|error| self.refused_by_qemu(&error))?;
+            (&door.socket).write_all(&kept).map_err(refused)?;
             kept.clear();
         }
         if kept.len() + segment.stream_bytes() > MAX_DEVICE_STATE_BYTES {
@@ -275,6 +277,12 @@ impl QemuIncoming {
             return Err(Failure::new(Status::LimitReached, text));
         }
         segment.write_to(&mut kept);
+        if header.tail {
+            // Device state may be loaded already; only its end mark lets a guest run.
+            let early = releasable_bytes(&kept);
+            (&door.socket).write_all(&kept[..early]).map_err(refused)?;
+            kept.drain(..early);
+        }
         Ok((segment.stream_bytes() as u64, header.checksum))
     }
 

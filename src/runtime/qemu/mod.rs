@@ -1,5 +1,6 @@
 //! QEMU as the hypervisor: its control socket, for guests whose process is not ours.
 
+pub mod codec_choice;
 pub mod commands;
 pub mod guest;
 pub mod incoming;

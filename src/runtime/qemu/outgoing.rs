@@ -8,7 +8,8 @@
 
 use crate::Status;
 use crate::base::{MigrationId, StreamId, Time};
-use crate::encoding::CodecChoice;
+use crate::encoding::selector::LinkState;
+use crate::encoding::stats::HdeStats;
 use crate::migration::ownership::Mark;
 use crate::migration::relay::segment_io::{Packer, Prepared, Preparer, limits_for};
 use crate::migration::relay::source::{Action, RelaySource};
@@ -24,6 +25,7 @@ use crate::runtime::handle::Handle;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
+use crate::runtime::qemu::codec_choice::CodecChooser;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::watch::{Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
@@ -36,7 +38,7 @@ use crate::wire::{Frame, FrameKind};
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -44,6 +46,8 @@ use std::time::Duration;
 
 /// Bytes read from QEMU at once.
 const READ_BYTES: usize = 256 * 1024;
+/// Threads that pack, at most.
+const MAX_PACKERS: usize = 8;
 /// How long the reader waits for more before it ships a segment that is not full.
 const FILL_PATIENCE: Duration = Duration::from_millis(2);
 /// How long QEMU may take to connect.
@@ -63,6 +67,9 @@ pub struct QemuOutgoing {
     watch: Mutex<Option<Arc<Watch>>>,
     /// The whole stream, once QEMU has closed its socket.
     stream: Mutex<Option<Result<StreamSum, String>>>,
+    chooser: CodecChooser,
+    /// Segments that wait for a packer or are with one.
+    waiting: AtomicUsize,
     /// Packed bytes that are probably on their way to the machine.
     being_packed_bytes: AtomicU64,
 }
@@ -78,6 +85,7 @@ impl QemuOutgoing {
     ) -> Arc<Self> {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
         let slots = StreamSlots::new(machine, dialer, options.streams);
+        let chooser = CodecChooser::new(options.codec);
         Arc::new(Self {
             setup,
             options,
@@ -87,6 +95,8 @@ impl QemuOutgoing {
             outcome: Outcome::default(),
             watch: Mutex::new(None),
             stream: Mutex::new(None),
+            chooser,
+            waiting: AtomicUsize::new(0),
             being_packed_bytes: AtomicU64::new(0),
         })
     }
@@ -189,7 +199,7 @@ impl QemuOutgoing {
         self: &Arc<Self>,
         threads: &mut Vec<JoinHandle<()>>,
     ) -> (SyncSender<Prepared>, io::Result<()>) {
-        let count = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 8);
+        let count = packer_count();
         let (sender, receiver) = sync_channel(count);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..count {
@@ -218,6 +228,11 @@ impl QemuOutgoing {
             (Some(Ok(())), Some(Ok(sum))) => machine.stream_ended(sum, now()),
             _ => {}
         }
+    }
+
+    /// How pages were encoded so far.
+    pub fn encoding(&self) -> HdeStats {
+        self.chooser.stats()
     }
 
     fn watch(&self) -> Option<Arc<Watch>> {
@@ -347,6 +362,7 @@ impl QemuOutgoing {
         intake.segment.clear();
         intake.sum.add(prepared.stream_bytes, prepared.checksum);
         self.being_packed_bytes.fetch_add(prepared.stream_bytes / 4, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         out.send(prepared).is_ok()
     }
 
@@ -356,7 +372,9 @@ impl QemuOutgoing {
             let next = lock(prepared).recv();
             let Ok(prepared) = next else { return };
             let (number, expected_bytes) = (prepared.number, prepared.stream_bytes / 4);
-            let packed = packer.pack(prepared, self.codec());
+            let (link, codecs) = self.link();
+            let packed = self.chooser.pack(&mut packer, prepared, &link, codecs);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut machine = self.slots.machine();
             self.being_packed_bytes.fetch_sub(expected_bytes, Ordering::Relaxed);
             match packed {
@@ -368,9 +386,24 @@ impl QemuOutgoing {
         }
     }
 
-    fn codec(&self) -> CodecChoice {
-        self.options.codec
+    /// How the link stands, and what the peer can undo.
+    fn link(&self) -> (LinkState, u32) {
+        let machine = self.slots.machine();
+        let packers = packer_count();
+        let waiting = self.waiting.load(Ordering::Relaxed) as f32;
+        let state = LinkState {
+            bandwidth_bytes_per_s: machine.bandwidth_bytes_per_s(),
+            cores: packers as u32,
+            encode_queue_fill: (waiting / (2 * packers) as f32).min(1.0),
+            send_queue_fill: machine.window_fill(),
+        };
+        (state, machine.codecs())
     }
+}
+
+/// Threads that pack.
+fn packer_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_PACKERS)
 }
 
 /// What the reader keeps.

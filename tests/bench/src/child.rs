@@ -51,7 +51,7 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     std::io::stdin().read_line(&mut String::new())?;
     let options = MigrationOptions {
         streams: job.streams,
-        codec: CodecChoice::None,
+        codec: CodecChoice::None.into(),
         max_downtime: Duration::from_millis(job.max_downtime_ms),
         throttle: false,
         ..MigrationOptions::default()
