@@ -107,7 +107,7 @@ impl World {
         let codecs = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)];
         let options = MigrationOptions {
             streams: random.u16(1..5),
-            codec: codecs[random.usize(..3)],
+            codec: codecs[random.usize(..3)].into(),
             max_downtime: Duration::from_millis(random.u64(20..400)),
             deadline: random.bool().then(|| Duration::from_secs(60)),
             bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),

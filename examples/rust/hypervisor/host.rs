@@ -7,7 +7,7 @@ use crate::library;
 use crate::options::{Mode, Options};
 use crate::program::Proof;
 use crate::verify::{self, Verification};
-use dwcp::migration::{MigrationOptions, Owner, Report};
+use dwcp::migration::{CodecPolicy, MigrationOptions, Owner, Report};
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
 use dwcp::{Migration, Node, NodeOptions, Status};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,7 +173,7 @@ impl<'a> Host<'a> {
         let limit = options.bandwidth_mib_per_s << 20;
         MigrationOptions {
             streams: options.streams,
-            codec: options.codec().ok().flatten().unwrap_or(defaults.codec),
+            codec: options.codec().ok().flatten().map_or(defaults.codec, CodecPolicy::Fixed),
             max_downtime: Duration::from_millis(options.max_downtime_ms),
             deadline: (options.deadline_seconds > 0.0)
                 .then(|| Duration::from_secs_f64(options.deadline_seconds)),

@@ -27,7 +27,7 @@ use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
 use crate::runtime::qemu::codec_choice::CodecChooser;
 use crate::runtime::qemu::guest::QemuGuest;
-use crate::runtime::qemu::watch::{Task, Watch};
+use crate::runtime::qemu::watch::{Seen, Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
 use crate::runtime::sys::readiness::wait_readable;
@@ -52,6 +52,8 @@ const MAX_PACKERS: usize = 8;
 const FILL_PATIENCE: Duration = Duration::from_millis(2);
 /// How long QEMU may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// What QEMU and the destination's QEMU take around the stream's end.
+const HANDOVER: Duration = Duration::from_millis(40);
 /// How often waits look whether it is over.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -68,6 +70,8 @@ pub struct QemuOutgoing {
     /// The whole stream, once QEMU has closed its socket.
     stream: Mutex<Option<Result<StreamSum, String>>>,
     chooser: CodecChooser,
+    /// What QEMU was told last of how long the guest may stand still.
+    told_downtime: Mutex<Duration>,
     /// Segments that wait for a packer or are with one.
     waiting: AtomicUsize,
     /// Packed bytes that are probably on their way to the machine.
@@ -86,6 +90,7 @@ impl QemuOutgoing {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
         let slots = StreamSlots::new(machine, dialer, options.streams);
         let chooser = CodecChooser::new(options.codec);
+        let told_downtime = Mutex::new(options.max_downtime);
         Arc::new(Self {
             setup,
             options,
@@ -96,6 +101,7 @@ impl QemuOutgoing {
             watch: Mutex::new(None),
             stream: Mutex::new(None),
             chooser,
+            told_downtime,
             waiting: AtomicUsize::new(0),
             being_packed_bytes: AtomicU64::new(0),
         })
@@ -222,11 +228,29 @@ impl QemuOutgoing {
         if seen.stopped && seen.over.as_ref().is_none_or(Result::is_ok) {
             machine.guest_stopped(now());
         }
+        let latency = machine.latency();
+        self.steer_downtime(&watch, &seen, latency);
         match (seen.over, stream) {
             (Some(Err(text)), _) => machine.fail(Failure::new(Status::Callback, text), now()),
             (_, Some(Err(text))) => machine.fail(Failure::new(Status::Io, text), now()),
             (Some(Ok(())), Some(Ok(sum))) => machine.stream_ended(sum, now()),
             _ => {}
+        }
+    }
+
+    /// QEMU stops the guest when it believes that it can write the rest in time; what is under way
+    /// then, and the handover, come on top. So QEMU is told less than the caller allows.
+    fn steer_downtime(&self, watch: &Watch, seen: &Seen, latency: Duration) {
+        if seen.stopped || seen.over.is_some() || !seen.under_way {
+            return;
+        }
+        let allowed = self.options.max_downtime;
+        // Half of what is left: another pass over little is cheap, standing still is not.
+        let left = (allowed.saturating_sub(latency + HANDOVER) / 2).max(allowed / 8);
+        let mut told = lock(&self.told_downtime);
+        if told.abs_diff(left) > allowed / 8 {
+            *told = left;
+            watch.set_downtime(left);
         }
     }
 

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long an order may wait for the thread to look.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(5);
 /// How often QEMU is asked for its figures.
 const FIGURES_INTERVAL: Duration = Duration::from_millis(500);
 /// How long QEMU may take to undo a migration.
