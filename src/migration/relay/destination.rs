@@ -145,6 +145,11 @@ impl RelayDestination {
         self.early.contains_key(&self.next)
     }
 
+    /// Bytes of segments that wait for the replay.
+    pub fn stored_bytes(&self) -> u64 {
+        self.early_bytes
+    }
+
     /// The replay has taken the segment in hand: `bytes` of the stream with this checksum.
     pub fn replayed(&mut self, bytes: u64, checksum: u64, now: Time) {
         if let Some((number, stream)) = self.in_hand.take() {
