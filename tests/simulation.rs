@@ -2,12 +2,15 @@
 //!
 //! Each seed is one migration with its own mix of lost, doubled, swapped and damaged frames, dead
 //! streams, slow and failing hypervisor calls, full disks, cancels and crashes. `SIM_SEED=n` runs
-//! one seed again and prints its course; `SIM_RUNS=n` changes how many there are.
+//! one seed again and prints its course; `SIM_RUNS=n` changes how many there are. Both are about
+//! every test whose name is asked for.
 
 mod sim;
 
+use sim::relay::{self, RelayWorld};
 use sim::world::{Outcome, World};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 /// Migrations of one test run.
 const RUNS: u64 = 12_000;
@@ -16,30 +19,33 @@ fn environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-#[test]
-fn no_seed_breaks_an_invariant() {
+/// Runs every seed, and wants each of `endings` often enough: a world in which one kind of ending
+/// never comes up does not test it.
+fn run_all<O: Copy + Debug + Ord>(run_one: fn(u64, bool) -> O, endings: &[O]) {
     if let Some(seed) = environment("SIM_SEED") {
-        let outcome = World::new(seed, true).run();
-        println!("seed {seed}: {outcome:?}");
+        println!("seed {seed}: {:?}", run_one(seed, true));
         return;
     }
     let runs = environment("SIM_RUNS").unwrap_or(RUNS);
-    let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
+    let mut outcomes: BTreeMap<O, u64> = BTreeMap::new();
     for seed in 0..runs {
-        let run = std::panic::catch_unwind(|| World::new(seed, false).run());
-        match run {
+        match std::panic::catch_unwind(|| run_one(seed, false)) {
             Ok(outcome) => *outcomes.entry(outcome).or_default() += 1,
             Err(_) => panic!("seed {seed} failed; SIM_SEED={seed} runs it again"),
         }
     }
     println!("{runs} migrations: {outcomes:?}");
-    // A world in which one kind of ending never comes up does not test it.
-    for outcome in
-        [Outcome::Moved, Outcome::Stayed, Outcome::SourceCrashed, Outcome::DestinationCrashed]
-    {
-        let share = outcomes.get(&outcome).copied().unwrap_or(0) * 100 / runs;
+    for outcome in endings {
+        let share = outcomes.get(outcome).copied().unwrap_or(0) * 100 / runs;
         assert!(share >= 3, "{outcome:?} in {share} % of the runs only: {outcomes:?}");
     }
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    use Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed};
+    let endings = [Moved, Stayed, SourceCrashed, DestinationCrashed];
+    run_all(|seed, talk| World::new(seed, talk).run(), &endings);
 }
 
 #[test]
@@ -47,5 +53,21 @@ fn a_calm_world_always_moves_the_guest() {
     for seed in 0..300 {
         let talk = environment("SIM_CALM_SEED") == Some(seed);
         assert_eq!(World::calm(seed, talk).run(), Outcome::Moved, "seed {seed}");
+    }
+}
+
+#[test]
+fn no_relayed_seed_breaks_an_invariant() {
+    use relay::Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed};
+    let endings = [Moved, Stayed, SourceCrashed, DestinationCrashed];
+    run_all(|seed, talk| RelayWorld::new(seed, talk).run(), &endings);
+}
+
+#[test]
+fn a_bad_network_never_costs_a_relayed_migration() {
+    for seed in 0..1_000 {
+        let talk = environment("SIM_CALM_SEED") == Some(seed);
+        let outcome = RelayWorld::bad_network(seed, talk).run();
+        assert_eq!(outcome, relay::Outcome::Moved, "seed {seed}");
     }
 }

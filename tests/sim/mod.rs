@@ -2,4 +2,5 @@
 
 pub mod guest;
 pub mod network;
+pub mod relay;
 pub mod world;

@@ -52,7 +52,8 @@ pub enum Released {
 #[derive(Debug)]
 struct Arrived {
     payload: Vec<u8>,
-    stream: StreamId,
+    /// Those that brought it. The source counts on one of them, and only it knows on which.
+    streams: Vec<StreamId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -76,8 +77,8 @@ pub struct RelayDestination {
     early: BTreeMap<u64, Arrived>,
     early_bytes: u64,
     next: u64,
-    /// Which stream brought the segment that the replay has in hand.
-    in_hand: Option<(u64, StreamId)>,
+    /// The segment that the replay has in hand, and the streams that brought it.
+    in_hand: Option<(u64, Vec<StreamId>)>,
     replayed: StreamSum,
     promised: Option<StreamSum>,
     stage: Stage,
@@ -135,7 +136,7 @@ impl RelayDestination {
         }
         let arrived = self.early.remove(&self.next)?;
         self.early_bytes -= arrived.payload.len() as u64;
-        self.in_hand = Some((self.next, arrived.stream));
+        self.in_hand = Some((self.next, arrived.streams));
         self.next += 1;
         Some(arrived.payload)
     }
@@ -145,10 +146,17 @@ impl RelayDestination {
         self.early.contains_key(&self.next)
     }
 
+    /// Bytes of segments that wait for the replay.
+    pub fn stored_bytes(&self) -> u64 {
+        self.early_bytes
+    }
+
     /// The replay has taken the segment in hand: `bytes` of the stream with this checksum.
     pub fn replayed(&mut self, bytes: u64, checksum: u64, now: Time) {
-        if let Some((number, stream)) = self.in_hand.take() {
-            self.session.acknowledge(stream, ChunkId(number), true);
+        if let Some((number, streams)) = self.in_hand.take() {
+            for stream in streams {
+                self.session.acknowledge(stream, ChunkId(number), true);
+            }
             self.replayed.add(bytes, checksum);
             self.judge_end(now);
         }
@@ -407,8 +415,15 @@ impl RelayDestination {
 
     fn on_segment(&mut self, stream: StreamId, payload: Vec<u8>) -> Result<(), SessionError> {
         let number = number_of(&payload)?;
-        let taken = number < self.next && self.in_hand.is_none_or(|(held, _)| held != number);
-        if taken {
+        let in_hand = self.in_hand.as_mut().filter(|(held, _)| *held == number);
+        let waiting = self.early.get_mut(&number).map(|arrived| &mut arrived.streams);
+        if let Some(streams) = in_hand.map(|(_, streams)| streams).or(waiting) {
+            let session = &self.session;
+            streams.retain(|before| *before != stream && session.is_up(*before));
+            streams.push(stream);
+            return Ok(());
+        }
+        if number < self.next {
             // Its acknowledgement was lost with the stream that first brought it.
             self.session.acknowledge(stream, ChunkId(number), true);
             return Ok(());
@@ -419,16 +434,8 @@ impl RelayDestination {
             let expected = self.next;
             return Err(SessionError::BeyondWindow { found: number, expected });
         }
-        if let Some((held, by)) = &mut self.in_hand
-            && *held == number
-        {
-            *by = stream;
-            return Ok(());
-        }
-        if let Some(before) = self.early.insert(number, Arrived { payload, stream }) {
-            self.early_bytes -= before.payload.len() as u64;
-        }
         self.early_bytes += bytes;
+        self.early.insert(number, Arrived { payload, streams: vec![stream] });
         Ok(())
     }
 

@@ -308,6 +308,11 @@ impl RelaySource {
         round_trip + drain
     }
 
+    /// Bytes of segments that are not acknowledged.
+    pub fn under_way_bytes(&self) -> u64 {
+        self.under_way_bytes
+    }
+
     /// How full the window is, 0 to 1.
     pub fn window_fill(&self) -> f32 {
         (self.under_way_bytes as f32 / self.window_bytes() as f32).min(1.0)

@@ -1,0 +1,66 @@
+//! What networks do to a relayed migration costs time and connections, never the guest.
+
+use crate::proxy::{BACK, FORWARD, Proxy};
+use crate::stage::{Stage, end_of, slow_and_patient, wait_for_middle, wait_until};
+use std::time::Duration;
+
+fn proxied(stage: &Stage) -> Proxy {
+    Proxy::new(stage.there.local_address().unwrap())
+}
+
+#[test]
+fn one_stream_after_the_other_breaks() {
+    let stage = Stage::new();
+    let proxy = proxied(&stage);
+    let migration = stage.migrate(&proxy.address(), slow_and_patient());
+    for _ in 0..3 {
+        wait_for_middle(&migration);
+        wait_until("a link breaks", || proxy.handle().kill_one());
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let report = end_of(&migration);
+    assert!(report.reconnects > 0, "{report:?}");
+    stage.assert_moved(&report, &stage.destination);
+}
+
+#[test]
+fn all_streams_break_at_once() {
+    let stage = Stage::new();
+    let proxy = proxied(&stage);
+    let migration = stage.migrate(&proxy.address(), slow_and_patient());
+    wait_for_middle(&migration);
+    proxy.handle().kill_all();
+    let report = end_of(&migration);
+    assert!(report.reconnects > 0, "{report:?}");
+    stage.assert_moved(&report, &stage.destination);
+}
+
+#[test]
+fn the_link_stands_still_for_a_while() {
+    let stage = Stage::new();
+    let proxy = proxied(&stage);
+    let migration = stage.migrate(&proxy.address(), slow_and_patient());
+    wait_for_middle(&migration);
+    [FORWARD, BACK].into_iter().for_each(|direction| proxy.handle().hold(direction, true));
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(migration.report().is_none());
+    assert!(stage.source.qmp().unwrap().status().unwrap().running);
+    [FORWARD, BACK].into_iter().for_each(|direction| proxy.handle().hold(direction, false));
+    stage.assert_moved(&end_of(&migration), &stage.destination);
+}
+
+#[test]
+fn damaged_bytes_cost_connections_and_nothing_else() {
+    let stage = Stage::new();
+    let proxy = proxied(&stage);
+    let migration = stage.migrate(&proxy.address(), slow_and_patient());
+    wait_for_middle(&migration);
+    for ahead in [10_000, 200_000, 50_000] {
+        let (handle, from) = (proxy.handle(), proxy.handle().passed(FORWARD));
+        handle.damage(FORWARD, from + ahead);
+        wait_until("the damaged byte has passed", || handle.passed(FORWARD) > from + ahead);
+    }
+    let report = end_of(&migration);
+    assert!(report.reconnects > 0, "{report:?}");
+    stage.assert_moved(&report, &stage.destination);
+}

@@ -1,0 +1,10 @@
+//! Relayed migrations of real guests in a world that goes wrong: whatever happens, the guest runs
+//! on exactly one side, with the memory that it wrote.
+
+mod child;
+mod kills;
+mod links;
+#[path = "../../../faults/proxy.rs"]
+mod proxy;
+mod refusals;
+mod stage;

@@ -1,0 +1,784 @@
+//! A relayed migration: the two state machines, a hypervisor that writes its stream, and a world
+//! between and around them that goes wrong.
+//!
+//! The hypervisors outlive the processes that relay for them, as QEMU does: one whose migration
+//! breaks off lets its guest go on, one that has written everything leaves it paused, and one that
+//! has not got the stream's end never runs it.
+
+use super::network::{Pipe, Received};
+use dwcp::Status;
+use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
+use dwcp::encoding::page_hash;
+use dwcp::migration::ownership::Mark;
+use dwcp::migration::relay::destination::{self, Patience, RelayDestination, Released};
+use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
+use dwcp::migration::relay::{RelaySetup, StreamSum};
+use dwcp::migration::source::Work;
+use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Report};
+use dwcp::wire::hello::Ended;
+use dwcp::wire::{Frame, FrameKind};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Steps with faults, and as many again in which everything must come to an end.
+const STORM_STEPS: u64 = 3_000;
+const CALM_STEPS: u64 = 400_000;
+/// No run takes longer on the virtual clock.
+const LONGEST: Duration = Duration::from_secs(1_800);
+/// Segments that the hypervisor's reader has under its hands, beyond the window.
+const MOST_IN_PACKERS: usize = 6;
+/// The largest window that a source has.
+const WINDOW_BYTES: u64 = 64 << 20;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Moved,
+    Stayed,
+    InDoubt,
+    SourceCrashed,
+    DestinationCrashed,
+}
+
+/// What may go wrong, in chances out of 10,000 a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weather {
+    misbehave: u32,
+    cut: u32,
+    cut_all: u32,
+    hypervisor_fails: u32,
+    never_runs: u32,
+    disk_full: u32,
+    cancel: u32,
+    crash: u32,
+    long_pause: u32,
+    slow_replay: u32,
+}
+
+struct Link {
+    to_destination: Pipe,
+    to_source: Pipe,
+    source_open: bool,
+    destination_open: bool,
+}
+
+/// The hypervisor that the guest leaves, and the threads that read and pack its stream.
+struct Writer {
+    seed: u64,
+    segments: u64,
+    largest_bytes: usize,
+    /// The guest stops before this one.
+    stops_at: u64,
+    made: u64,
+    packing: Vec<(u64, Vec<u8>)>,
+    sum: StreamSum,
+    /// Relay told about the stop.
+    stop_told: bool,
+    end_told: bool,
+    runs: bool,
+}
+
+pub struct RelayWorld {
+    random: fastrand::Rng,
+    talk: bool,
+    weather: Weather,
+    now: Time,
+    step: u64,
+    options: MigrationOptions,
+    keeps_records: bool,
+    writer: Writer,
+    source: RelaySource,
+    source_busy: Option<source::Action>,
+    source_started: bool,
+    source_record: Option<Mark>,
+    source_endings: Vec<Ending>,
+    source_crashed: bool,
+    destination: Option<RelayDestination>,
+    destination_busy: Option<destination::Action>,
+    destination_record: Option<Mark>,
+    destination_endings: Vec<Ending>,
+    destination_crashed: bool,
+    /// It crashed between its record and the guest's first instruction.
+    crashed_releasing: bool,
+    /// It could not take back in writing what it had written down.
+    could_not_take_back: bool,
+    in_hand: Option<Vec<u8>>,
+    replayed: u64,
+    arrived_runs: bool,
+    links: BTreeMap<StreamId, Link>,
+    next_stream: u32,
+}
+
+impl Writer {
+    fn new(seed: u64, random: &mut fastrand::Rng) -> Self {
+        // Mostly few and small; now and then more than may be early, or more than a window holds.
+        let (segments, largest_bytes) = match random.u8(..40) {
+            0 => (random.u64(1_100..2_500), 24),
+            1 => (random.u64(20..60), 300 << 10),
+            2 => (random.u64(3..8), 2 << 20),
+            _ => (random.u64(1..120), 300),
+        };
+        Self {
+            seed,
+            segments,
+            largest_bytes,
+            stops_at: segments.saturating_sub(random.u64(..6)),
+            made: 0,
+            packing: Vec::new(),
+            sum: StreamSum::default(),
+            stop_told: false,
+            end_told: false,
+            runs: true,
+        }
+    }
+
+    /// The payload of a segment: its number, then bytes that follow from it.
+    fn payload(&self, number: u64) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x1234_5677));
+        let mut payload = vec![random.u8(..); random.usize(8..=self.largest_bytes.max(16))];
+        payload[..8].copy_from_slice(&number.to_le_bytes());
+        payload
+    }
+
+    fn has_written_all(&self) -> bool {
+        self.made == self.segments
+    }
+
+    /// Nobody reads its stream any more.
+    fn break_off(&mut self) {
+        self.runs |= !self.has_written_all();
+    }
+}
+
+fn sum_of(payload: &[u8]) -> (u64, u64) {
+    (payload.len() as u64, page_hash(payload))
+}
+
+impl RelayWorld {
+    pub fn new(seed: u64, talk: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut chance = |most: u32| if random.bool() { random.u32(..=most) } else { 0 };
+        let weather = Weather {
+            misbehave: chance(60),
+            cut: chance(100),
+            cut_all: chance(20),
+            hypervisor_fails: chance(4),
+            never_runs: chance(2_000),
+            disk_full: chance(800),
+            cancel: chance(6),
+            crash: chance(16),
+            long_pause: chance(40),
+            slow_replay: chance(9_000),
+        };
+        Self::with(seed, random, weather, talk)
+    }
+
+    /// A world in which the network alone goes wrong.
+    pub fn bad_network(seed: u64, talk: bool) -> Self {
+        let weather = Weather {
+            misbehave: 40,
+            cut: 80,
+            cut_all: 8,
+            slow_replay: 5_000,
+            ..Weather::default()
+        };
+        Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
+    }
+
+    fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+        let options = MigrationOptions {
+            streams: random.u16(1..5),
+            bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
+            reconnect_timeout: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(20),
+            ..MigrationOptions::default()
+        };
+        let writer = Writer::new(seed, &mut random);
+        let source = RelaySource::new(setup(), options.clone(), Time(1));
+        Self {
+            keeps_records: random.u8(..4) > 0,
+            random,
+            talk,
+            weather,
+            now: Time(1),
+            step: 0,
+            options,
+            writer,
+            source,
+            source_busy: None,
+            source_started: false,
+            source_record: None,
+            source_endings: Vec::new(),
+            source_crashed: false,
+            destination: None,
+            destination_busy: None,
+            destination_record: None,
+            destination_endings: Vec::new(),
+            destination_crashed: false,
+            crashed_releasing: false,
+            could_not_take_back: false,
+            in_hand: None,
+            replayed: 0,
+            arrived_runs: false,
+            links: BTreeMap::new(),
+            next_stream: 0,
+        }
+    }
+
+    /// Runs to the end and checks that it is a good one.
+    pub fn run(mut self) -> Outcome {
+        while !self.is_over() {
+            self.step += 1;
+            assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
+            assert!(self.now.since(Time(0)) < LONGEST, "too long: {}", self.describe());
+            if self.step <= STORM_STEPS {
+                self.go_wrong();
+            }
+            self.advance();
+            self.check();
+        }
+        self.judge()
+    }
+
+    fn is_over(&self) -> bool {
+        let source_over = self.source_crashed || self.source.is_over();
+        let destination_over = self.destination_crashed
+            || self.destination.as_ref().is_none_or(RelayDestination::is_over);
+        source_over && destination_over
+    }
+
+    fn chance(&mut self, of_10_000: u32) -> bool {
+        of_10_000 > 0 && self.step <= STORM_STEPS && self.random.u32(..10_000) < of_10_000
+    }
+
+    fn say(&self, text: &str) {
+        if self.talk {
+            println!("{:>6} {:>12} {text}", self.step, self.now.0);
+        }
+    }
+
+    fn go_wrong(&mut self) {
+        let weather = self.weather;
+        if self.chance(weather.misbehave)
+            && let Some(id) = self.any_link()
+            && let Some(link) = self.links.get_mut(&id)
+        {
+            let pipe =
+                if self.random.bool() { &mut link.to_source } else { &mut link.to_destination };
+            pipe.misbehave(&mut self.random);
+        }
+        let mut cut = Vec::new();
+        if self.chance(weather.cut) {
+            cut.extend(self.any_link());
+        }
+        if self.chance(weather.cut_all) {
+            cut.extend(self.links.keys());
+        }
+        cut.into_iter().for_each(|id| self.cut(id));
+        if self.chance(weather.hypervisor_fails) && self.source_started && !self.writer.end_told {
+            self.say("the hypervisor gives up");
+            let failure = Failure::new(Status::Callback, "as the simulator wants it");
+            self.writer.break_off();
+            self.source.fail(failure, self.now);
+        }
+        if self.chance(weather.cancel) {
+            self.cancel();
+        }
+        if self.chance(weather.long_pause) {
+            self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
+        }
+        if self.chance(weather.crash) && !self.destination_crashed && !self.source_crashed {
+            self.crash();
+        }
+    }
+
+    fn cancel(&mut self) {
+        let there = self.random.bool() && !self.destination_crashed;
+        self.say(if there { "cancel at the destination" } else { "cancel at the source" });
+        match &mut self.destination {
+            Some(destination) if there => destination.cancel(),
+            _ => self.source.cancel(self.now),
+        }
+    }
+
+    fn crash(&mut self) {
+        if self.random.bool() {
+            self.say("source crashes");
+            self.source_crashed = true;
+            self.writer.break_off();
+        } else {
+            self.say("destination crashes");
+            self.destination_crashed = true;
+            self.crashed_releasing =
+                self.destination_record == Some(Mark::Owned) && !self.arrived_runs;
+        }
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            self.cut(id);
+        }
+    }
+
+    fn any_link(&mut self) -> Option<StreamId> {
+        let ids: Vec<_> = self.links.keys().copied().collect();
+        self.random.choice(ids)
+    }
+
+    /// Cuts a connection; what is on its way may or may not still arrive, and may do so when the
+    /// source has long sent it again.
+    fn cut(&mut self, id: StreamId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            let keep = self.random.usize(..=link.to_destination.len());
+            link.to_destination.cut(keep);
+            let keep = self.random.usize(..=link.to_source.len());
+            link.to_source.cut(keep);
+        }
+    }
+
+    fn advance(&mut self) {
+        match self.random.u8(..20) {
+            0 => self.connect(),
+            1..=3 => self.drive_source(),
+            4..=6 => self.write_stream(),
+            7 | 8 => self.drive_destination(),
+            9..=11 => self.replay(),
+            12 => self.pass_time(),
+            _ => {
+                if let Some(id) = self.any_link() {
+                    self.serve(id);
+                }
+            }
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let quiet = self.step > STORM_STEPS || self.random.u8(..20) == 0;
+        let most_us = if quiet { 1_000_000 } else { 5_000 };
+        self.now = self.now + Duration::from_micros(self.random.u64(1..most_us));
+        if !self.source_crashed {
+            self.source.tick(self.now);
+        }
+        if let (Some(destination), false) = (&mut self.destination, self.destination_crashed) {
+            destination.tick(self.now);
+        }
+    }
+
+    fn connect(&mut self) {
+        let open = self.links.values().filter(|link| link.source_open).count();
+        let wanted = !self.source_crashed && self.source.wants_streams();
+        if !wanted || open >= usize::from(self.options.streams) {
+            return;
+        }
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        if self.destination_crashed || self.chance(self.weather.cut * 5) {
+            return self.answer_from_record();
+        }
+        if let Some(ended) = self.ended_there() {
+            return self.source.refused(-17, "over", ended, self.now);
+        }
+        let now = self.now;
+        let destination = self.destination.get_or_insert_with(|| {
+            let patience = Patience {
+                reconnect_timeout: Duration::from_secs(30),
+                stall_timeout: Duration::from_secs(20),
+            };
+            RelayDestination::new(setup(), patience, now)
+        });
+        if !destination.may_join(id) {
+            let busy = Status::Busy.code();
+            return self.source.refused(busy, "no further stream", Ended::No, now);
+        }
+        destination.stream_up(id, "source", now);
+        let lost = self.random.u8(..20) == 0 && self.weather.cut > 0;
+        if !lost {
+            self.source.stream_up(id, "destination", now);
+        }
+        let link = Link {
+            to_destination: Pipe::new(lost),
+            to_source: Pipe::new(lost),
+            source_open: !lost,
+            destination_open: true,
+        };
+        self.links.insert(id, link);
+    }
+
+    /// A crashed destination is started again now and then, and answers from its record.
+    fn answer_from_record(&mut self) {
+        if !self.destination_crashed || self.random.u8(..30) > 0 {
+            return self.source.connect_failed("refused");
+        }
+        let (status, ended) = match self.destination_record.filter(|_| self.keeps_records) {
+            Some(mark) if mark.owner() == Owner::Destination => (-17, Ended::DestinationOwns),
+            Some(_) => (-17, Ended::SourceOwns),
+            None => (Status::NotFound.code(), Ended::No),
+        };
+        self.say(&format!("restarted destination says {ended:?}"));
+        self.source.refused(status, "over", ended, self.now);
+    }
+
+    fn ended_there(&self) -> Option<Ended> {
+        let report = self.destination.as_ref()?.report()?;
+        Some(match report.owner {
+            Owner::Destination => Ended::DestinationOwns,
+            _ => Ended::SourceOwns,
+        })
+    }
+
+    fn drive_source(&mut self) {
+        if self.source_crashed {
+            return;
+        }
+        while let Some(event) = self.source.next_event() {
+            self.say(&format!("source {event:?}"));
+        }
+        self.source_started |= self.source.should_start(self.now);
+        // The action is taken now and done in a later step: anything may come between.
+        match self.source_busy.take() {
+            Some(action) => self.perform_source(action),
+            None => self.source_busy = self.source.next_action(),
+        }
+    }
+
+    fn perform_source(&mut self, action: source::Action) {
+        self.say(&format!("source does {action:?}"));
+        match action {
+            source::Action::Persist(mark) => {
+                let full = self.chance(self.weather.disk_full);
+                if !full {
+                    self.source_record = Some(mark);
+                }
+                let result = if full { Err("disk full".into()) } else { Ok(()) };
+                self.source.persisted(mark, result, self.now);
+            }
+            source::Action::Finish(ending) => {
+                self.source_endings.push(ending);
+                self.writer.runs |= ending == Ending::Keep;
+                self.source.finished(Ok(()), self.now);
+            }
+        }
+    }
+
+    /// The hypervisor writes on, and the packers pack.
+    fn write_stream(&mut self) {
+        if self.source_crashed || !self.source_started || self.source_endings.len() > 0 {
+            return;
+        }
+        let packing = self.writer.packing.len();
+        if packing > 0 && (self.random.bool() || packing >= MOST_IN_PACKERS) {
+            let (number, payload) = self.writer.packing.remove(self.random.usize(..packing));
+            return self.source.push(number, payload, PageCounts::default());
+        }
+        if !self.source.wants_segments() {
+            // The reader is gone, or has read all.
+            if !self.writer.end_told {
+                self.writer.break_off();
+            }
+            return;
+        }
+        if self.writer.made == self.writer.stops_at && !self.writer.stop_told {
+            self.writer.runs = false;
+            self.writer.stop_told = true;
+            return self.source.guest_stopped(self.now);
+        }
+        if self.writer.has_written_all() {
+            self.writer.end_told = true;
+            return self.source.stream_ended(self.writer.sum, self.now);
+        }
+        let being_made = self.writer.packing.iter().map(|(_, payload)| payload.len() as u64).sum();
+        if self.source.has_room(being_made) {
+            let number = self.writer.made;
+            let payload = self.writer.payload(number);
+            let (bytes, checksum) = sum_of(&payload);
+            self.writer.sum.add(bytes, checksum);
+            self.writer.packing.push((number, payload));
+            self.writer.made += 1;
+        }
+    }
+
+    fn drive_destination(&mut self) {
+        if self.destination_crashed {
+            return;
+        }
+        let Some(destination) = &mut self.destination else { return };
+        let said: Vec<_> = std::iter::from_fn(|| destination.next_event()).collect();
+        match self.destination_busy.take() {
+            Some(action) => self.perform_destination(action),
+            None => self.destination_busy = destination.next_action(),
+        }
+        said.iter().for_each(|event| self.say(&format!("destination {event:?}")));
+        if let Some(id) = self.any_link() {
+            self.flush(id);
+        }
+    }
+
+    fn perform_destination(&mut self, action: destination::Action) {
+        self.say(&format!("destination does {action:?}"));
+        let full = self.chance(self.weather.disk_full);
+        let refuses = self.chance(self.weather.never_runs);
+        let Some(destination) = &mut self.destination else { return };
+        match action {
+            destination::Action::Persist(mark) => {
+                self.could_not_take_back |= full && self.destination_record == Some(Mark::Owned);
+                if !full {
+                    self.destination_record = Some(mark);
+                }
+                let result = if full { Err("disk full".into()) } else { Ok(()) };
+                destination.persisted(mark, result);
+            }
+            destination::Action::ReleaseEnd if refuses => {
+                let words = "the hypervisor refuses the image".into();
+                destination.released(Released::NeverRan(words), self.now);
+            }
+            destination::Action::ReleaseEnd => {
+                destination.released(Released::Running, self.now);
+                self.release_end();
+            }
+            destination::Action::Finish(ending) => {
+                self.destination_endings.push(ending);
+                destination.finished(Ok(()), self.now);
+            }
+        }
+    }
+
+    /// The hypervisor gets the end of the stream: from now on the guest runs there.
+    fn release_end(&mut self) {
+        let sent_all = self.writer.has_written_all();
+        assert!(sent_all && self.replayed == self.writer.segments, "{}", self.describe());
+        assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
+        assert!(self.destination_endings.is_empty(), "{}", self.describe());
+        self.arrived_runs = true;
+    }
+
+    /// One step of the replay's thread.
+    fn replay(&mut self) {
+        if self.destination_crashed || self.chance(self.weather.slow_replay) {
+            return;
+        }
+        let Some(destination) = &mut self.destination else { return };
+        let Some(payload) = self.in_hand.take() else {
+            if destination.wants_segments() {
+                self.in_hand = destination.next_segment();
+            }
+            return;
+        };
+        // Order, completeness and content in one.
+        assert!(payload == self.writer.payload(self.replayed), "segment {} differs", self.replayed);
+        self.replayed += 1;
+        let (bytes, checksum) = sum_of(&payload);
+        destination.replayed(bytes, checksum, self.now);
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            if self.random.bool() {
+                self.flush(id);
+            }
+        }
+    }
+
+    /// One step of the threads of one stream.
+    fn serve(&mut self, id: StreamId) {
+        match self.random.u8(..5) {
+            0 | 1 => self.send(id),
+            2 => self.receive_at_source(id),
+            3 => self.flush(id),
+            _ => self.receive_at_destination(id),
+        }
+        let gone = |link: &Link| !link.source_open && !link.destination_open;
+        if self.links.get(&id).is_some_and(gone) {
+            self.links.remove(&id);
+        }
+    }
+
+    fn send(&mut self, id: StreamId) {
+        let tired = self.source.is_over() && self.random.u8(..50) == 0;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.source_crashed || !link.source_open {
+            link.source_open &= !self.source_crashed;
+            link.to_destination.closed |= self.source_crashed;
+            return;
+        }
+        if link.to_source.is_dry() || tired {
+            return self.close_source(id, "closed");
+        }
+        if link.to_destination.len() > 4 {
+            return;
+        }
+        match self.source.next_work(id, self.now) {
+            Work::Frame(frame) => link.to_destination.send_frame(&frame),
+            Work::Chunk(payload) => {
+                let frame = Frame { kind: FrameKind::Segment, payload: payload.to_vec() };
+                link.to_destination.send_frame(&frame);
+            }
+            Work::Wait(until) => assert!(until > self.now, "a wait that is over"),
+            Work::Close => self.close_source(id, "over"),
+        }
+    }
+
+    fn close_source(&mut self, id: StreamId, reason: &str) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.source_open = false;
+            link.to_destination.closed = true;
+            link.to_source.cut(0);
+            self.source.stream_down(id, reason, self.now);
+        }
+    }
+
+    fn receive_at_source(&mut self, id: StreamId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.source_crashed || !link.source_open {
+            return;
+        }
+        let good = match link.to_source.receive() {
+            Some(Ok(Received::Frame(frame))) => self.source.frame(id, &frame, self.now).is_ok(),
+            Some(_) => false,
+            None => return,
+        };
+        if !good {
+            link.to_source.cut(0);
+        }
+    }
+
+    fn receive_at_destination(&mut self, id: StreamId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.destination_crashed || !link.destination_open {
+            link.destination_open &= !self.destination_crashed;
+            link.to_source.closed |= self.destination_crashed;
+            return;
+        }
+        let Some(destination) = &mut self.destination else { return };
+        let tired = destination.is_over() && self.random.u8(..50) == 0;
+        let good = match link.to_destination.receive() {
+            Some(Ok(Received::Frame(frame))) => destination.frame(id, frame, self.now).is_ok(),
+            Some(_) => false,
+            None => !link.to_destination.closed,
+        };
+        if good && !tired {
+            return;
+        }
+        link.destination_open = false;
+        link.to_destination.cut(0);
+        link.to_source.closed = true;
+        destination.stream_down(id, "broken", self.now);
+    }
+
+    fn flush(&mut self, id: StreamId) {
+        let (Some(link), Some(destination)) = (self.links.get_mut(&id), &mut self.destination)
+        else {
+            return;
+        };
+        while link.destination_open
+            && !self.destination_crashed
+            && let Some(frame) = destination.next_frame(id, self.now)
+        {
+            link.to_source.send_frame(&frame);
+        }
+    }
+
+    fn check(&self) {
+        assert!(!(self.writer.runs && self.arrived_runs), "it runs twice: {}", self.describe());
+        let slack = MOST_IN_PACKERS as u64 * self.writer.largest_bytes as u64;
+        let (here, there) =
+            (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
+        assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
+        assert!(there <= Some(WINDOW_BYTES + slack), "{there:?} bytes early: {}", self.describe());
+        let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
+        let both = owners == (Owner::Source, Some(Owner::Destination));
+        assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
+    }
+
+    fn judge(self) -> Outcome {
+        let there = self.destination.as_ref().and_then(RelayDestination::report);
+        assert!(self.source_endings.len() <= 1 && self.destination_endings.len() <= 1);
+        self.judge_destination(there.as_ref());
+        if self.source_crashed {
+            self.judge_after_source_crash(there.as_ref());
+            return Outcome::SourceCrashed;
+        }
+        let here = self.source.report().expect("over");
+        // Nobody lies in this world, and every damaged frame is seen.
+        assert_ne!(here.status, Status::DigestMismatch, "{}", self.describe());
+        let runs_there = self.arrived_runs || self.crashed_releasing;
+        match here.owner {
+            Owner::Source => {
+                assert!(self.writer.runs, "the guest runs nowhere: {}", self.describe());
+                assert!(here.status != Status::Ok && !here.reason.is_empty());
+                assert_eq!(self.source_endings, [Ending::Keep]);
+                let owned = self.destination_record == Some(Mark::Owned);
+                assert!(!owned || self.could_not_take_back, "{}", self.describe());
+            }
+            Owner::Destination => {
+                assert!(!self.writer.runs && runs_there, "runs nowhere: {}", self.describe());
+                assert_eq!(here.status, Status::Ok, "{}", self.describe());
+                assert_eq!(self.source_endings, [Ending::Discard]);
+                assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
+            }
+            Owner::InDoubt => {
+                assert!(!self.writer.runs && here.status == Status::InDoubt);
+                assert_eq!(self.source_endings, [Ending::Undecided]);
+                assert_eq!(self.source_record, Some(Mark::CommitSent));
+            }
+        }
+        match (self.destination_crashed, here.owner) {
+            (true, _) => Outcome::DestinationCrashed,
+            (false, Owner::Source) => Outcome::Stayed,
+            (false, Owner::Destination) => Outcome::Moved,
+            (false, Owner::InDoubt) => Outcome::InDoubt,
+        }
+    }
+
+    /// What a living destination says is what is.
+    fn judge_destination(&self, there: Option<&Report>) {
+        let Some(there) = there.filter(|_| !self.destination_crashed) else { return };
+        assert_ne!(there.status, Status::DigestMismatch, "{}", self.describe());
+        let ours = there.owner == Owner::Destination;
+        assert_eq!(ours, self.arrived_runs, "{}", self.describe());
+        assert_eq!(ours, there.status == Status::Ok, "{}", self.describe());
+        let ending = if ours { Ending::Keep } else { Ending::Discard };
+        assert_eq!(self.destination_endings, [ending], "{}", self.describe());
+    }
+
+    /// The survivor says who owns the guest, and the dead one's record does not contradict it.
+    fn judge_after_source_crash(&self, there: Option<&Report>) {
+        let record = self.source_record.map(Mark::owner);
+        if there.is_some_and(|there| there.owner == Owner::Destination) {
+            let knows = matches!(record, Some(Owner::InDoubt | Owner::Destination));
+            assert!(knows && !self.writer.runs, "{}", self.describe());
+        } else {
+            assert_ne!(record, Some(Owner::Destination), "{}", self.describe());
+            assert!(!self.arrived_runs);
+        }
+    }
+
+    fn describe(&self) -> String {
+        let shown = |report: Option<Report>| {
+            report.map(|r| format!("{:?} {:?} {}", r.status, r.owner, r.reason))
+        };
+        let there = self.destination.as_ref();
+        format!(
+            "step {} at {} us; {}/{} segments made, {} replayed; source {:?} {:?} record {:?} \
+             crashed {} endings {:?} runs {}; destination {:?} {:?} record {:?} crashed {} endings \
+             {:?} runs {}; {} links; {:?}",
+            self.step,
+            self.now.0,
+            self.writer.made,
+            self.writer.segments,
+            self.replayed,
+            self.source.progress(self.now).phase,
+            shown(self.source.report()),
+            self.source_record,
+            self.source_crashed,
+            self.source_endings,
+            self.writer.runs,
+            there.map(|there| there.progress(self.now).phase),
+            shown(there.and_then(RelayDestination::report)),
+            self.destination_record,
+            self.destination_crashed,
+            self.destination_endings,
+            self.arrived_runs,
+            self.links.len(),
+            self.options,
+        )
+    }
+}
+
+fn setup() -> RelaySetup {
+    let facts = MachineFacts { machine: "sim".into(), ram_bytes: 1 << 20, cpus: 1 };
+    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts }
+}
