@@ -249,6 +249,11 @@
 #define DWCP_MIGRATION_NO_THROTTLE 1
 
 /**
+ * dwcp_node_attach_qemu flags: QEMU was started with -incoming defer and waits for the guest.
+ */
+#define DWCP_QEMU_INCOMING 1
+
+/**
  * dwcp_node_options.event_level: as DWCP_EVENTS_INFO.
  */
 #define DWCP_EVENTS_DEFAULT 0
@@ -1097,6 +1102,21 @@ DWCP_MUST_USE
 dwcp_status dwcp_node_add_destination(struct dwcp_node *node,
                                       const char *guest,
                                       const struct dwcp_destination *destination);
+
+/**
+ * Registers the guest of an unmodified QEMU by the path of its QMP socket, which must be for this
+ * node alone; sockets of migrations are made beside it. flags is 0 for a guest that runs there, or
+ * DWCP_QEMU_INCOMING for a QEMU that was started with -incoming defer. A guest that has arrived
+ * stays registered, as one that runs here; one that has left is not. Asks QEMU, which may take
+ * seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there; DWCP_ERR_INVALID_ARGUMENT:
+ * it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it should run one, or the
+ * other way round. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_attach_qemu(struct dwcp_node *node,
+                                  const char *guest,
+                                  const char *qmp_path,
+                                  uint32_t flags);
 
 /**
  * Hands a part of the device state to the library; may be called many times. Threads: only inside

@@ -308,6 +308,12 @@ public:
                            std::uint32_t page_bytes = 0);
     inline void add_destination(const std::string &guest, const std::vector<Region> &regions,
                                 std::uint32_t page_bytes = 0);
+    /// The guest of an unmodified QEMU; see dwcp_node_attach_qemu().
+    void attach_qemu(const std::string &guest, const std::string &qmp_path,
+                     bool incoming = false) {
+        detail::check(dwcp_node_attach_qemu(handle_, guest.c_str(), qmp_path.c_str(),
+                                            incoming ? DWCP_QEMU_INCOMING : 0));
+    }
     void remove_guest(const std::string &guest) {
         detail::check(dwcp_node_remove_guest(handle_, guest.c_str()));
     }

@@ -89,6 +89,20 @@ class Node:
         """
         self._native.add_destination(name, guest, page_bytes, _regions(guest.regions))
 
+    def attach_qemu(
+        self, name: str, qmp: str | os.PathLike[str], incoming: bool = False
+    ) -> None:
+        """Registers the guest of an unmodified QEMU by the path of its QMP socket.
+
+        ``incoming``: that QEMU was started with ``-incoming defer`` and waits for the guest. The
+        socket must be for this node alone (QEMU serves one client at a time), and migrations make
+        sockets beside it. A guest that has arrived stays registered, as one that runs here; one
+        that has left is not. `DwcpConnectionError` if nobody listens there, `InvalidArgumentError`
+        if it is no QMP socket, `StateError` if QEMU waits where it should run, or runs where it
+        should wait.
+        """
+        self._native.attach_qemu(name, qmp, incoming)
+
     def remove_guest(self, name: str) -> None:
         """Ends a registration; `BusyError` while the guest is moving."""
         self._native.remove_guest(name)

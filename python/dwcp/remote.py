@@ -55,6 +55,34 @@ class RemoteNode:
         """The guests registered there."""
         return [GuestInfo.from_dict(entry) for entry in self.request("GET", "guests")["guests"]]
 
+    def attach_qemu(
+        self, name: str, qmp: str | os.PathLike[str], incoming: bool = False
+    ) -> dict[str, Any]:
+        """Attaches the guest of an unmodified QEMU to that node; see `dwcp.Node.attach_qemu`.
+
+        A relative path is taken from this process' directory. Returns the guest, as `vms` does.
+        """
+        body = {"name": name, "qmp": os.path.abspath(os.fspath(qmp)), "incoming": incoming}
+        return self.request("POST", "vms/attach", body=body)
+
+    def detach_qemu(self, name: str) -> None:
+        """Lets go of an attached guest; its QEMU goes on. `BusyError` while it is moving."""
+        self.request("POST", "vms/detach", body={"name": name})
+
+    def vms(self) -> list[dict[str, Any]]:
+        """The attached guests: ``name``, ``role``, ``qemu_version``, ``machine``, ``ram_bytes``,
+        ``cpus``, ``qmp``, and ``migration``, the id of the one under way."""
+        vms: list[dict[str, Any]] = self.request("GET", "vms")["vms"]
+        return vms
+
+    def vm_status(self, name: str) -> dict[str, Any]:
+        """An attached guest, as in `vms`, with what its QEMU says now: ``state`` and ``running``.
+
+        Where QEMU is not asked or does not answer, they are None and ``silence`` says why.
+        ``progress`` is the migration's, if one is under way.
+        """
+        return self.request("GET", "vms/status", query={"name": name})
+
     def migrate(
         self,
         guest: str,

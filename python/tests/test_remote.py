@@ -187,3 +187,20 @@ def test_settings_and_logs(daemon: Daemon) -> None:
 def test_nobody_there_is_a_connection_error(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match="nobody"):
         dwcp.connect(tmp_path / "nobody.sock")
+
+
+def test_attached_guests_have_their_routes(daemon: Daemon) -> None:
+    vm = {"name": "vm1", "role": "destination", "qmp": "/q.sock", "migration": None}
+    daemon.answer("POST /v3/vms/attach", vm)
+    daemon.answer("POST /v3/vms/detach", {"name": "vm1", "detached": True})
+    daemon.answer("GET /v3/vms", {"vms": [vm]})
+    daemon.answer("GET /v3/vms/status", {**vm, "state": "inmigrate"})
+    node = node_of(daemon)
+    assert node.attach_qemu("vm1", Path("q.sock"), incoming=True) == vm
+    body = {"name": "vm1", "qmp": str(Path.cwd() / "q.sock"), "incoming": True}
+    assert daemon.asked[-1][2] == body
+    assert node.vms() == [vm]
+    assert node.vm_status("a b")["state"] == "inmigrate"
+    assert daemon.asked[-1][1] == "/v3/vms/status?name=a+b"
+    node.detach_qemu("vm1")
+    assert daemon.asked[-1][2] == {"name": "vm1"}

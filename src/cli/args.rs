@@ -49,6 +49,9 @@ pub enum Command {
     },
     /// List the guests that are registered on the node
     Guests,
+    /// Attach guests of unmodified QEMUs, which then migrate like any other
+    #[command(subcommand)]
+    Vm(Vm),
     /// Show what happened on the node
     Events {
         /// Only this kind of event, component or guest (guest:NAME for one not seen yet)
@@ -118,6 +121,39 @@ pub struct Migrate {
     /// Return at once, the migration goes on
     #[arg(long)]
     pub detach: bool,
+}
+
+/// `vm` commands.
+#[derive(Subcommand, Debug)]
+pub enum Vm {
+    /// Take on the guest of a running QEMU, by its QMP socket
+    ///
+    /// QEMU serves one client of a QMP socket at a time, so give the node one of its own: -qmp
+    /// unix:PATH,server=on,wait=off. The node's user must be able to open it and to make files
+    /// beside it. A guest that has arrived stays attached and can leave again; one that has left
+    /// is attached no more.
+    Attach {
+        /// The guest's name, the same on both nodes
+        name: String,
+        /// The QMP socket of its QEMU
+        #[arg(long, value_name = "SOCKET")]
+        qmp: PathBuf,
+        /// The QEMU was started with -incoming defer, and its guest is to come
+        #[arg(long)]
+        incoming: bool,
+    },
+    /// List the attached guests
+    List,
+    /// Let go of a guest; its QEMU goes on as it is
+    Detach {
+        /// The guest's name
+        name: String,
+    },
+    /// Show a guest and ask its QEMU for its state
+    Status {
+        /// The guest's name
+        name: String,
+    },
 }
 
 /// `config` commands.

@@ -94,6 +94,9 @@ pub const DWCP_CODEC_ZSTD: u32 = 3;
 /// dwcp_migration_options.flags: never slow the guest down.
 pub const DWCP_MIGRATION_NO_THROTTLE: u32 = 1;
 
+/// dwcp_node_attach_qemu flags: QEMU was started with -incoming defer and waits for the guest.
+pub const DWCP_QEMU_INCOMING: u32 = 1;
+
 /// dwcp_node_options.event_level: as DWCP_EVENTS_INFO.
 pub const DWCP_EVENTS_DEFAULT: u32 = 0;
 /// dwcp_node_options.event_level: every event becomes a completion.

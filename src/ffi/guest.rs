@@ -3,7 +3,7 @@
 use super::codes::dwcp_status;
 use super::guard::on_unless_in_callback;
 use super::node::{NodeHandle, dwcp_node};
-use super::registration::{add_destination, add_process_memory_source, add_source};
+use super::registration::{add_destination, add_process_memory_source, add_source, attach_qemu};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -191,5 +191,26 @@ pub unsafe extern "C" fn dwcp_node_add_destination(
     on_unless_in_callback("dwcp_node_add_destination", node, |node: &Arc<NodeHandle>| {
         // SAFETY: the caller vouches for guest and destination, as the header says.
         unsafe { add_destination(node, guest, destination) }
+    })
+}
+
+/// Registers the guest of an unmodified QEMU by the path of its QMP socket, which must be for this
+/// node alone; sockets of migrations are made beside it. flags is 0 for a guest that runs there, or
+/// DWCP_QEMU_INCOMING for a QEMU that was started with -incoming defer. A guest that has arrived
+/// stays registered, as one that runs here; one that has left is not. Asks QEMU, which may take
+/// seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there; DWCP_ERR_INVALID_ARGUMENT:
+/// it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it should run one, or the
+/// other way round. Threads: shared, not from a callback.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_attach_qemu(
+    node: *mut dwcp_node,
+    guest: *const c_char,
+    qmp_path: *const c_char,
+    flags: u32,
+) -> dwcp_status {
+    on_unless_in_callback("dwcp_node_attach_qemu", node, |node: &Arc<NodeHandle>| {
+        // SAFETY: the caller vouches for guest and qmp_path, as the header says.
+        unsafe { attach_qemu(node, guest, qmp_path, flags) }
     })
 }

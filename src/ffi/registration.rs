@@ -1,6 +1,7 @@
 //! Checks what a hypervisor registers and puts the guest together from its parts.
 
 use super::callbacks::{DestinationCallbacks, HostContext, SourceCallbacks};
+use super::codes::DWCP_QEMU_INCOMING;
 use super::driver::{Control, Driver};
 use super::guard::{Failure, Outcome};
 use super::guest::{dwcp_destination, dwcp_region, dwcp_source};
@@ -17,6 +18,7 @@ use crate::runtime::mapped_guest::{MappedSink, MappedSource};
 use crate::runtime::process_memory::process_memory_source;
 use crate::runtime::sys::{MappedMemory, tracking_support};
 use std::ffi::c_char;
+use std::path::Path;
 use std::sync::Arc;
 
 /// `dwcp_node_add_source`.
@@ -105,6 +107,27 @@ pub unsafe fn add_destination(
     node.node.add_destination(&name, guest)?;
     context.take_over();
     Ok(())
+}
+
+/// `dwcp_node_attach_qemu`.
+///
+/// # Safety
+/// As the header says of the pointers.
+pub unsafe fn attach_qemu(
+    node: &NodeHandle,
+    guest: *const c_char,
+    qmp_path: *const c_char,
+    flags: u32,
+) -> Outcome {
+    // SAFETY: the caller vouches for the pointers.
+    let (name, path) =
+        unsafe { (strings::text_in("guest", guest)?, strings::text_in("qmp_path", qmp_path)?) };
+    let incoming = flags & DWCP_QEMU_INCOMING != 0;
+    if flags & !DWCP_QEMU_INCOMING != 0 {
+        let text = format!("flags is {flags:#x}; DWCP_QEMU_INCOMING is the only one known");
+        return Err(Failure::invalid(text));
+    }
+    Ok(node.node.attach_qemu(&name, Path::new(&path), incoming)?)
 }
 
 fn source_driver(

@@ -16,7 +16,7 @@ use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
 use crate::runtime::outgoing::Outgoing;
-use crate::runtime::qemu::guest::{AttachError, QemuGuest};
+use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry};
@@ -88,6 +88,17 @@ pub enum NodeError {
         /// Its role.
         role: &'static str,
     },
+    /// The QEMU is attached under another name.
+    #[error("QEMU at {path} is already attached, as guest {name:?}", path = path.display())]
+    QemuTaken {
+        /// Its socket.
+        path: PathBuf,
+        /// The guest's name.
+        name: String,
+    },
+    /// The guest was registered by a hypervisor.
+    #[error("guest {0:?} was registered by a hypervisor, not attached")]
+    NotQemu(String),
     /// The destination's address.
     #[error("address {address:?} is not HOST:PORT: {reason}")]
     Address {
@@ -129,12 +140,12 @@ impl NodeError {
         match self {
             NodeError::Listen { .. } | NodeError::Io { .. } => Status::Io,
             NodeError::StateDir { .. } => Status::StateFile,
-            NodeError::NameTaken(_) => Status::AlreadyExists,
+            NodeError::NameTaken(_) | NodeError::QemuTaken { .. } => Status::AlreadyExists,
             NodeError::UnknownGuest { .. } | NodeError::UnknownMigration(_) => Status::NotFound,
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
-            NodeError::Qemu(AttachError::State { .. }) => Status::BadState,
-            NodeError::Qemu(_) => Status::Callback,
+            NodeError::NotQemu(_) => Status::BadState,
+            NodeError::Qemu(error) => error.status(),
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -238,15 +249,50 @@ impl Node {
     }
 
     /// Registers a guest that a QEMU process runs, or, `incoming`, one that a QEMU started with
-    /// `-incoming defer` is to receive. `qmp` is the path of its QMP socket. An arrived guest stays
-    /// registered, as one that runs here.
+    /// `-incoming defer` is to receive. `qmp` is the path of its QMP socket, beside which each
+    /// migration makes a socket of its own. An arrived guest stays registered, as one that runs
+    /// here. Asks QEMU, which may take seconds if it does not answer.
     ///
     /// # Errors
     /// The name is taken or bad, the limit reached, or QEMU does not answer as it should.
     pub fn attach_qemu(&self, name: &str, qmp: &Path, incoming: bool) -> Result<(), NodeError> {
         check_name(name)?;
+        // Before QEMU is asked: a migration of that guest may talk to it.
+        self.inner.registry.check_free(name)?;
         let guest = Arc::new(QemuGuest::attach(qmp, incoming)?);
         self.add(name, GuestEntry::qemu(guest, incoming))
+    }
+
+    /// The attached guests, by name.
+    pub fn vms(&self) -> Vec<VmInfo> {
+        self.inner.registry.vms()
+    }
+
+    /// An attached guest and what its QEMU says now. QEMU takes one client at a time, so it is not
+    /// asked while a migration talks to it.
+    ///
+    /// # Errors
+    /// No such guest, or it was not attached.
+    pub fn vm_status(&self, name: &str) -> Result<VmStatus, NodeError> {
+        let registry = &self.inner.registry;
+        let (info, guest) = registry.vm(name)?;
+        let asked = match info.migration {
+            Some(_) => Err(QMP_IN_USE.to_string()),
+            None => guest.state().map_err(|error| error.to_string()),
+        };
+        let silence = asked.as_ref().err().cloned();
+        let state = asked.ok();
+        let running = state.as_ref().map(|state| state.running);
+        Ok(VmStatus { info, running, state: state.map(|state| state.status), silence })
+    }
+
+    /// Lets go of an attached guest; its QEMU goes on as it is.
+    ///
+    /// # Errors
+    /// No such guest, it was not attached, or it is moving.
+    pub fn detach_qemu(&self, name: &str) -> Result<(), NodeError> {
+        self.inner.registry.vm(name)?;
+        self.remove_guest(name)
     }
 
     /// Ends a registration.
@@ -464,6 +510,9 @@ impl Migration {
         }
     }
 }
+
+/// Why QEMU is not asked during a migration.
+const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one client at a time";
 
 /// A quarter of the guest's memory may be remembered for references and differences.
 fn baseline_pages_for(ram_bytes: u64) -> u32 {

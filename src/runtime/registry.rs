@@ -16,6 +16,7 @@ use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, unknown};
 use crate::runtime::lock::lock;
 use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
+use crate::runtime::qemu::VmInfo;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::incoming::QemuIncoming;
 use crate::runtime::record_keeper::RecordKeeper;
@@ -101,6 +102,28 @@ impl GuestEntry {
         Self { role, ram_bytes, migration: None }
     }
 
+    /// The guest of a QEMU; none of another hypervisor's.
+    fn as_qemu(&self) -> Option<&Arc<QemuGuest>> {
+        match &self.role {
+            Role::QemuSource(guest) | Role::QemuDestination(guest) => Some(guest),
+            Role::Source(_) | Role::Destination(_) => None,
+        }
+    }
+
+    fn vm_info(&self, name: &str) -> Option<VmInfo> {
+        let guest = self.as_qemu()?;
+        Some(VmInfo {
+            name: name.to_string(),
+            role: self.role_name(),
+            qemu_version: guest.version().to_string(),
+            machine: guest.facts().machine.clone(),
+            ram_bytes: self.ram_bytes,
+            cpus: guest.facts().cpus,
+            qmp: guest.qmp_path().to_string_lossy().into_owned(),
+            migration: self.migration,
+        })
+    }
+
     fn role_name(&self) -> &'static str {
         match self.role {
             Role::Source(_) | Role::QemuSource(_) => "source",
@@ -143,11 +166,25 @@ impl Registry {
         if tables.guests.len() >= limit {
             return Err(NodeError::Limit { what: "guest", limit });
         }
+        if let Some(taken) = tables.attached_as(&entry) {
+            return Err(taken);
+        }
         let role = entry.role_name().to_string();
         tables.guests.insert(name.to_string(), entry);
         drop(tables);
         self.journal.publish(None, Some(name), EventKind::GuestChanged { role });
         Ok(())
+    }
+
+    /// Whether a guest of this name may be added.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn check_free(&self, name: &str) -> Result<(), NodeError> {
+        match lock(&self.tables).guests.contains_key(name) {
+            true => Err(NodeError::NameTaken(name.to_string())),
+            false => Ok(()),
+        }
     }
 
     /// Takes a guest out.
@@ -176,6 +213,23 @@ impl Registry {
             migration: entry.migration,
         };
         lock(&self.tables).guests.iter().map(info).collect()
+    }
+
+    /// The guests of QEMUs, by name.
+    pub fn vms(&self) -> Vec<VmInfo> {
+        let tables = lock(&self.tables);
+        tables.guests.iter().filter_map(|(name, entry)| entry.vm_info(name)).collect()
+    }
+
+    /// One guest of a QEMU.
+    ///
+    /// # Errors
+    /// Unknown, or another hypervisor's.
+    pub fn vm(&self, name: &str) -> Result<(VmInfo, Arc<QemuGuest>), NodeError> {
+        let tables = lock(&self.tables);
+        let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
+        let found = entry.vm_info(name).zip(entry.as_qemu().cloned());
+        found.ok_or_else(|| NodeError::NotQemu(name.to_string()))
     }
 
     /// Claims a guest for an outgoing migration.
@@ -425,6 +479,14 @@ impl Reception for Registry {
 impl Tables {
     fn unknown_guest(&self, name: &str) -> NodeError {
         NodeError::UnknownGuest { name: name.to_string(), known: self.guest_names() }
+    }
+
+    /// Whether the QEMU of this entry is another guest's already.
+    fn attached_as(&self, entry: &GuestEntry) -> Option<NodeError> {
+        let path = entry.as_qemu()?.qmp_path();
+        let same = |other: &GuestEntry| other.as_qemu().is_some_and(|qemu| qemu.qmp_path() == path);
+        let (name, _) = self.guests.iter().find(|(_, other)| same(other))?;
+        Some(NodeError::QemuTaken { path: path.to_path_buf(), name: name.clone() })
     }
 
     fn guest_names(&self) -> String {

@@ -63,6 +63,17 @@ dwcp::NodeOptions listening() {
     return options;
 }
 
+void a_qemu_that_is_not_there_throws() {
+    dwcp::Node node;
+    try {
+        node.attach_qemu("vm", "/nowhere/qmp.sock", true);
+        CHECK(false);
+    } catch (const dwcp::Error &error) {
+        CHECK(error.code() == DWCP_ERR_CONNECT);
+        CHECK(std::string(error.what()).find("/nowhere/qmp.sock") != std::string::npos);
+    }
+}
+
 void a_guest_moves() {
     auto from_memory = memory(), to_memory = memory();
     dwcp::Node from, to(listening());
@@ -150,6 +161,7 @@ int main() {
     CASE(a_node_can_be_moved);
     CASE(a_refused_guest_stays_the_callers);
     CASE(a_guest_moves);
+    CASE(a_qemu_that_is_not_there_throws);
     CASE(an_exception_in_a_guest_becomes_the_reason);
     return REPORT();
 }

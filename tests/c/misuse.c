@@ -41,6 +41,7 @@ static dwcp_status call_on_node(int which, dwcp_node *node) {
         return code;
     }
     case 15: return dwcp_node_serve_control(node, "/nowhere/at/all");
+    case 16: return dwcp_node_attach_qemu(node, "vm", "/nowhere/at/all", 0);
     default: return 1;
     }
 }
@@ -118,6 +119,8 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_add_source(node, "vm", NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_add_process_memory_source(node, "vm", NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_add_destination(node, "vm", NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_attach_qemu(node, NULL, "/nowhere", 0));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_attach_qemu(node, "vm", NULL, 0));
     OK(dwcp_node_reap(node, NULL, 0, &count));
     OK(dwcp_node_free(node));
 }

@@ -7,3 +7,4 @@ mod guest;
 mod help;
 mod operator;
 mod stage;
+mod vm;

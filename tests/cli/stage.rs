@@ -158,6 +158,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Where it accepts migrations.
+    pub fn address(&self) -> String {
+        let status = stdout(&self.run(&["--json", "status"]));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        status["node"]["listen"].as_str().unwrap().to_owned()
+    }
+
     pub fn command(scratch: &Scratch, config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dwcpd"));
         command.env_clear().arg("--config").arg(config).stdin(Stdio::null());

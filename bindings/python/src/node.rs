@@ -116,6 +116,17 @@ impl Node {
         Ok(())
     }
 
+    #[pyo3(signature = (name, qmp, incoming = false))]
+    fn attach_qemu(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        qmp: PathBuf,
+        incoming: bool,
+    ) -> PyResult<()> {
+        door::pass_node(py, || self.inner.attach_qemu(name, &qmp, incoming))
+    }
+
     fn remove_guest(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         door::pass_node(py, || self.inner.remove_guest(name))
     }

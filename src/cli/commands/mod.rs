@@ -9,6 +9,7 @@ mod metrics;
 mod migrate;
 mod migrations;
 mod status;
+mod vm;
 
 use super::args::Command;
 use super::client::Client;
@@ -26,6 +27,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
             migrations::bandwidth(&id, &limit, client, output).await?;
         }
         Command::Guests => guests::run(client, output).await?,
+        Command::Vm(command) => vm::run(command, client, output).await?,
         Command::Events { filter, follow } => {
             events::run(filter.as_deref(), follow, client, output).await?;
         }

@@ -4,7 +4,7 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{status, watch};
+use super::{status, vm, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -31,6 +31,8 @@ pub(super) async fn handle(
         ["v3", "events"] if get => watch::events(context, &request).await,
         ["v3", "logs"] if get => watch::logs(context, &request).await,
         ["v3", "config", key] if put => set_config(context, key, &request).await,
+        ["v3", "vms", "status"] if get => vm::status(context, &request).await,
+        ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
         ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
         ["v3", rest @ ..] if post => change(context, rest, &request).map(Reply::Json),
         _ => Err(no_route(&request)),
@@ -41,6 +43,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
     match path {
         ["status"] => request.allow(&[], &[]).map(|()| status::document(context)),
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
+        ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
         ["migrations"] => {
             request.allow(&[], &[])?;
             let list = context.node.migrations();
@@ -59,6 +62,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
 
 fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
     match path {
+        ["vms", "detach"] => vm::detach(context, request),
         ["migrations"] => migrate(context, request),
         ["migrations", id, "cancel"] => {
             request.allow(&[], &[])?;

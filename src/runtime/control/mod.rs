@@ -9,6 +9,7 @@ mod error;
 mod http;
 mod request;
 mod status;
+mod vm;
 mod watch;
 
 pub use error::ApiError;

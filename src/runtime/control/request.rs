@@ -62,6 +62,18 @@ impl Request {
         }
     }
 
+    /// A field that is true or false; false if it is not there.
+    pub fn truth(&self, name: &str) -> Result<bool, ApiError> {
+        match self.body.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(truth)) => Ok(*truth),
+            Some(other) => {
+                let text = format!("field {name} is {other}; it must be true or false");
+                Err(ApiError::argument(text))
+            }
+        }
+    }
+
     /// A field as the text that a configuration file would hold.
     pub fn scalar(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.body.get(name) {

@@ -1,7 +1,9 @@
 //! A guest that a QEMU process runs, or is waiting for, known by its QMP socket.
 
-use crate::base::MachineFacts;
-use crate::runtime::qemu::{Qmp, QmpError};
+use crate::Status;
+use crate::base::{MachineFacts, MigrationId};
+use crate::runtime::qemu::{Qmp, QmpError, RunState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,16 +17,60 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 pub struct QemuGuest {
     qmp_path: PathBuf,
     facts: MachineFacts,
+    version: String,
+}
+
+/// An attached guest, as far as it is known without asking its QEMU.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct VmInfo {
+    /// Its name.
+    pub name: String,
+    /// `source` (runs here) or `destination` (expected here).
+    pub role: &'static str,
+    /// QEMU's version when it was attached.
+    pub qemu_version: String,
+    /// QEMU's machine type, with its version.
+    pub machine: String,
+    /// Memory size.
+    pub ram_bytes: u64,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Its QMP socket.
+    pub qmp: String,
+    /// The migration under way.
+    pub migration: Option<MigrationId>,
+}
+
+/// An attached guest and what its QEMU says now.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct VmStatus {
+    /// What is known anyway.
+    #[serde(flatten)]
+    pub info: VmInfo,
+    /// Whether its CPUs execute; none if QEMU was not asked or is silent.
+    pub running: Option<bool>,
+    /// QEMU's word for its state, such as `running`, `paused` or `inmigrate`.
+    pub state: Option<String>,
+    /// Why there is no state.
+    pub silence: Option<String>,
 }
 
 /// A guest could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// QEMU, or what should be one.
+    /// Nobody listens there.
     #[error(transparent)]
-    Qmp(#[from] QmpError),
+    Connect(QmpError),
+    /// QEMU, or what should be one.
+    #[error("{path}: {source}", path = path.display())]
+    Qmp {
+        /// Its socket.
+        path: PathBuf,
+        /// What it did.
+        source: QmpError,
+    },
     /// It runs a guest, but should wait for one, or the other way round.
-    #[error("QEMU at {path} is in state {status:?}; {wanted}")]
+    #[error("QEMU at {path} is in state {status:?}; {wanted}", path = path.display())]
     State {
         /// Its socket.
         path: PathBuf,
@@ -34,8 +80,35 @@ pub enum AttachError {
         wanted: &'static str,
     },
     /// The socket's directory leaves no room for another socket's name.
-    #[error("path {0} is too long: sockets of {MAX_SOCKET_PATH_BYTES} bytes are made beside it")]
+    #[error("path {path} is too long: sockets with names of {room} bytes are made beside it", path = .0.display(), room = SOCKET_NAME_BYTES)]
     PathTooLong(PathBuf),
+    /// This process has no current directory.
+    #[error("path {path} cannot be made absolute: {source}", path = path.display())]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl AttachError {
+    /// The status code of this error.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Connect(_) => Status::Connect,
+            Self::Qmp { source, .. } => match source {
+                QmpError::NotQmp { .. } => Status::InvalidArgument,
+                QmpError::TimedOut { .. } => Status::Timeout,
+                QmpError::Connect { .. } | QmpError::Closed { .. } | QmpError::Io { .. } => {
+                    Status::Connect
+                }
+                QmpError::Refused { .. } | QmpError::Answer { .. } => Status::Callback,
+            },
+            Self::State { .. } => Status::BadState,
+            Self::PathTooLong(_) | Self::NoDirectory { .. } => Status::InvalidArgument,
+        }
+    }
 }
 
 impl QemuGuest {
@@ -44,23 +117,25 @@ impl QemuGuest {
     /// # Errors
     /// [`AttachError`]; QEMU is as it was.
     pub fn attach(qmp_path: &Path, incoming: bool) -> Result<Self, AttachError> {
-        let mut qmp = Qmp::connect(qmp_path, CONNECT_TIMEOUT)?;
-        let status = qmp.status()?.status;
-        let waits = status == "inmigrate";
-        if waits != incoming {
-            let wanted = match incoming {
-                true => "to receive a guest it must be started with -incoming defer",
-                false => "it waits for a guest: attach it as incoming",
-            };
-            return Err(AttachError::State { path: qmp_path.to_path_buf(), status, wanted });
+        // QEMU will be told of a path beside this one, and its current directory is its own.
+        let qmp_path = std::path::absolute(qmp_path)
+            .map_err(|source| AttachError::NoDirectory { path: qmp_path.to_path_buf(), source })?;
+        let mut qmp = Qmp::connect(&qmp_path, CONNECT_TIMEOUT).map_err(|error| match error {
+            QmpError::Connect { .. } => AttachError::Connect(error),
+            source => AttachError::Qmp { path: qmp_path.clone(), source },
+        })?;
+        let failed = |source| AttachError::Qmp { path: qmp_path.clone(), source };
+        let status = qmp.status().map_err(failed)?.status;
+        if let Some(wanted) = what_is_wrong(&status, incoming) {
+            return Err(AttachError::State { path: qmp_path, status, wanted });
         }
-        let machine = qmp.machine()?;
+        let machine = qmp.machine().map_err(failed)?;
         let facts = MachineFacts {
             machine: machine.machine_type,
             ram_bytes: machine.memory_bytes,
             cpus: u32::try_from(machine.cpus).unwrap_or(u32::MAX),
         };
-        let guest = Self { qmp_path: qmp_path.to_path_buf(), facts };
+        let guest = Self { qmp_path, facts, version: qmp.version().to_string() };
         if guest.socket_path(&"0".repeat(32)).as_os_str().len() > MAX_SOCKET_PATH_BYTES {
             return Err(AttachError::PathTooLong(guest.qmp_path));
         }
@@ -77,6 +152,11 @@ impl QemuGuest {
         &self.qmp_path
     }
 
+    /// Which QEMU runs it, as it said when it was attached.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
     /// A conversation with its QEMU.
     ///
     /// # Errors
@@ -85,10 +165,67 @@ impl QemuGuest {
         Qmp::connect(&self.qmp_path, CONNECT_TIMEOUT)
     }
 
+    /// Whether the guest runs now.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn state(&self) -> Result<RunState, QmpError> {
+        self.connect()?.status()
+    }
+
     /// Where the socket of a migration goes: QEMU made its QMP socket there, so it may use this
     /// one too.
     pub fn socket_path(&self, migration: &str) -> PathBuf {
         let name = format!("dwcp-{}.sock", &migration[..16.min(migration.len())]);
         self.qmp_path.with_file_name(name)
+    }
+}
+
+/// What a QEMU in this state would have to be instead; none if it is right.
+fn what_is_wrong(status: &str, incoming: bool) -> Option<&'static str> {
+    match (status, incoming) {
+        ("inmigrate", true) => None,
+        (_, true) => Some("to receive a guest it must be started with -incoming defer"),
+        ("inmigrate", false) => Some("it waits for a guest: attach it as incoming"),
+        ("postmigrate" | "finish-migrate", false) => {
+            Some("its guest has left it or is about to; another process may run it")
+        }
+        (_, false) => None,
+    }
+}
+
+/// Length of `dwcp-0123456789abcdef.sock`.
+const SOCKET_NAME_BYTES: usize = 26;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_qemu_that_waits_receives_and_only_one_that_has_its_guest_sends() {
+        for status in ["running", "paused", "prelaunch", "suspended"] {
+            assert_eq!(what_is_wrong(status, false), None);
+            assert!(what_is_wrong(status, true).unwrap().contains("-incoming defer"));
+        }
+        assert_eq!(what_is_wrong("inmigrate", true), None);
+        assert!(what_is_wrong("inmigrate", false).unwrap().contains("as incoming"));
+        assert!(what_is_wrong("postmigrate", false).unwrap().contains("has left"));
+    }
+
+    #[test]
+    fn the_room_for_a_name_is_what_is_needed() {
+        let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
+        let guest = QemuGuest { qmp_path: "/q.sock".into(), facts, version: String::new() };
+        let path = guest.socket_path(&"0".repeat(32));
+        assert_eq!(path.file_name().unwrap().len(), SOCKET_NAME_BYTES);
+    }
+
+    #[test]
+    fn a_long_path_and_a_missing_one_are_refused_by_name() {
+        let error = QemuGuest::attach(Path::new("/nowhere/at/all.sock"), false).unwrap_err();
+        assert_eq!(error.status(), Status::Connect);
+        assert!(error.to_string().contains("/nowhere/at/all.sock: No such file"), "{error}");
+        let long = PathBuf::from(format!("/{}", "x".repeat(200)));
+        assert!(QemuGuest::attach(&long, false).unwrap_err().to_string().contains("xxx"));
     }
 }

@@ -10,4 +10,5 @@ pub mod qmp;
 pub mod watch;
 
 pub use commands::{Accelerator, MachineInfo, MigrationInfo, RamInfo, RunState};
+pub use guest::{VmInfo, VmStatus};
 pub use qmp::{Event, QemuVersion, Qmp, QmpError};

@@ -10,6 +10,7 @@ use crate::base::limits::{MAX_QMP_EVENTS, MAX_QMP_LINE_BYTES};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -92,6 +93,16 @@ pub struct QemuVersion {
     /// The distribution's package, if it says so.
     #[serde(skip)]
     pub package: String,
+}
+
+impl fmt::Display for QemuVersion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}.{}", self.major, self.minor, self.micro)?;
+        match self.package.trim() {
+            "" => Ok(()),
+            package => write!(out, " ({package})"),
+        }
+    }
 }
 
 /// Something happened in QEMU.
