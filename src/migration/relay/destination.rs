@@ -440,6 +440,10 @@ impl RelayDestination {
     }
 
     fn on_message(&mut self, message: Control, now: Time) {
+        if self.failure.is_some() || self.finish_asked {
+            // The source does not know yet.
+            return;
+        }
         match message {
             Control::StreamEnd { segments, bytes, digest } if self.promised.is_none() => {
                 self.promised = Some(StreamSum { segments, bytes, digest });
@@ -448,7 +452,7 @@ impl RelayDestination {
                 self.judge_end(now);
             }
             Control::Abort { status, reason } => {
-                if self.stage == Stage::Receiving && !self.finish_asked {
+                if self.stage == Stage::Receiving {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
                     self.discard(Failure::new(status, format!("source: {reason}")));
                 }
