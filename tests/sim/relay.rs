@@ -166,7 +166,7 @@ impl RelayWorld {
             cut: chance(100),
             cut_all: chance(20),
             hypervisor_fails: chance(4),
-            never_runs: chance(2_000),
+            never_runs: chance(5_000),
             disk_full: chance(800),
             cancel: chance(6),
             crash: chance(16),

@@ -422,21 +422,23 @@ impl RelaySource {
         if !self.session.is_up(stream) || self.is_over() && self.session.all_acknowledged() {
             return Work::Close;
         }
+        let mut wait_until = now + KEEP_ALIVE;
         let next = self.unsent.first().copied().filter(|number| {
             self.failure.is_none() && *number < self.first_unacked + MAX_EARLY_SEGMENTS
         });
         if let Some(number) = next {
-            let ready_at = self.pacer.ready_at(now);
-            if ready_at > now {
-                return Work::Wait(ready_at.min(now + KEEP_ALIVE));
-            }
-            if let Some(payload) = self.send(number, stream, now) {
+            wait_until = wait_until.min(self.pacer.ready_at(now));
+            if wait_until <= now
+                && let Some(payload) = self.send(number, stream, now)
+            {
                 return Work::Chunk(payload);
             }
         }
+        // Also while the pacer holds back: a large segment at a low rate takes longer than the
+        // destination would wait for a source that is silent.
         match self.session.keep_alive(stream, KEEP_ALIVE, now) {
             Some(frame) => Work::Frame(frame),
-            None => Work::Wait(now + KEEP_ALIVE),
+            None => Work::Wait(wait_until),
         }
     }
 
