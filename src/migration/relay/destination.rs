@@ -87,6 +87,8 @@ pub struct RelayDestination {
     actions: VecDeque<Action>,
     events: VecDeque<EventKind>,
     failure: Option<Failure>,
+    /// For the source, once it is written down.
+    abort: Option<Control>,
     owner: Owner,
     finish_asked: bool,
     ended_at: Option<Time>,
@@ -116,6 +118,7 @@ impl RelayDestination {
             actions: VecDeque::from([Action::Persist(Mark::Receiving)]),
             events: VecDeque::new(),
             failure: None,
+            abort: None,
             owner: Owner::Source,
             finish_asked: false,
             ended_at: None,
@@ -181,6 +184,13 @@ impl RelayDestination {
                 self.fail(Failure::new(Status::StateFile, text));
             }
             (Mark::Receiving, Err(error)) => self.fail(Failure::new(Status::StateFile, error)),
+            // Only now may the source run the guest: until here our record may have said that it
+            // is ours. If it cannot be written, this process still never runs the guest.
+            (Mark::Discarded, _) => {
+                if let Some(abort) = self.abort.take() {
+                    self.session.send(&abort);
+                }
+            }
             _ => {}
         }
     }
@@ -220,7 +230,7 @@ impl RelayDestination {
             return;
         }
         let (status, reason) = (failure.status.code(), failure.reason.clone());
-        self.session.send(&Control::Abort { status, reason });
+        self.abort = Some(Control::Abort { status, reason });
         self.discard(failure);
     }
 
