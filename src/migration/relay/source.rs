@@ -569,6 +569,10 @@ impl RelaySource {
     }
 
     fn on_message(&mut self, message: Control, now: Time) {
+        if self.finish_asked {
+            // It has been decided, and is being settled: an answer that late changes nothing.
+            return;
+        }
         match message {
             Control::Committed if self.stage == Stage::EndSent => {
                 self.stage = Stage::Given;
@@ -583,7 +587,7 @@ impl RelaySource {
                 self.on_given(now);
             }
             Control::Abort { status, reason } => {
-                if !self.finish_asked && self.stage != Stage::Given {
+                if self.stage != Stage::Given {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
                     self.retreat(Failure::new(status, format!("destination: {reason}")), now);
                 }
