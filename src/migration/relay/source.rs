@@ -517,9 +517,10 @@ impl RelaySource {
             }
             return;
         }
+        // What our own pacer holds back is not the destination's fault.
         let waits = self.segments.values().any(|segment| segment.sent.is_some())
             || !self.session.all_acknowledged()
-            || self.stage >= Stage::EndSent;
+            || self.stage >= Stage::EndSent && self.unsent.is_empty();
         if !waits {
             self.last_progress = now;
         } else if now - self.last_progress >= self.options.stall_timeout {
