@@ -53,6 +53,7 @@ struct Weather {
     crash: u32,
     long_pause: u32,
     outage: u32,
+    longest_outage_s: u64,
     slow_replay: u32,
 }
 
@@ -172,17 +173,20 @@ impl RelayWorld {
             crash: chance(16),
             long_pause: chance(40),
             outage: chance(12),
+            longest_outage_s: 50,
             slow_replay: chance(9_000),
         };
         Self::with(seed, random, weather, talk)
     }
 
-    /// A world in which the network alone goes wrong.
+    /// A world in which the network alone goes wrong, and never for longer than anybody waits.
     pub fn bad_network(seed: u64, talk: bool) -> Self {
         let weather = Weather {
             misbehave: 40,
             cut: 80,
             cut_all: 8,
+            outage: 6,
+            longest_outage_s: 8,
             slow_replay: 5_000,
             ..Weather::default()
         };
@@ -293,7 +297,8 @@ impl RelayWorld {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
         }
         if self.chance(weather.outage) {
-            self.outage_until = self.now + Duration::from_secs(self.random.u64(1..50));
+            let seconds = self.random.u64(1..=weather.longest_outage_s);
+            self.outage_until = self.now + Duration::from_secs(seconds);
             self.say(&format!("no network until {}", self.outage_until.0));
         }
         // What is being written down or set in motion at the end is the worst moment.
