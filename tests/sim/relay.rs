@@ -14,7 +14,7 @@ use dwcp::migration::relay::destination::{self, Patience, RelayDestination, Rele
 use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
 use dwcp::migration::relay::{RelaySetup, StreamSum};
 use dwcp::migration::source::Work;
-use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Report};
+use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
 use dwcp::wire::hello::Ended;
 use dwcp::wire::{Frame, FrameKind};
 use std::collections::BTreeMap;
@@ -52,6 +52,8 @@ struct Weather {
     cancel: u32,
     crash: u32,
     long_pause: u32,
+    outage: u32,
+    longest_outage_s: u64,
     slow_replay: u32,
 }
 
@@ -83,6 +85,8 @@ pub struct RelayWorld {
     talk: bool,
     weather: Weather,
     now: Time,
+    /// Nothing passes and nobody connects until then.
+    outage_until: Time,
     step: u64,
     options: MigrationOptions,
     keeps_records: bool,
@@ -163,22 +167,26 @@ impl RelayWorld {
             cut: chance(100),
             cut_all: chance(20),
             hypervisor_fails: chance(4),
-            never_runs: chance(2_000),
+            never_runs: chance(5_000),
             disk_full: chance(800),
             cancel: chance(6),
             crash: chance(16),
             long_pause: chance(40),
+            outage: chance(12),
+            longest_outage_s: 50,
             slow_replay: chance(9_000),
         };
         Self::with(seed, random, weather, talk)
     }
 
-    /// A world in which the network alone goes wrong.
+    /// A world in which the network alone goes wrong, and never for longer than anybody waits.
     pub fn bad_network(seed: u64, talk: bool) -> Self {
         let weather = Weather {
             misbehave: 40,
             cut: 80,
             cut_all: 8,
+            outage: 6,
+            longest_outage_s: 8,
             slow_replay: 5_000,
             ..Weather::default()
         };
@@ -188,7 +196,7 @@ impl RelayWorld {
     fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
         let options = MigrationOptions {
             streams: random.u16(1..5),
-            bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
+            bandwidth_limit_bytes_per_s: random.bool().then(|| 65_536 << random.u8(..8)),
             reconnect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(20),
             ..MigrationOptions::default()
@@ -201,6 +209,7 @@ impl RelayWorld {
             talk,
             weather,
             now: Time(1),
+            outage_until: Time(0),
             step: 0,
             options,
             writer,
@@ -287,7 +296,15 @@ impl RelayWorld {
         if self.chance(weather.long_pause) {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
         }
-        if self.chance(weather.crash) && !self.destination_crashed && !self.source_crashed {
+        if self.chance(weather.outage) {
+            let seconds = self.random.u64(1..=weather.longest_outage_s);
+            self.outage_until = self.now + Duration::from_secs(seconds);
+            self.say(&format!("no network until {}", self.outage_until.0));
+        }
+        // What is being written down or set in motion at the end is the worst moment.
+        let delicate = self.destination_busy.is_some() && self.replayed > 0;
+        let crash = if delicate { weather.crash * 20 } else { weather.crash };
+        if self.chance(crash) && !self.destination_crashed && !self.source_crashed {
             self.crash();
         }
     }
@@ -342,7 +359,7 @@ impl RelayWorld {
             9..=11 => self.replay(),
             12 => self.pass_time(),
             _ => {
-                if let Some(id) = self.any_link() {
+                if let Some(id) = self.any_link().filter(|_| self.now >= self.outage_until) {
                     self.serve(id);
                 }
             }
@@ -350,7 +367,8 @@ impl RelayWorld {
     }
 
     fn pass_time(&mut self) {
-        let quiet = self.step > STORM_STEPS || self.random.u8(..20) == 0;
+        let idle = self.step > STORM_STEPS || self.now < self.outage_until;
+        let quiet = idle || self.random.u8(..20) == 0;
         let most_us = if quiet { 1_000_000 } else { 5_000 };
         self.now = self.now + Duration::from_micros(self.random.u64(1..most_us));
         if !self.source_crashed {
@@ -369,7 +387,8 @@ impl RelayWorld {
         }
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
-        if self.destination_crashed || self.chance(self.weather.cut * 5) {
+        let outage = self.now < self.outage_until;
+        if self.destination_crashed || outage || self.chance(self.weather.cut * 5) {
             return self.answer_from_record();
         }
         if let Some(ended) = self.ended_there() {
@@ -403,7 +422,8 @@ impl RelayWorld {
 
     /// A crashed destination is started again now and then, and answers from its record.
     fn answer_from_record(&mut self) {
-        if !self.destination_crashed || self.random.u8(..30) > 0 {
+        let outage = self.now < self.outage_until;
+        if !self.destination_crashed || outage || self.random.u8(..30) > 0 {
             return self.source.connect_failed("refused");
         }
         let (status, ended) = match self.destination_record.filter(|_| self.keeps_records) {
@@ -681,6 +701,22 @@ impl RelayWorld {
         let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
         let both = owners == (Owner::Source, Some(Owner::Destination));
         assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
+        self.check_ends();
+    }
+
+    /// What is over stays as it was reported.
+    fn check_ends(&self) {
+        if let Some(report) = self.source.report() {
+            let phase = self.source.progress(self.now).phase;
+            assert_eq!((phase, self.source.owner()), (Phase::Ended, report.owner));
+            let in_doubt = report.owner == Owner::InDoubt;
+            assert_eq!(in_doubt, report.status == Status::InDoubt, "{}", self.describe());
+        }
+        if let Some((there, report)) = self.destination.as_ref().and_then(|d| Some((d, d.report()?)))
+        {
+            let phase = there.progress(self.now).phase;
+            assert_eq!((phase, there.owner()), (Phase::Ended, report.owner), "{}", self.describe());
+        }
     }
 
     fn judge(self) -> Outcome {

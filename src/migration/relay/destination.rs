@@ -87,6 +87,8 @@ pub struct RelayDestination {
     actions: VecDeque<Action>,
     events: VecDeque<EventKind>,
     failure: Option<Failure>,
+    /// For the source, once it is written down.
+    abort: Option<Control>,
     owner: Owner,
     finish_asked: bool,
     ended_at: Option<Time>,
@@ -116,6 +118,7 @@ impl RelayDestination {
             actions: VecDeque::from([Action::Persist(Mark::Receiving)]),
             events: VecDeque::new(),
             failure: None,
+            abort: None,
             owner: Owner::Source,
             finish_asked: false,
             ended_at: None,
@@ -129,9 +132,11 @@ impl RelayDestination {
         destination
     }
 
-    /// The next segment in order, for the replay, which has none in hand.
+    /// The next segment in order, for the replay, which has none in hand. Once the whole is proved
+    /// there is none, whatever else the source sends.
     pub fn next_segment(&mut self) -> Option<Vec<u8>> {
-        if self.in_hand.is_some() || self.failure.is_some() {
+        let receiving = self.stage == Stage::Receiving && self.failure.is_none();
+        if self.in_hand.is_some() || !receiving {
             return None;
         }
         let arrived = self.early.remove(&self.next)?;
@@ -181,6 +186,13 @@ impl RelayDestination {
                 self.fail(Failure::new(Status::StateFile, text));
             }
             (Mark::Receiving, Err(error)) => self.fail(Failure::new(Status::StateFile, error)),
+            // Only now may the source run the guest: until here our record may have said that it
+            // is ours. If it cannot be written, this process still never runs the guest.
+            (Mark::Discarded, _) => {
+                if let Some(abort) = self.abort.take() {
+                    self.session.send(&abort);
+                }
+            }
             _ => {}
         }
     }
@@ -220,7 +232,7 @@ impl RelayDestination {
             return;
         }
         let (status, reason) = (failure.status.code(), failure.reason.clone());
-        self.session.send(&Control::Abort { status, reason });
+        self.abort = Some(Control::Abort { status, reason });
         self.discard(failure);
     }
 
@@ -440,6 +452,10 @@ impl RelayDestination {
     }
 
     fn on_message(&mut self, message: Control, now: Time) {
+        if self.failure.is_some() || self.finish_asked {
+            // The source does not know yet.
+            return;
+        }
         match message {
             Control::StreamEnd { segments, bytes, digest } if self.promised.is_none() => {
                 self.promised = Some(StreamSum { segments, bytes, digest });
@@ -448,7 +464,7 @@ impl RelayDestination {
                 self.judge_end(now);
             }
             Control::Abort { status, reason } => {
-                if self.stage == Stage::Receiving && !self.finish_asked {
+                if self.stage == Stage::Receiving {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
                     self.discard(Failure::new(status, format!("source: {reason}")));
                 }
@@ -497,5 +513,99 @@ impl RelayDestination {
     fn enter(&mut self, phase: Phase, now: Time) {
         let previous_us = micros(self.clock.enter(phase, now));
         self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{MachineFacts, MigrationId};
+
+    const A: StreamId = StreamId(1);
+    const B: StreamId = StreamId(2);
+    const NOW: Time = Time(5);
+
+    fn destination() -> RelayDestination {
+        let facts = MachineFacts { machine: "pc".into(), ram_bytes: 4096, cpus: 1 };
+        let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts };
+        let patience = Patience {
+            reconnect_timeout: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(1),
+        };
+        let mut destination = RelayDestination::new(setup, patience, NOW);
+        [A, B].into_iter().for_each(|stream| destination.stream_up(stream, "source", NOW));
+        destination
+    }
+
+    fn segment(number: u64) -> Frame {
+        Frame { kind: FrameKind::Segment, payload: number.to_le_bytes().to_vec() }
+    }
+
+    fn end_after(segments: u64) -> Frame {
+        let mut sum = StreamSum::default();
+        (0..segments).for_each(|_| sum.add(8, 7));
+        let StreamSum { segments, bytes, digest } = sum;
+        let end = Control::StreamEnd { segments, bytes, digest };
+        Frame { kind: FrameKind::Control, payload: end.encode(0) }
+    }
+
+    fn replay_one(destination: &mut RelayDestination) -> bool {
+        let taken = destination.next_segment().is_some();
+        destination.replayed(8, 7, NOW);
+        taken
+    }
+
+    fn actions(destination: &mut RelayDestination) -> Vec<Action> {
+        std::iter::from_fn(|| destination.next_action()).collect()
+    }
+
+    #[test]
+    fn the_late_first_copy_of_a_segment_does_not_swallow_the_second_ones_acknowledgement() {
+        let mut destination = destination();
+        destination.frame(B, segment(0), NOW).unwrap();
+        destination.frame(A, segment(0), NOW).unwrap();
+        assert!(replay_one(&mut destination));
+        destination.stream_down(A, "cut", NOW);
+        assert_eq!(destination.waiting_acks(B), 1);
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_not_replayed() {
+        let mut destination = destination();
+        destination.frame(A, segment(0), NOW).unwrap();
+        destination.frame(A, end_after(1), NOW).unwrap();
+        assert!(replay_one(&mut destination));
+        let expected = [Action::Persist(Mark::Receiving), Action::Persist(Mark::Owned)];
+        assert_eq!(actions(&mut destination), expected);
+        destination.frame(A, segment(1), NOW).unwrap();
+        assert!(!replay_one(&mut destination));
+        destination.persisted(Mark::Owned, Ok(()));
+        assert!(!replay_one(&mut destination));
+        assert_eq!(actions(&mut destination), [Action::ReleaseEnd]);
+    }
+
+    #[test]
+    fn more_than_was_promised_is_refused() {
+        let mut destination = destination();
+        for number in 0..3 {
+            destination.frame(A, segment(number), NOW).unwrap();
+        }
+        (0..3).for_each(|_| assert!(replay_one(&mut destination)));
+        destination.frame(A, end_after(2), NOW).unwrap();
+        let expected = [Action::Persist(Mark::Discarded), Action::Finish(Ending::Discard)];
+        assert_eq!(actions(&mut destination), expected);
+        assert_eq!(destination.owner(), Owner::Source);
+    }
+
+    #[test]
+    fn a_flood_of_early_segments_costs_the_connection() {
+        let mut destination = destination();
+        let far = destination.frame(A, segment(MAX_EARLY_SEGMENTS), NOW).unwrap_err();
+        assert!(matches!(far, SessionError::BeyondWindow { .. }));
+        let mut large = segment(1).payload;
+        large.resize(MAX_EARLY_BYTES as usize + 1, 0);
+        let large = Frame { kind: FrameKind::Segment, payload: large };
+        assert!(destination.frame(A, large, NOW).is_err());
+        assert_eq!(destination.stored_bytes(), 0);
     }
 }

@@ -427,21 +427,23 @@ impl RelaySource {
         if !self.session.is_up(stream) || self.is_over() && self.session.all_acknowledged() {
             return Work::Close;
         }
+        let mut wait_until = now + KEEP_ALIVE;
         let next = self.unsent.first().copied().filter(|number| {
             self.failure.is_none() && *number < self.first_unacked + MAX_EARLY_SEGMENTS
         });
         if let Some(number) = next {
-            let ready_at = self.pacer.ready_at(now);
-            if ready_at > now {
-                return Work::Wait(ready_at.min(now + KEEP_ALIVE));
-            }
-            if let Some(payload) = self.send(number, stream, now) {
+            wait_until = wait_until.min(self.pacer.ready_at(now));
+            if wait_until <= now
+                && let Some(payload) = self.send(number, stream, now)
+            {
                 return Work::Chunk(payload);
             }
         }
+        // Also while the pacer holds back: a large segment at a low rate takes longer than the
+        // destination would wait for a source that is silent.
         match self.session.keep_alive(stream, KEEP_ALIVE, now) {
             Some(frame) => Work::Frame(frame),
-            None => Work::Wait(now + KEEP_ALIVE),
+            None => Work::Wait(wait_until),
         }
     }
 
@@ -520,9 +522,10 @@ impl RelaySource {
             }
             return;
         }
+        // What our own pacer holds back is not the destination's fault.
         let waits = self.segments.values().any(|segment| segment.sent.is_some())
             || !self.session.all_acknowledged()
-            || self.stage >= Stage::EndSent;
+            || self.stage >= Stage::EndSent && self.unsent.is_empty();
         if !waits {
             self.last_progress = now;
         } else if now - self.last_progress >= self.options.stall_timeout {
@@ -572,6 +575,10 @@ impl RelaySource {
     }
 
     fn on_message(&mut self, message: Control, now: Time) {
+        if self.finish_asked {
+            // It has been decided, and is being settled: an answer that late changes nothing.
+            return;
+        }
         match message {
             Control::Committed if self.stage == Stage::EndSent => {
                 self.stage = Stage::Given;
@@ -586,7 +593,7 @@ impl RelaySource {
                 self.on_given(now);
             }
             Control::Abort { status, reason } => {
-                if !self.finish_asked && self.stage != Stage::Given {
+                if self.stage != Stage::Given {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
                     self.retreat(Failure::new(status, format!("destination: {reason}")), now);
                 }

@@ -36,7 +36,7 @@ pub fn address(node: &Node) -> String {
 pub fn slow() -> MigrationOptions {
     MigrationOptions {
         streams: 2,
-        bandwidth_limit_bytes_per_s: Some(3 << 20),
+        bandwidth_limit_bytes_per_s: Some(6 << 20),
         reconnect_timeout: Duration::from_secs(3),
         stall_timeout: Duration::from_secs(20),
         ..MigrationOptions::default()
