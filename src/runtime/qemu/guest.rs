@@ -3,7 +3,10 @@
 use crate::Status;
 use crate::base::{MachineFacts, MigrationId};
 use crate::runtime::qemu::{Qmp, QmpError, RunState};
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -179,6 +182,30 @@ impl QemuGuest {
         let name = format!("dwcp-{}.sock", &migration[..16.min(migration.len())]);
         self.qmp_path.with_file_name(name)
     }
+
+    /// Listens at a path of [`Self::socket_path`] for QEMU, and for nobody else.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or the socket not be given to QEMU's user.
+    pub fn listen(&self, path: &Path) -> io::Result<UnixListener> {
+        // A file of that name can only be left over from a process that is gone.
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        let handed_over = self.hand_over(path);
+        handed_over.inspect_err(|_| drop(std::fs::remove_file(path)))?;
+        Ok(listener)
+    }
+
+    /// QEMU often runs as a user of its own, the one that its QMP socket belongs to; connecting
+    /// takes the right to write.
+    fn hand_over(&self, path: &Path) -> io::Result<()> {
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let (theirs, ours) = (std::fs::metadata(&self.qmp_path)?, std::fs::metadata(path)?);
+        if theirs.uid() != ours.uid() {
+            std::os::unix::fs::chown(path, Some(theirs.uid()), Some(theirs.gid()))?;
+        }
+        Ok(())
+    }
 }
 
 /// What a QEMU in this state would have to be instead; none if it is right.
@@ -218,6 +245,28 @@ mod tests {
         let guest = QemuGuest { qmp_path: "/q.sock".into(), facts, version: String::new() };
         let path = guest.socket_path(&"0".repeat(32));
         assert_eq!(path.file_name().unwrap().len(), SOCKET_NAME_BYTES);
+    }
+
+    #[test]
+    fn a_migrations_socket_is_for_qemus_user_alone() {
+        let folder = std::env::temp_dir().join(format!("dwcp-hand-over-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let qmp_path = folder.join("qmp.sock");
+        std::fs::write(&qmp_path, "").unwrap();
+        let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
+        let guest = QemuGuest { qmp_path: qmp_path.clone(), facts, version: String::new() };
+        // Only root may give files away.
+        let user = match std::os::unix::fs::chown(&qmp_path, Some(12_345), Some(12_345)) {
+            Ok(()) => 12_345,
+            Err(_) => std::fs::metadata(&qmp_path).unwrap().uid(),
+        };
+        let path = guest.socket_path("0123");
+        let _listener = guest.listen(&path).unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!((made.uid(), made.permissions().mode() & 0o777), (user, 0o600));
+        std::fs::remove_file(&qmp_path).unwrap();
+        assert!(guest.listen(&path).is_err() && !path.exists());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -176,9 +176,9 @@ impl QemuOutgoing {
         let io =
             |what: &str, error: io::Error| Failure::new(Status::Io, format!("{what}: {error}"));
         let path = self.guest.socket_path(&self.setup.id.to_string());
-        // A file of that name can only be left over from a process that is gone.
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
+        let listener = self
+            .guest
+            .listen(&path)
             .map_err(|error| io(&format!("socket {}", path.display()), error))?;
         let qmp = self.guest.connect();
         let qmp = qmp.map_err(|error| Failure::new(Status::Callback, error.to_string()));
