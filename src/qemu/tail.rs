@@ -22,13 +22,20 @@ pub fn vmdescription_start(tail: &[u8]) -> Option<usize> {
     described.or((last_zero + 1 == tail.len()).then_some(last_zero))
 }
 
-/// How many of the first bytes of `held` lie before the end mark, however the stream goes on.
+/// How many of the first bytes of `held`, a run of bytes in pieces, lie before the end mark, however
+/// the stream goes on.
 ///
 /// For a destination that hands bytes on while they arrive: `held` is all that it has not handed
-/// on yet of what came behind the RAM sections.
-pub fn releasable_bytes(held: &[u8]) -> usize {
-    let last_zero = held.iter().rposition(|byte| *byte == EOF);
-    last_zero.map_or(0, |last_zero| last_zero.saturating_sub(MARK_TO_LENGTH_END))
+/// on yet. Between the mark and the end there is no zero byte but those of the mark and the length.
+pub fn releasable_bytes(held: &[&[u8]]) -> usize {
+    let mut before = held.iter().map(|piece| piece.len()).sum::<usize>();
+    for piece in held.iter().rev() {
+        before -= piece.len();
+        if let Some(last_zero) = piece.iter().rposition(|byte| *byte == EOF) {
+            return (before + last_zero).saturating_sub(MARK_TO_LENGTH_END);
+        }
+    }
+    0
 }
 
 fn is_described_end(bytes: &[u8]) -> bool {
@@ -71,7 +78,7 @@ mod tests {
             let (mut held, mut released) = (Vec::new(), 0);
             for byte in &stream {
                 held.push(*byte);
-                released += held.drain(..releasable_bytes(&held)).len();
+                released += held.drain(..releasable_bytes(&[&held])).len();
                 assert!(mark.is_none_or(|mark| released <= mark), "{released}");
             }
             assert!(released > 40);

@@ -1,7 +1,7 @@
 //! A segment of a relayed stream: header and four packed blocks, as one frame's payload.
 //!
 //! ```text
-//! number u64 | flags u8 | reserved 3 | checksum u64
+//! number u64 | reserved u32 | checksum u64
 //! | 4 x (codec u8 | reserved 3 | raw_bytes u32 | packed_bytes u32) | the four packed blocks
 //! ```
 //! The checksum is that of the stream's bytes, so it covers unpacking and references too.
@@ -13,7 +13,6 @@ use crate::wire::cursor::{Reader, WireError};
 pub const BLOCKS: usize = 4;
 /// Length of the header.
 pub const SEGMENT_HEADER_BYTES: usize = 8 + 4 + 8 + BLOCKS * 12;
-const FLAG_TAIL: u8 = 1;
 
 /// How one block is packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +30,6 @@ pub struct Block {
 pub struct SegmentHeader {
     /// Number in the stream, from 0.
     pub number: u64,
-    /// Whether it belongs to the end of the stream, which the destination keeps back.
-    pub tail: bool,
     /// Checksum of the stream's bytes.
     pub checksum: u64,
     /// Framing, page classes, fresh pages, differences.
@@ -51,7 +48,7 @@ impl SegmentHeader {
     /// Appends the header's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&[if self.tail { FLAG_TAIL } else { 0 }, 0, 0, 0]);
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.checksum.to_le_bytes());
         for block in &self.blocks {
             out.extend_from_slice(&[block.codec, 0, 0, 0]);
@@ -71,7 +68,7 @@ impl SegmentHeader {
         }
         let mut reader = Reader::new(payload);
         let number = reader.u64("segment number")?;
-        let flags = reader.u32("segment flags")?;
+        reader.u32("reserved")?;
         let checksum = reader.u64("segment checksum")?;
         let mut blocks = [Block::default(); BLOCKS];
         for block in &mut blocks {
@@ -90,8 +87,7 @@ impl SegmentHeader {
             *bytes = reader.bytes("packed block", block.packed_bytes as usize)?;
         }
         reader.end("segment")?;
-        let tail = flags & u32::from(FLAG_TAIL) != 0;
-        Ok((Self { number, tail, checksum, blocks }, packed))
+        Ok((Self { number, checksum, blocks }, packed))
     }
 }
 
@@ -103,7 +99,7 @@ mod tests {
         let mut blocks = [Block::default(); BLOCKS];
         blocks[0] = Block { codec: 2, raw_bytes: 10, packed_bytes: 3 };
         blocks[2] = Block { codec: 0, raw_bytes: 2, packed_bytes: 2 };
-        let header = SegmentHeader { number: 9, tail: true, checksum: 77, blocks };
+        let header = SegmentHeader { number: 9, checksum: 77, blocks };
         let mut out = Vec::new();
         header.encode(&mut out);
         assert_eq!(out.len(), SEGMENT_HEADER_BYTES);
@@ -115,7 +111,7 @@ mod tests {
     fn segments_round_trip() {
         let bytes = sample();
         let (header, packed) = SegmentHeader::decode(&bytes).unwrap();
-        assert_eq!((header.number, header.tail, header.checksum), (9, true, 77));
+        assert_eq!((header.number, header.checksum), (9, 77));
         assert_eq!(packed, [&b"abc"[..], b"", b"de", b""]);
         assert_eq!(number_of(&bytes), Ok(9));
     }

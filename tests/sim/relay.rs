@@ -712,7 +712,8 @@ impl RelayWorld {
             let in_doubt = report.owner == Owner::InDoubt;
             assert_eq!(in_doubt, report.status == Status::InDoubt, "{}", self.describe());
         }
-        if let Some((there, report)) = self.destination.as_ref().and_then(|d| Some((d, d.report()?)))
+        if let Some((there, report)) =
+            self.destination.as_ref().and_then(|d| Some((d, d.report()?)))
         {
             let phase = there.progress(self.now).phase;
             assert_eq!((phase, there.owner()), (Phase::Ended, report.owner), "{}", self.describe());

@@ -26,8 +26,6 @@ const LEAST_PACKED_BYTES: usize = 64;
 pub struct Prepared {
     /// Number in the stream.
     pub number: u64,
-    /// Whether it belongs to the end of the stream.
-    pub tail: bool,
     /// Bytes of the stream.
     pub stream_bytes: u64,
     /// Their checksum.
@@ -63,7 +61,8 @@ pub struct Packed {
 /// The first step, one for a stream.
 pub struct Preparer {
     encoder: PageEncoder,
-    options: HybridOptions,
+    /// Whether the caches hold anything at all.
+    keeps: bool,
     next: u64,
     keys: Vec<PageKey>,
 }
@@ -129,22 +128,23 @@ impl Preparer {
     /// For the beginning of a stream; the other side's [`Unpacker`] has the same limits.
     pub fn new(limits: BaselineLimits) -> Self {
         let keeps = limits.capacity() > 0;
-        let options = HybridOptions { delta: keeps, duplicates: keeps };
-        Self { encoder: PageEncoder::new(limits), options, next: 0, keys: Vec::new() }
+        Self { encoder: PageEncoder::new(limits), keeps, next: 0, keys: Vec::new() }
     }
 
-    /// Takes the next stretch of the stream.
-    pub fn prepare(&mut self, segment: &Segment, tail: bool) -> Prepared {
+    /// Takes the next stretch of the stream. `remember`: look for references and differences, and
+    /// keep its pages for those to come.
+    pub fn prepare(&mut self, segment: &Segment, remember: bool) -> Prepared {
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
-            tail,
             stream_bytes: segment.stream_bytes() as u64,
             checksum: checksum(segment),
             ..Prepared::default()
         };
         segment.encode_framing(&mut prepared.framing);
-        self.encoder.encode(&self.keys, &segment.data, self.options, &mut prepared.pages);
+        let on = remember && self.keeps;
+        let options = HybridOptions { delta: on, duplicates: on };
+        self.encoder.encode(&self.keys, &segment.data, options, &mut prepared.pages);
         self.next += 1;
         prepared
     }
@@ -177,12 +177,7 @@ impl Packer {
             *block = Block { codec, raw_bytes: raw.len() as u32, packed_bytes };
             payload.extend_from_slice(encoded.payload);
         }
-        let header = SegmentHeader {
-            number: prepared.number,
-            tail: prepared.tail,
-            checksum: prepared.checksum,
-            blocks,
-        };
+        let header = SegmentHeader { number: prepared.number, checksum: prepared.checksum, blocks };
         let mut head = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         header.encode(&mut head);
         payload[..SEGMENT_HEADER_BYTES].copy_from_slice(&head);
@@ -297,11 +292,11 @@ mod tests {
             let mut unpack = Unpacker::new(limits_for(pages));
             for number in 0..60 {
                 let sent = segment(&mut random);
-                let prepared = prepare.prepare(&sent, number % 2 == 1);
+                let prepared = prepare.prepare(&sent, number % 5 != 4);
                 let choice = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
                 let packed = pack.pack(prepared, choice[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&packed.payload).unwrap();
-                assert_eq!((header.number, header.tail), (number as u64, number % 2 == 1));
+                assert_eq!(header.number, number as u64);
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);
@@ -313,7 +308,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(6);
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
-        let payload = pack.pack(prepare.prepare(&sent, false), CodecChoice::None).unwrap().payload;
+        let payload = pack.pack(prepare.prepare(&sent, true), CodecChoice::None).unwrap().payload;
         for _ in 0..400 {
             let mut changed = payload.clone();
             let at = random.usize(SEGMENT_HEADER_BYTES..changed.len());

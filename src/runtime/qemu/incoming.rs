@@ -6,8 +6,8 @@
 //! replay:      segment in order -> unpack -> QEMU         (one thread)
 //! watch:       QMP                                        driver: actions, ownership
 //! ```
-//! The replay keeps the stream's end back: first whatever came last, and from the first device
-//! section on everything. QEMU gets it when the whole stream is proved and the guest is ours.
+//! The replay keeps back what could be the stream's end, without which no guest runs. QEMU gets it
+//! when the whole stream is proved and the guest is ours.
 
 use crate::Status;
 use crate::base::limits::MAX_DEVICE_STATE_BYTES;
@@ -33,7 +33,7 @@ use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
 use crate::wire::hello::Purpose;
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
@@ -48,6 +48,8 @@ const TICK: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long QEMU may take to listen.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Slices that the kernel takes at once.
+const MOST_SLICES: usize = 1024;
 /// Size of a page's length on any stream; only chunks of other migrations use it.
 const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 
@@ -267,22 +269,16 @@ impl QemuIncoming {
             |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
         let (header, segment) = unpacker.unpack(payload).map_err(|error| corrupt(&error))?;
         let (door, mut kept) = (self.open_door()?, lock(&self.end));
-        let refused = |error: io::Error| self.refused_by_qemu(&error);
-        if !header.tail {
-            (&door.socket).write_all(&kept).map_err(refused)?;
-            kept.clear();
-        }
-        if kept.len() + segment.stream_bytes() > MAX_DEVICE_STATE_BYTES {
+        let before = std::mem::take(&mut *kept);
+        let pieces: Vec<&[u8]> = std::iter::once(&before[..]).chain(segment.pieces()).collect();
+        let early = releasable_bytes(&pieces);
+        if before.len() + segment.stream_bytes() - early > MAX_DEVICE_STATE_BYTES {
             let text = format!("the stream's end is over {MAX_DEVICE_STATE_BYTES} bytes");
             return Err(Failure::new(Status::LimitReached, text));
         }
-        segment.write_to(&mut kept);
-        if header.tail {
-            // Device state may be loaded already; only its end mark lets a guest run.
-            let early = releasable_bytes(&kept);
-            (&door.socket).write_all(&kept[..early]).map_err(refused)?;
-            kept.drain(..early);
-        }
+        let rest = write_pieces(&door.socket, &pieces, early)
+            .map_err(|error| self.refused_by_qemu(&error))?;
+        *kept = rest;
         Ok((segment.stream_bytes() as u64, header.checksum))
     }
 
@@ -388,6 +384,29 @@ impl QemuIncoming {
     }
 }
 
+/// Writes the first `length` bytes of the pieces; returns a copy of the rest.
+fn write_pieces(mut socket: &UnixStream, pieces: &[&[u8]], length: usize) -> io::Result<Vec<u8>> {
+    let (mut left, mut slices, mut rest) = (length, Vec::with_capacity(pieces.len()), Vec::new());
+    for piece in pieces {
+        let (now, later) = piece.split_at(left.min(piece.len()));
+        left -= now.len();
+        slices.push(IoSlice::new(now));
+        rest.extend_from_slice(later);
+    }
+    let mut slices = &mut slices[..];
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let most = slices.len().min(MOST_SLICES);
+        match socket.write_vectored(&slices[..most]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rest)
+}
+
 impl Handle for QemuIncoming {
     fn id(&self) -> MigrationId {
         self.setup.id
@@ -449,5 +468,33 @@ impl Arrival for QemuIncoming {
         lock(&self.machine).stream_down(stream, &reason, now());
         self.flush_any();
         self.news.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn pieces_come_out_in_order_whatever_the_socket_takes_at_once() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..20 {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let owned: Vec<Vec<u8>> = (0..random.usize(1..3000))
+                .map(|_| (0..random.usize(..3) * 2048).map(|_| random.u8(..)).collect())
+                .collect();
+            let pieces: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+            let all = owned.concat();
+            let length = random.usize(..=all.len());
+            let reading = std::thread::spawn(move || {
+                let mut came = Vec::new();
+                far.read_to_end(&mut came).map(|_| came)
+            });
+            let rest = write_pieces(&near, &pieces, length).unwrap();
+            drop(near);
+            assert!(reading.join().unwrap().unwrap() == all[..length]);
+            assert!(rest == all[length..]);
+        }
     }
 }

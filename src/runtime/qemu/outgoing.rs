@@ -17,7 +17,7 @@ use crate::migration::relay::{RelaySetup, StreamSum};
 use crate::migration::source::Work;
 use crate::migration::{Ending, Failure, MigrationOptions, Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::{PAGE_BYTES, Phase, Segment, StreamParser};
+use crate::qemu::{PAGE_BYTES, Segment, StreamParser};
 use crate::runtime::clock::now;
 use crate::runtime::connection::FrameWriter;
 use crate::runtime::dial::Dialer;
@@ -46,6 +46,8 @@ use std::time::Duration;
 
 /// Bytes read from QEMU at once.
 const READ_BYTES: usize = 256 * 1024;
+/// A link that is faster than this carries pages sooner than they are looked up and kept.
+const REMEMBER_BELOW_BYTES_PER_S: u64 = 300_000_000;
 /// Threads that pack, at most.
 const MAX_PACKERS: usize = 8;
 /// How long the reader waits for more before it ships a segment that is not full.
@@ -245,8 +247,7 @@ impl QemuOutgoing {
             return;
         }
         let allowed = self.options.max_downtime;
-        // Half of what is left: another pass over little is cheap, standing still is not.
-        let left = (allowed.saturating_sub(latency + HANDOVER) / 2).max(allowed / 8);
+        let left = allowed.saturating_sub(latency + HANDOVER).max(allowed / 8);
         let mut told = lock(&self.told_downtime);
         if told.abs_diff(left) > allowed / 8 {
             *told = left;
@@ -331,7 +332,6 @@ impl QemuOutgoing {
             segment: Segment::default(),
             preparer: Preparer::new(limits_for(pages)),
             sum: StreamSum::default(),
-            in_tail: false,
         };
         let mut buffer = vec![0; READ_BYTES];
         loop {
@@ -356,12 +356,9 @@ impl QemuOutgoing {
             while !rest.is_empty() {
                 let taken = intake.parser.feed(rest, &mut intake.segment);
                 rest = &rest[taken..];
-                let now_in_tail = intake.is_tail();
-                let full = !rest.is_empty() || now_in_tail != intake.in_tail;
-                if full && !self.ship(&mut intake, out) {
+                if !rest.is_empty() && !self.ship(&mut intake, out) {
                     return Ok(None);
                 }
-                intake.in_tail = now_in_tail;
             }
         }
     }
@@ -378,11 +375,14 @@ impl QemuOutgoing {
             machine = self.slots.wait_for_work(machine, TICK);
         }
         let wanted = machine.wants_segments();
+        let rate = machine.bandwidth_bytes_per_s();
         drop(machine);
         if !wanted {
             return false;
         }
-        let prepared = intake.preparer.prepare(&intake.segment, intake.in_tail);
+        let prepared = intake
+            .preparer
+            .prepare(&intake.segment, rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S));
         intake.segment.clear();
         intake.sum.add(prepared.stream_bytes, prepared.checksum);
         self.being_packed_bytes.fetch_add(prepared.stream_bytes / 4, Ordering::Relaxed);
@@ -436,15 +436,6 @@ struct Intake {
     segment: Segment,
     preparer: Preparer,
     sum: StreamSum,
-    /// Of the segment being filled.
-    in_tail: bool,
-}
-
-impl Intake {
-    /// From the first device section on: without those bytes no guest runs.
-    fn is_tail(&self) -> bool {
-        matches!(self.parser.info().phase, Phase::Tail)
-    }
 }
 
 impl Handle for QemuOutgoing {

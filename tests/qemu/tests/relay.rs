@@ -22,39 +22,70 @@ fn migrate(from: &Node, to: &Node, guest: &str) -> Result<Report, Box<dyn std::e
     Ok(migration.wait(Some(MOVE)).ok_or("the migration did not end")?)
 }
 
+/// Two attached guests, one running, one to come, and the nodes that hold them.
+struct Pair {
+    source: Vm,
+    destination: Vm,
+    here: Node,
+    there: Node,
+}
+
+fn pair(config: &VmConfig<'_>) -> Result<Pair, Box<dyn std::error::Error>> {
+    let source = Vm::start(config)?;
+    source.wait_for_tick(2, BOOT)?;
+    let destination = Vm::start(&VmConfig { incoming: true, ..config.clone() })?;
+    let (here, there) = (node("here")?, node("there")?);
+    here.attach_qemu("vm", &source.qmp_path(), false)?;
+    there.attach_qemu("vm", &destination.qmp_path(), true)?;
+    Ok(Pair { source, destination, here, there })
+}
+
+/// The guest goes on where it stopped, finds its memory as it wrote it, and runs nowhere else.
+fn assert_goes_on(from: &Vm, to: &Vm) -> Outcome {
+    let counted = from.last_tick();
+    // Four ticks verify every page.
+    to.wait_for_tick(counted + 5, BOOT)?;
+    assert_eq!(from.last_tick(), counted, "the guest runs twice");
+    assert_eq!((from.complaint(), to.complaint()), (None, None));
+    Ok(())
+}
+
 #[test]
 fn a_guest_moves_there_and_back_again() -> Outcome {
     let image = Image::cached()?;
     let config = VmConfig { image: Some(&image), load: TEXT, ..VmConfig::default() };
-    let source = Vm::start(&config)?;
-    source.wait_for_tick(2, BOOT)?;
-    let destination = Vm::start(&VmConfig { incoming: true, paused: true, ..config.clone() })?;
-    let (here, there) = (node("here")?, node("there")?);
-    here.attach_qemu("vm", &source.qmp_path(), false)?;
-    there.attach_qemu("vm", &destination.qmp_path(), true)?;
+    let Pair { source, destination, here, there } = pair(&config)?;
     let report = migrate(&here, &there, "vm")?;
     assert_eq!(
         (report.status, &*report.reason, report.owner),
         (Status::Ok, "", Owner::Destination)
     );
-    let counted = source.last_tick();
-    let mut qmp = destination.qmp()?;
-    assert_eq!(memory_digest(&mut source.qmp()?)?, memory_digest(&mut qmp)?);
-    qmp.cont()?;
-    drop(qmp);
-    destination.wait_for_tick(counted + 5, BOOT)?;
-    assert_eq!(source.last_tick(), counted, "the guest runs twice");
-    assert_eq!((source.complaint(), destination.complaint()), (None, None));
-    eprintln!("{}", serde_json::to_string(&report)?);
+    assert_goes_on(&source, &destination)?;
     assert!(here.guests().is_empty());
     // The arrived guest can leave again.
     let last = Vm::start(&VmConfig { incoming: true, ..config })?;
     here.attach_qemu("vm", &last.qmp_path(), true)?;
     let report = migrate(&there, &here, "vm")?;
     assert_eq!((report.status, &*report.reason), (Status::Ok, ""));
-    let counted = destination.last_tick();
-    last.wait_for_tick(counted + 5, BOOT)?;
-    assert_eq!((destination.complaint(), last.complaint()), (None, None));
-    eprintln!("{}", serde_json::to_string(&report)?);
-    Ok(())
+    assert_goes_on(&destination, &last)
+}
+
+/// Stopped before it moves: QEMU 7.2 under TCG now and then misses what a running guest writes to
+/// its hottest pages in the last moment, with its own migration too.
+#[test]
+fn a_stopped_guest_arrives_stopped_and_every_byte_of_it() -> Outcome {
+    let image = Image::cached()?;
+    let config = VmConfig { image: Some(&image), load: TEXT, ..VmConfig::default() };
+    let Pair { source, destination, here, there } = pair(&config)?;
+    source.qmp()?.stop()?;
+    let before = memory_digest(&mut source.qmp()?)?;
+    let report = migrate(&here, &there, "vm")?;
+    assert_eq!((report.status, &*report.reason), (Status::Ok, ""));
+    assert!(report.wire_bytes < report.ram_bytes / 2, "{} bytes", report.wire_bytes);
+    let mut qmp = destination.qmp()?;
+    assert_eq!(memory_digest(&mut qmp)?, before);
+    assert!(!qmp.status()?.running);
+    qmp.cont()?;
+    drop(qmp);
+    assert_goes_on(&source, &destination)
 }
