@@ -27,6 +27,8 @@ const CALM_STEPS: u64 = 400_000;
 const LONGEST: Duration = Duration::from_secs(1_800);
 /// Segments that the hypervisor's reader has under its hands, beyond the window.
 const MOST_IN_PACKERS: usize = 6;
+/// The destination's acknowledgements go out at the latest when so many wait.
+const ACK_BATCH: usize = 4;
 /// The largest window that a source has.
 const WINDOW_BYTES: u64 = 64 << 20;
 
@@ -525,9 +527,7 @@ impl RelayWorld {
             None => self.destination_busy = destination.next_action(),
         }
         said.iter().for_each(|event| self.say(&format!("destination {event:?}")));
-        if let Some(id) = self.any_link() {
-            self.flush(id);
-        }
+        self.flush_where(|destination, _| destination.has_control());
     }
 
     fn perform_destination(&mut self, action: destination::Action) {
@@ -585,8 +585,20 @@ impl RelayWorld {
         self.replayed += 1;
         let (bytes, checksum) = sum_of(&payload);
         destination.replayed(bytes, checksum, self.now);
+        self.flush_acks();
+    }
+
+    fn flush_acks(&mut self) {
+        self.flush_where(|destination, id| {
+            let waiting = destination.waiting_acks(id);
+            waiting >= ACK_BATCH || waiting > 0 && !destination.has_segment()
+        });
+    }
+
+    /// Nothing else makes frames go out, so what is forgotten here stays unsaid.
+    fn flush_where(&mut self, is_due: impl Fn(&RelayDestination, StreamId) -> bool) {
         for id in self.links.keys().copied().collect::<Vec<_>>() {
-            if self.random.bool() {
+            if self.destination.as_ref().is_some_and(|destination| is_due(destination, id)) {
                 self.flush(id);
             }
         }
@@ -594,10 +606,9 @@ impl RelayWorld {
 
     /// One step of the threads of one stream.
     fn serve(&mut self, id: StreamId) {
-        match self.random.u8(..5) {
+        match self.random.u8(..4) {
             0 | 1 => self.send(id),
             2 => self.receive_at_source(id),
-            3 => self.flush(id),
             _ => self.receive_at_destination(id),
         }
         let gone = |link: &Link| !link.source_open && !link.destination_open;
@@ -670,7 +681,7 @@ impl RelayWorld {
             None => !link.to_destination.closed,
         };
         if good && !tired {
-            return;
+            return self.flush_acks();
         }
         link.destination_open = false;
         link.to_destination.cut(0);

@@ -335,6 +335,9 @@ impl QemuIncoming {
                 Ok(Incoming::Frame(frame)) => {
                     let result = lock(&self.machine).frame(stream, frame, now());
                     self.news.notify_all();
+                    // A segment that was replayed long ago is acknowledged at once, and the source
+                    // may send nothing more before it hears that.
+                    self.flush_acks();
                     result.map_err(|error| error.to_string())
                 }
                 Ok(Incoming::Chunk(_)) => Err("a chunk on a relayed migration".into()),

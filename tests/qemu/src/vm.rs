@@ -54,7 +54,7 @@ pub struct VmConfig<'a> {
     pub load: Load,
     /// Each tick verifies one page in so many.
     pub verify_share: u32,
-    /// Guest memory.
+    /// Guest memory, to which [`Self::memory_bytes`] adds a little.
     pub memory_mib: u32,
     /// QEMU's machine.
     pub machine: &'a str,
@@ -81,6 +81,16 @@ impl Default for VmConfig<'_> {
             host: None,
             extra_args: Vec::new(),
         }
+    }
+}
+
+impl VmConfig<'_> {
+    /// What the guest gets: a little more than whole megabytes. Where memory is a multiple of
+    /// 256 KiB, QEMU 7.2 under TCG loses pages that are written late in a migration, also in its
+    /// own migrations: its shortcut through the dirty log seems to leave the translator's cache of
+    /// writable pages as it is.
+    pub fn memory_bytes(&self) -> u64 {
+        (u64::from(self.memory_mib) << 20) + (8 << 10)
     }
 }
 
@@ -237,7 +247,7 @@ fn arguments(config: &VmConfig<'_>, folder: &Path) -> Vec<String> {
     option("-machine", config.machine.to_owned());
     option("-accel", "tcg".to_owned());
     option("-smp", "1".to_owned());
-    option("-m", config.memory_mib.to_string());
+    option("-m", format!("{}k", config.memory_bytes() >> 10));
     option("-serial", format!("file:{}/serial.log", folder.display()));
     option("-qmp", socket("lab.sock"));
     option("-qmp", socket("qmp.sock"));

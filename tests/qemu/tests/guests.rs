@@ -11,7 +11,6 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 const MIB: u64 = 1 << 20;
 const PAGE_BYTES: usize = 4096;
 /// As in [`VmConfig::default`].
-const MEMORY_MIB: u64 = 128;
 const TEXT: Load = Load::Text { mib: 32, rate_mib: 4 };
 const BOOT: Duration = Duration::from_secs(90);
 
@@ -152,13 +151,14 @@ fn damage_a_page(pid: u32) -> Outcome {
 
 fn guest_memory(pid: u32) -> Result<(u64, u64), Box<dyn std::error::Error>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory_bytes = VmConfig::default().memory_bytes();
     for line in maps.lines() {
         let (from, rest) = line.split_once('-').ok_or(line)?;
         let to = rest.split(' ').next().unwrap_or(rest);
         let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
-        if to - from == MEMORY_MIB * MIB {
+        if to - from == memory_bytes {
             return Ok((from, to));
         }
     }
-    Err(format!("no mapping of {MEMORY_MIB} MiB in {maps}").into())
+    Err(format!("no mapping of {memory_bytes} bytes in {maps}").into())
 }

@@ -27,7 +27,7 @@ fn another_machine_is_refused() {
 #[test]
 fn another_size_of_memory_is_refused() {
     let stage = Stage::with(|vm| vm, |vm| VmConfig { memory_mib: 160, ..vm });
-    assert_refused(&stage, &(160_u64 << 20).to_string());
+    assert_refused(&stage, &((160_u64 << 20) + (8 << 10)).to_string());
 }
 
 #[test]
