@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 STAGES ?=
 
-.PHONY: help demo build test test-integration bench bless install clean
+.PHONY: help demo demo-qemu build test test-integration bench bless install clean
 
 help: ## List what make can do
 	@echo "usage: make TARGET"
@@ -15,6 +15,10 @@ help: ## List what make can do
 demo: ## Build, then migrate a running guest between two processes and prove that it goes on
 	@scripts/bootstrap.sh packages
 	@scripts/demo.sh
+
+demo-qemu: ## Move a Linux guest between two unmodified QEMUs, and have it prove its memory
+	@scripts/bootstrap.sh packages
+	@scripts/demo-qemu.sh
 
 build: ## Build the library and the programs, optimised, into target/release
 	@scripts/bootstrap.sh packages

@@ -84,7 +84,7 @@ async fn status(name: &str, client: &Client, output: &Output) -> Result<(), CliE
 
 fn machine(vm: &Value) -> String {
     format!(
-        "{}, {} of memory, {} CPUs, QEMU {}",
+        "{}, {} of memory, CPUs: {}, QEMU {}",
         text(&vm["machine"]),
         bytes(vm["ram_bytes"].as_u64().unwrap_or(0)),
         vm["cpus"],
