@@ -24,7 +24,8 @@ const SHOWN_BYTES: usize = 600;
 /// `pti=on`: before 8.2.2 QEMU's translator logs no write that its cache of addresses already knows,
 /// until the guest flushes that cache. A guest of one process never would, and every migration,
 /// QEMU's own too, would damage it; so it changes its page table with every system call.
-const KERNEL_OPTIONS: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off pti=on tsc=reliable";
+const KERNEL_OPTIONS: &str =
+    "console=ttyS0 quiet panic=-1 nokaslr mitigations=off pti=on tsc=reliable";
 
 /// What the guest does all day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -55,13 +55,7 @@ pub struct Link {
 
 /// The links.
 pub const LINKS: [Link; 4] = [
-    Link {
-        key: "200",
-        name: "200 Mbit/s",
-        mbit_per_s: Some(200),
-        rtt: Duration::ZERO,
-        loss: 0.0,
-    },
+    Link { key: "200", name: "200 Mbit/s", mbit_per_s: Some(200), rtt: Duration::ZERO, loss: 0.0 },
     Link {
         key: "300",
         name: "300 Mbit/s 80 ms 0.1 %",
