@@ -92,7 +92,8 @@ fn tell(report: Option<Report>, overhead: &Overhead) -> Result<(), Failure> {
     say(&json!({ "report": report, "overhead_bytes": overhead.end()? }))
 }
 
-fn say(line: &serde_json::Value) -> Result<(), Failure> {
+/// A line for the parent.
+pub fn say(line: &serde_json::Value) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")?;
     Ok(stdout.flush()?)

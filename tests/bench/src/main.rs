@@ -7,6 +7,7 @@ mod child;
 mod guest;
 mod iperf;
 mod pair;
+mod relay;
 mod results;
 mod samples;
 mod suites;
@@ -44,6 +45,12 @@ pub struct Plan {
     /// Where the JSON lines go.
     #[arg(long, default_value = "target/bench/results.jsonl")]
     output: PathBuf,
+    /// Guests of the `qemu` suite.
+    #[arg(long, value_delimiter = ',', default_value = "idle,text,random")]
+    qemu_guests: Vec<String>,
+    /// Links of the `qemu` suite: 200, 300 or 1000 Mbit/s, or an unshaped veth pair.
+    #[arg(long, value_delimiter = ',', default_value = "200,300,1000,veth")]
+    qemu_links: Vec<String>,
     /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
     #[arg(long)]
     library_dir: Option<PathBuf>,
@@ -57,6 +64,12 @@ enum Role {
     /// The other side.
     #[command(hide = true)]
     Destination(child::DestinationArguments),
+    /// The node beside a QEMU whose guest leaves.
+    #[command(hide = true)]
+    RelaySource(relay::SourceArguments),
+    /// The node beside a QEMU that waits for a guest.
+    #[command(hide = true)]
+    RelayDestination(relay::DestinationArguments),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +77,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.role {
         Some(Role::Source(arguments)) => child::source(&arguments).map(|()| true),
         Some(Role::Destination(arguments)) => child::destination(&arguments).map(|()| true),
+        Some(Role::RelaySource(arguments)) => relay::source(&arguments).map(|()| true),
+        Some(Role::RelayDestination(arguments)) => relay::destination(&arguments).map(|()| true),
         None => run(&arguments.plan),
     };
     match outcome {

@@ -92,20 +92,22 @@ fn overhead(line: &Value) -> Result<f64, Failure> {
 }
 
 /// A child process that talks in lines.
-struct Side {
+pub struct Side {
     process: Running,
     output: BufReader<ChildStdout>,
 }
 
 impl Side {
-    fn start(host: &Host, mut command: Command) -> Result<Self, Failure> {
+    /// Starts it on a host.
+    pub fn start(host: &Host, mut command: Command) -> Result<Self, Failure> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = host.spawn(&mut command)?;
         let output = process.child().stdout.take().ok_or("no output")?;
         Ok(Self { process, output: BufReader::new(output) })
     }
 
-    fn line(&mut self) -> Result<Value, Failure> {
+    /// What it says next.
+    pub fn line(&mut self) -> Result<Value, Failure> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         if line.is_empty() {
@@ -114,7 +116,8 @@ impl Side {
         Ok(serde_json::from_str(&line)?)
     }
 
-    fn go(&mut self) -> Result<(), Failure> {
+    /// Lets it begin.
+    pub fn go(&mut self) -> Result<(), Failure> {
         let input = self.process.child().stdin.as_mut().ok_or("no input")?;
         Ok(writeln!(input, "go")?)
     }

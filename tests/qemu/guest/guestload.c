@@ -4,6 +4,9 @@
  * command line as environment: mode is idle, text or random, mib what it fills, rate_mib what it
  * dirties in a second, and each tick verifies one part in share.
  *
+ * It works in many slices a second, because each begins with the system call that makes QEMU's
+ * translator log writes anew (see KERNEL_OPTIONS of vm.rs).
+ *
  * The sum of each page is kept apart from the page, so a page that arrives damaged, in an older
  * version or not at all disagrees with it, whichever of the two was migrated last. */
 #define _GNU_SOURCE
@@ -23,7 +26,7 @@ enum {
     PAGES_PER_MIB = (1 << 20) / PAGE_BYTES,
     VOCABULARY = 4096,
     SLOT_BYTES = 16,
-    SLICES_PER_S = 20,
+    SLICES_PER_S = 100,
     REPORTS_PER_TICK = 8,
 };
 

@@ -4,6 +4,7 @@ mod abi;
 mod downtime;
 mod memory;
 mod net;
+pub mod qemu;
 
 use crate::results::Results;
 use crate::{Failure, Plan};
@@ -16,6 +17,7 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "memory" => memory::run(plan, results),
         "downtime" => downtime::run(plan, results),
         "abi" => abi::run(plan, results),
-        _ => Err("there is no such suite; known: net, wan, memory, downtime, abi".into()),
+        "qemu" => qemu::run(plan, results),
+        _ => Err("there is no such suite; known: net, wan, memory, downtime, abi, qemu".into()),
     }
 }

@@ -1,0 +1,130 @@
+//! A guest of QEMU's carried by two nodes, each a process of its own beside its QEMU.
+//!
+//! ```text
+//! destination: {"listen": "10.77.0.2:41234"}   ... {"report": {...}}
+//! source:      {"ready": true}  <- "go"        ... {"report": {...}}
+//! ```
+
+use crate::Failure;
+use crate::child::say;
+use crate::pair::Side;
+use dwcp::migration::options::CodecChoice;
+use dwcp::migration::{MigrationOptions, Report};
+use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp_netlab::Host;
+use dwcp_qemulab::Vm;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What the source is to do.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SourceArguments {
+    /// QEMU's QMP socket.
+    #[arg(long)]
+    qmp: PathBuf,
+    /// Where the destination listens.
+    #[arg(long)]
+    to: SocketAddr,
+    /// How pages are packed.
+    #[arg(long)]
+    codec: CodecChoice,
+    /// The downtime asked for.
+    #[arg(long)]
+    max_downtime_ms: u64,
+}
+
+/// What the destination is to do.
+#[derive(clap::Args, Clone, Debug)]
+pub struct DestinationArguments {
+    /// QEMU's QMP socket.
+    #[arg(long)]
+    qmp: PathBuf,
+    /// Where to listen.
+    #[arg(long)]
+    listen: SocketAddr,
+}
+
+/// Moves a guest from the QEMU on one host to that on the other; the source's report.
+pub fn migrate(
+    (from, source): (&Host, &Vm),
+    (to, destination): (&Host, &Vm),
+    codec: CodecChoice,
+    max_downtime: Duration,
+) -> Result<Value, Failure> {
+    let mut command = to.command(std::env::current_exe()?);
+    command.arg("relay-destination").arg("--qmp").arg(destination.qmp_path());
+    command.args(["--listen", &SocketAddr::new(to.ipv4().into(), 0).to_string()]);
+    let mut arriving = Side::start(to, command)?;
+    let listening = arriving.line()?;
+    let address = listening["listen"].as_str().ok_or("no address from the destination")?;
+    let mut command = from.command(std::env::current_exe()?);
+    command.arg("relay-source").arg("--qmp").arg(source.qmp_path());
+    command.args(["--to", address, "--codec", &codec.to_string()]);
+    command.args(["--max-downtime-ms", &max_downtime.as_millis().to_string()]);
+    let mut leaving = Side::start(from, command)?;
+    leaving.line()?;
+    leaving.go()?;
+    let report = leaving.line()?["report"].take();
+    arriving.line()?;
+    Ok(report)
+}
+
+/// Runs the source.
+pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
+    let node = Node::start(NodeOptions { name: "relay-source".into(), ..NodeOptions::default() })?;
+    node.attach_qemu(GUEST, &arguments.qmp, false)?;
+    say(&json!({ "ready": true }))?;
+    std::io::stdin().read_line(&mut String::new())?;
+    let options = MigrationOptions {
+        codec: arguments.codec,
+        max_downtime: Duration::from_millis(arguments.max_downtime_ms),
+        // As the peer: QEMU does not slow its guests down unless it is told to.
+        throttle: false,
+        ..MigrationOptions::default()
+    };
+    let migration = node.migrate(GUEST, &arguments.to.to_string(), options)?;
+    tell(migration.wait(Some(LONGEST)))?;
+    node.stop();
+    Ok(())
+}
+
+/// Runs the destination.
+pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
+    let options = NodeOptions {
+        name: "relay-destination".into(),
+        listen: Some(arguments.listen),
+        ..NodeOptions::default()
+    };
+    let node = Node::start(options)?;
+    node.attach_qemu(GUEST, &arguments.qmp, true)?;
+    say(&json!({ "listen": node.local_address().ok_or("the node does not listen")? }))?;
+    tell(arrival(&node)?.wait(Some(LONGEST)))?;
+    node.stop();
+    Ok(())
+}
+
+/// The migration that the source begins.
+fn arrival(node: &Node) -> Result<Migration, Failure> {
+    let deadline = Instant::now() + LONGEST;
+    while Instant::now() < deadline {
+        if let Some(migration) = node.migrations().pop() {
+            return Ok(migration);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err("no migration came".into())
+}
+
+/// Tells the parent how it ended.
+fn tell(report: Option<Report>) -> Result<(), Failure> {
+    let report = report.ok_or_else(|| format!("no end after {LONGEST:?}"))?;
+    if report.status != Status::Ok {
+        return Err(format!("{} side: {:?}: {}", report.side, report.status, report.reason).into());
+    }
+    say(&json!({ "report": report }))
+}
+
+const GUEST: &str = "bench";
+const LONGEST: Duration = Duration::from_secs(300);
