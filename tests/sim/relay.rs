@@ -505,8 +505,7 @@ impl RelayWorld {
             self.writer.end_told = true;
             return self.source.stream_ended(self.writer.sum, self.now);
         }
-        let being_made = self.writer.packing.iter().map(|(_, payload)| payload.len() as u64).sum();
-        if self.source.has_room(being_made) {
+        if self.source.has_room() && self.writer.packing.len() < MOST_IN_PACKERS {
             let number = self.writer.made;
             let payload = self.writer.payload(number);
             let (bytes, checksum) = sum_of(&payload);

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes under way before anything is known of the link, and at least.
-const MIN_WINDOW_BYTES: u64 = 1 << 20;
+const MIN_WINDOW_BYTES: u64 = 1 << 19;
 /// Bytes under way at most.
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// Time on the link that the window covers beyond two round trips. What is under way when the
 /// guest stops is downtime, so it is short.
-const WINDOW_TIME: Duration = Duration::from_millis(60);
+const WINDOW_TIME: Duration = Duration::from_millis(100);
 
 /// What the driver is asked to do, outside the lock, in this order.
 #[derive(Debug, PartialEq, Eq)]
@@ -164,9 +164,10 @@ impl RelaySource {
         start
     }
 
-    /// Whether another segment may be made. `being_made`: bytes that are on their way to `push`.
-    pub fn has_room(&self, being_made: u64) -> bool {
-        self.under_way_bytes + being_made < self.window_bytes()
+    /// Whether another segment may be made. Those that are being made do not count: there are few,
+    /// and a link that waited for them would run dry.
+    pub fn has_room(&self) -> bool {
+        self.under_way_bytes < self.window_bytes()
     }
 
     /// Whether segments still matter.
@@ -656,7 +657,7 @@ impl RelaySource {
     }
 
     fn window_bytes(&self) -> u64 {
-        let Some(rate) = self.bandwidth_bytes_per_s() else { return 4 * MIN_WINDOW_BYTES };
+        let Some(rate) = self.bandwidth_bytes_per_s() else { return 8 * MIN_WINDOW_BYTES };
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
         let time = 2 * round_trip.min(Duration::from_secs(1)) + WINDOW_TIME;
         let bytes = rate as f64 * time.as_secs_f64();

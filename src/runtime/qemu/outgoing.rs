@@ -38,7 +38,7 @@ use crate::wire::{Frame, FrameKind};
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -76,8 +76,6 @@ pub struct QemuOutgoing {
     told_downtime: Mutex<Duration>,
     /// Segments that wait for a packer or are with one.
     waiting: AtomicUsize,
-    /// Packed bytes that are probably on their way to the machine.
-    being_packed_bytes: AtomicU64,
 }
 
 impl QemuOutgoing {
@@ -105,7 +103,6 @@ impl QemuOutgoing {
             chooser,
             told_downtime,
             waiting: AtomicUsize::new(0),
-            being_packed_bytes: AtomicU64::new(0),
         })
     }
 
@@ -369,9 +366,7 @@ impl QemuOutgoing {
             return true;
         }
         let mut machine = self.slots.machine();
-        while machine.wants_segments()
-            && !machine.has_room(self.being_packed_bytes.load(Ordering::Relaxed))
-        {
+        while machine.wants_segments() && !machine.has_room() {
             machine = self.slots.wait_for_work(machine, TICK);
         }
         let wanted = machine.wants_segments();
@@ -385,7 +380,6 @@ impl QemuOutgoing {
             .prepare(&intake.segment, rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S));
         intake.segment.clear();
         intake.sum.add(prepared.stream_bytes, prepared.checksum);
-        self.being_packed_bytes.fetch_add(prepared.stream_bytes / 4, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         out.send(prepared).is_ok()
     }
@@ -395,12 +389,11 @@ impl QemuOutgoing {
         loop {
             let next = lock(prepared).recv();
             let Ok(prepared) = next else { return };
-            let (number, expected_bytes) = (prepared.number, prepared.stream_bytes / 4);
+            let number = prepared.number;
             let (link, codecs) = self.link();
             let packed = self.chooser.pack(&mut packer, prepared, &link, codecs);
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut machine = self.slots.machine();
-            self.being_packed_bytes.fetch_sub(expected_bytes, Ordering::Relaxed);
             match packed {
                 Ok(packed) => machine.push(number, packed.payload, packed.counts),
                 Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),

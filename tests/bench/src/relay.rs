@@ -8,7 +8,6 @@
 use crate::Failure;
 use crate::child::say;
 use crate::pair::Side;
-use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Report};
 use dwcp::{Migration, Node, NodeOptions, Status};
 use dwcp_netlab::Host;
@@ -27,9 +26,6 @@ pub struct SourceArguments {
     /// Where the destination listens.
     #[arg(long)]
     to: SocketAddr,
-    /// How pages are packed.
-    #[arg(long)]
-    codec: CodecChoice,
     /// The downtime asked for.
     #[arg(long)]
     max_downtime_ms: u64,
@@ -50,7 +46,6 @@ pub struct DestinationArguments {
 pub fn migrate(
     (from, source): (&Host, &Vm),
     (to, destination): (&Host, &Vm),
-    codec: CodecChoice,
     max_downtime: Duration,
 ) -> Result<Value, Failure> {
     let mut command = to.command(std::env::current_exe()?);
@@ -61,7 +56,7 @@ pub fn migrate(
     let address = listening["listen"].as_str().ok_or("no address from the destination")?;
     let mut command = from.command(std::env::current_exe()?);
     command.arg("relay-source").arg("--qmp").arg(source.qmp_path());
-    command.args(["--to", address, "--codec", &codec.to_string()]);
+    command.args(["--to", address]);
     command.args(["--max-downtime-ms", &max_downtime.as_millis().to_string()]);
     let mut leaving = Side::start(from, command)?;
     leaving.line()?;
@@ -78,7 +73,6 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
     let options = MigrationOptions {
-        codec: arguments.codec,
         max_downtime: Duration::from_millis(arguments.max_downtime_ms),
         // As the peer: QEMU does not slow its guests down unless it is told to.
         throttle: false,

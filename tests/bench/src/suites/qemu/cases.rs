@@ -1,7 +1,6 @@
 //! What is measured: guests, links, means of moving, and what is wanted of each cell.
 
 use crate::Failure;
-use dwcp::migration::options::CodecChoice;
 use dwcp_netlab::{Lab, LinkConfig};
 use dwcp_qemulab::baseline::Mode;
 use dwcp_qemulab::{Load, VmConfig};
@@ -84,16 +83,6 @@ impl Link {
     /// Slower than a machine packs.
     fn is_narrow(&self) -> bool {
         self.mbit_per_s.is_some_and(|rate| rate <= 300)
-    }
-
-    /// How libdwcp packs pages here, until it chooses by itself: the narrower the link, the more
-    /// time there is for each byte.
-    pub fn codec(&self) -> CodecChoice {
-        match self.mbit_per_s {
-            Some(..=300) => CodecChoice::Zstd(3),
-            Some(_) => CodecChoice::Zstd(1),
-            None => CodecChoice::Lz4,
-        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Cell<'_> {
     /// A trip that the guest outlives.
     fn go(&self, traveller: &mut Traveller<'_>, means: Means) -> Result<Taken, Failure> {
         for _ in 0..MOST_TRIES {
-            if let Some(taken) = traveller.go(means, self.link)? {
+            if let Some(taken) = traveller.go(means)? {
                 self.show(means, &taken);
                 return Ok(taken);
             }

@@ -55,14 +55,14 @@ impl<'a> Traveller<'a> {
 
     /// Moves the guest to the other host, and sees it live there for a while. None: it does not,
     /// and has been booted anew.
-    pub fn go(&mut self, means: Means, link: &Link) -> Result<Option<Taken>, Failure> {
+    pub fn go(&mut self, means: Means) -> Result<Option<Taken>, Failure> {
         let (from, to) = self.hosts();
         let config = VmConfig { incoming: true, host: Some(to), ..self.config.clone() };
         let destination = Vm::start(&config)?;
         let count = baseline::sent_by(from);
         let before = count();
         let (told, stopped_us, resumed_us) = match means {
-            Means::Relay => self.by_relay(&destination, link)?,
+            Means::Relay => self.by_relay(&destination)?,
             Means::Qemu(mode) => self.by_qemu(&destination, mode)?,
         };
         let wire_mib = (count() - before) as f64 / MIB;
@@ -98,11 +98,11 @@ impl<'a> Traveller<'a> {
         if self.is_there { (b, a) } else { (a, b) }
     }
 
-    fn by_relay(&self, destination: &Vm, link: &Link) -> Result<(Told, u64, u64), Failure> {
+    fn by_relay(&self, destination: &Vm) -> Result<(Told, u64, u64), Failure> {
         let (from, to) = self.hosts();
         let (mut left, mut arrived) = (self.vm.qmp()?, destination.qmp()?);
         let report =
-            relay::migrate((from, &self.vm), (to, destination), link.codec(), MAX_DOWNTIME)?;
+            relay::migrate((from, &self.vm), (to, destination), MAX_DOWNTIME)?;
         let number = |key: &str| {
             report[key].as_f64().ok_or_else(|| format!("no number {key} in report {report}"))
         };
