@@ -23,7 +23,8 @@ fn version_machine_and_state_are_told() -> Outcome {
     let machine = qmp.machine()?;
     assert!(machine.machine_type.starts_with("pc-i440fx-"), "{machine:?}");
     assert!(machine.cpu_type.ends_with("-x86_64-cpu"), "{machine:?}");
-    assert_eq!((machine.memory_bytes, machine.cpus), (64 * MIB, 1));
+    // The laboratory adds 64 KiB.
+    assert_eq!((machine.memory_bytes, machine.cpus), (64 * MIB + (64 << 10), 1));
     assert_eq!(machine.accelerator, Accelerator::Tcg);
     let state = qmp.status()?;
     assert_eq!((state.running, &*state.status), (false, "prelaunch"));
