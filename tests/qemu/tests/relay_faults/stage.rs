@@ -184,6 +184,7 @@ pub fn kill(vm_pid: u32) {
     // A zombie until its owner looks.
     wait_until("it is dead", || {
         let status = std::fs::read_to_string(Path::new("/proc").join(&pid).join("status"));
-        status.is_ok_and(|text| text.contains("State:\tZ")) || !Path::new("/proc").join(&pid).exists()
+        status.is_ok_and(|text| text.contains("State:\tZ"))
+            || !Path::new("/proc").join(&pid).exists()
     });
 }
