@@ -485,7 +485,7 @@ impl RelayWorld {
 
     /// The hypervisor writes on, and the packers pack.
     fn write_stream(&mut self) {
-        if self.source_crashed || !self.source_started || self.source_endings.len() > 0 {
+        if self.source_crashed || !self.source_started || !self.source_endings.is_empty() {
             return;
         }
         let packing = self.writer.packing.len();
