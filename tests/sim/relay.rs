@@ -74,6 +74,7 @@ struct Writer {
     /// The guest stops before this one.
     stops_at: u64,
     made: u64,
+    pushed_bytes: u64,
     packing: Vec<(u64, Vec<u8>)>,
     sum: StreamSum,
     /// Relay told about the stop.
@@ -110,6 +111,7 @@ pub struct RelayWorld {
     could_not_take_back: bool,
     in_hand: Option<Vec<u8>>,
     replayed: u64,
+    replayed_bytes: u64,
     arrived_runs: bool,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
@@ -130,6 +132,7 @@ impl Writer {
             largest_bytes,
             stops_at: segments.saturating_sub(random.u64(..6)),
             made: 0,
+            pushed_bytes: 0,
             packing: Vec::new(),
             sum: StreamSum::default(),
             stop_told: false,
@@ -230,6 +233,7 @@ impl RelayWorld {
             could_not_take_back: false,
             in_hand: None,
             replayed: 0,
+            replayed_bytes: 0,
             arrived_runs: false,
             links: BTreeMap::new(),
             next_stream: 0,
@@ -481,12 +485,13 @@ impl RelayWorld {
 
     /// The hypervisor writes on, and the packers pack.
     fn write_stream(&mut self) {
-        if self.source_crashed || !self.source_started || self.source_endings.len() > 0 {
+        if self.source_crashed || !self.source_started || !self.source_endings.is_empty() {
             return;
         }
         let packing = self.writer.packing.len();
         if packing > 0 && (self.random.bool() || packing >= MOST_IN_PACKERS) {
             let (number, payload) = self.writer.packing.remove(self.random.usize(..packing));
+            self.writer.pushed_bytes += payload.len() as u64;
             return self.source.push(number, payload, PageCounts::default());
         }
         if !self.source.wants_segments() {
@@ -583,6 +588,7 @@ impl RelayWorld {
         assert!(payload == self.writer.payload(self.replayed), "segment {} differs", self.replayed);
         self.replayed += 1;
         let (bytes, checksum) = sum_of(&payload);
+        self.replayed_bytes += bytes;
         destination.replayed(bytes, checksum, self.now);
         self.flush_acks();
     }
@@ -707,6 +713,10 @@ impl RelayWorld {
         let (here, there) =
             (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
         assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
+        // What is acknowledged was replayed; a source that has failed counts nothing any more.
+        let counts = self.source.wants_segments();
+        let known_bytes = here + self.replayed_bytes;
+        assert!(!counts || known_bytes >= self.writer.pushed_bytes, "{}", self.describe());
         assert!(there <= Some(WINDOW_BYTES + slack), "{there:?} bytes early: {}", self.describe());
         let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
         let both = owners == (Owner::Source, Some(Owner::Destination));
