@@ -1,6 +1,6 @@
 //! One guest that goes to and fro between two hosts, and what each trip takes.
 
-use super::cases::{Link, Means};
+use super::cases::Means;
 use crate::{Failure, relay};
 use dwcp::runtime::qemu::Qmp;
 use dwcp_netlab::{Host, Lab};
@@ -101,8 +101,7 @@ impl<'a> Traveller<'a> {
     fn by_relay(&self, destination: &Vm) -> Result<(Told, u64, u64), Failure> {
         let (from, to) = self.hosts();
         let (mut left, mut arrived) = (self.vm.qmp()?, destination.qmp()?);
-        let report =
-            relay::migrate((from, &self.vm), (to, destination), MAX_DOWNTIME)?;
+        let report = relay::migrate((from, &self.vm), (to, destination), MAX_DOWNTIME)?;
         let number = |key: &str| {
             report[key].as_f64().ok_or_else(|| format!("no number {key} in report {report}"))
         };
