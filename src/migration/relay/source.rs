@@ -96,6 +96,7 @@ pub struct RelaySource {
     without_streams_since: Option<Time>,
     last_connect_error: String,
     last_progress: Time,
+    last_stream_up: Time,
     failure: Option<Failure>,
     finish_asked: bool,
     ended_at: Option<Time>,
@@ -132,6 +133,7 @@ impl RelaySource {
             without_streams_since: Some(now),
             last_connect_error: String::new(),
             last_progress: now,
+            last_stream_up: now,
             failure: None,
             finish_asked: false,
             ended_at: None,
@@ -391,9 +393,8 @@ impl RelaySource {
         self.streams_seen += 1;
         let extra = self.streams_seen.saturating_sub(u32::from(self.options.streams));
         self.reconnects = self.reconnects.max(extra);
-        if self.without_streams_since.take().is_some() {
-            self.last_progress = now;
-        }
+        self.without_streams_since = None;
+        self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
     }
 
@@ -523,19 +524,15 @@ impl RelaySource {
             }
             return;
         }
-        // What our own pacer holds back is not the destination's fault.
-        let waits = self.segments.values().any(|segment| segment.sent.is_some())
+        // What our own pacer holds back is not the destination's fault: it can replay nothing
+        // before the segment that is due.
+        let waits = self.segments.values().next().is_some_and(|due| due.sent.is_some())
             || !self.session.all_acknowledged()
             || self.stage >= Stage::EndSent && self.unsent.is_empty();
         if !waits {
             self.last_progress = now;
-        } else if now - self.last_progress >= self.options.stall_timeout {
-            let text = format!(
-                "the destination made no progress for {:?} with {} segments unacknowledged",
-                now - self.last_progress,
-                self.segments.len()
-            );
-            self.give_up(Status::PeerStalled, text, now);
+        } else {
+            self.check_progress(now);
         }
         if let Some(deadline) = self.options.deadline
             && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
@@ -543,6 +540,22 @@ impl RelaySource {
         {
             let text = format!("did not converge: deadline of {deadline:?} reached");
             self.fail(Failure::new(Status::DidNotConverge, text), now);
+        }
+    }
+
+    /// Gives up if the peer moves nothing, though it is connected or connects again and again.
+    fn check_progress(&mut self, now: Time) {
+        let (without, options) = (now - self.last_progress, &self.options);
+        let connected = now - self.last_progress.max(self.last_stream_up);
+        if connected >= options.stall_timeout {
+            let text = format!(
+                "the destination made no progress for {without:?} with {} segments unacknowledged",
+                self.segments.len()
+            );
+            self.give_up(Status::PeerStalled, text, now);
+        } else if without >= options.reconnect_timeout + options.stall_timeout {
+            let text = format!("connections came and broke with no progress for {without:?}");
+            self.give_up(Status::ConnectionLost, text, now);
         }
     }
 
