@@ -30,6 +30,11 @@ impl Floor {
         Ok(floor)
     }
 
+    /// What is left of it.
+    pub fn mib(self) -> f64 {
+        self.packed_bytes as f64 / BLOCK_BYTES as f64
+    }
+
     /// The time on a link; none where the link does not limit.
     pub fn seconds(self, link: &Link) -> Option<f64> {
         Some(self.packed_bytes as f64 * 8.0 / (link.mbit_per_s? as f64 * 1e6))

@@ -78,6 +78,7 @@ impl Cell<'_> {
             }
         }
         let floor = floor.map_or_else(|| Floor::of(traveller.vm()), Ok)?;
+        eprintln!("  {}: memory that is not zero packs into {:.1} MiB", self.name, floor.mib());
         Ok((all, floor))
     }
 
