@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 const SHOWN_BYTES: usize = 600;
 /// The kernel's way to the first line as short as it gets; what it does not know goes to `init`.
 ///
-/// `pti=on`: before 8.2.2 QEMU's translator logs no write that its cache of addresses already knows,
+/// `pti=on`: the translator of QEMU 7.2 logs no write that its cache of addresses already knows,
 /// until the guest flushes that cache. A guest of one process never would, and every migration,
 /// QEMU's own too, would damage it; so it changes its page table with every system call.
 const KERNEL_OPTIONS: &str =
