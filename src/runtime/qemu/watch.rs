@@ -103,7 +103,8 @@ impl Watch {
     /// # Errors
     /// It is not and never will be: QEMU's words.
     pub fn settle(&self) -> Result<(), String> {
-        self.order(Order::Settle, Duration::from_secs(600))
+        // No limit: giving up on a guest that may yet run would let it run at the source too.
+        self.order(Order::Settle, Duration::MAX)
     }
 
     /// Changes how long the guest may stand still.
@@ -310,12 +311,12 @@ impl Watcher {
             }
             match self.qmp.next_event(Duration::from_millis(200)) {
                 Ok(Some(event)) => self.on_event(&event.name, &event.data),
-                Ok(None) => {
-                    let info = self.qmp.migration_info().map_err(|error| error.to_string())?;
-                    if info.is_completed() {
-                        return Ok(());
-                    }
-                }
+                Ok(None) => match self.qmp.migration_info() {
+                    Ok(info) if info.is_completed() => return Ok(()),
+                    // A QEMU that is slow to answer may still start the guest.
+                    Ok(_) | Err(QmpError::TimedOut { .. }) => {}
+                    Err(error) => return Err(error.to_string()),
+                },
                 Err(error) => return Err(format!("QEMU at the destination has ended: {error}")),
             }
         }
