@@ -9,7 +9,7 @@ use support::Guest;
 
 fn node(name: &str) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    Node::start(NodeOptions { name: name.into(), listen, state_dir: None }).unwrap()
+    Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() }).unwrap()
 }
 
 /// A source node with a running guest, a destination node that expects it.

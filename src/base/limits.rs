@@ -26,6 +26,14 @@ pub const MAX_HELLO_BYTES: usize = 128 * 1024;
 pub const MAX_FRAME_BYTES: u32 = MAX_CHUNK_BYTES + 64 * 1024;
 /// Pages that one relayed migration remembers on each side: 1 GiB.
 pub const MAX_BASELINE_PAGES: u32 = 1 << 18;
+/// Pages of earlier migrations that a node holds: 16 GiB, whose index takes 32 MiB of memory.
+pub const MAX_HELD_PAGES: u64 = 1 << 22;
+/// Earlier migrations of which a node holds pages.
+pub const MAX_HELD_SECTIONS: usize = 256;
+/// Pages of earlier migrations that a destination announces: 4 GiB.
+pub const MAX_ANNOUNCED_PAGES: u32 = 1 << 20;
+/// Hashes in one piece of an announcement: a quarter of a MiB.
+pub const MAX_ANNOUNCED_PIECE_PAGES: usize = (MAX_CONTROL_BYTES - 64) / 8;
 /// Payload of one segment of a relayed stream.
 pub const MAX_SEGMENT_BYTES: u32 = 3 << 20;
 /// Control messages sent and not yet acknowledged.

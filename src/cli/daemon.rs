@@ -4,6 +4,7 @@ use super::notify::notify;
 use crate::config::{Config, ConfigStore, Id, StoreError};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
+use crate::runtime::held::HeldOptions;
 use crate::{Node, NodeError, NodeOptions};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -157,6 +158,10 @@ fn node_options(config: &Config) -> NodeOptions {
         name: config.text(Id::NodeName).to_owned(),
         listen: config.address(Id::NodeListen),
         state_dir: config.path(Id::NodeStateDir),
+        held: HeldOptions {
+            enabled: config.truth(Id::HdeHoldDepartedGuests),
+            max_bytes: config.integer(Id::HdeHeldBytes),
+        },
     }
 }
 

@@ -215,6 +215,10 @@ keys! {
         "Drop baselines as soon as they are unused.";
     HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.001", NotInUse,
         "Step of the selector's learning.";
+    HdeHoldDepartedGuests "hde.hold_departed_guests" Kind::Bool, "true", Restart,
+        "Whether pages of guests that left or came are kept, so that they need not travel again.";
+    HdeHeldBytes "hde.held_bytes" Kind::Bytes(1 << 20, 1 << 44), "4GiB", Restart,
+        "How much of them is kept, in the state directory.";
 
     PbaEnableHybridMode "pba.enable_hybrid_mode" Kind::Bool, "true", NotInUse,
         "Use a model for each mode.";

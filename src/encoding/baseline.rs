@@ -120,6 +120,11 @@ impl BaselineCache {
         held.then(|| &self.chunks[chunk][bytes])
     }
 
+    /// Every page that some key holds, each once, in no order.
+    pub fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.holders.len() as u32).filter_map(|slot| self.page(slot))
+    }
+
     /// `key` now has this page, in the slot that is returned; in none if nothing may be held.
     pub fn store(&mut self, key: PageKey, page: &[u8]) -> Option<u32> {
         let entry = self.claim(key)?;

@@ -6,11 +6,15 @@
 //! * duplicate: the slot of an equal page, found by its hash and then compared byte by byte;
 //! * delta: the XOR with what was last sent for the same key, among others of its kind in one block,
 //!   which compresses far better than the page;
-//! * fresh: the page, in another block.
+//! * fresh: the page, in another block;
+//! * held: the place of a page in what the decoder's side announced beforehand, see
+//!   [`crate::encoding::held`].
 //!
-//! The classes of a segment are a byte that says whether its pages enter the caches, then runs of
-//! pages (a number: run length less one, times four, plus the class), then the slots of the
-//! duplicates. Numbers have seven bits to a byte, low ones first, in the fewest bytes.
+//! The classes of a segment are a byte of flags (1: its pages enter the caches; 2: it has held
+//! pages), then runs of pages (a number: run length less one, times four or with held pages eight,
+//! plus the class), then for each page in order the slot of a duplicate, or the place of a held one
+//! as its distance from the place after the held page before it (zigzag, the first from 0). Numbers
+//! have seven bits to a byte, low ones first, in the fewest bytes.
 //!
 //! Caches that differ, by a defect or a flipped bit, give wrong pages and no error here. The caller
 //! checks the segment's checksum over its raw pages, and after a mismatch or an error both ends
@@ -18,8 +22,10 @@
 
 use crate::encoding::baseline::{BaselineCache, BaselineLimits, PAGE_BYTES, PageKey, map_bytes};
 use crate::encoding::digest::page_hash;
+use crate::encoding::held::{AnnouncedPages, HeldError, HeldPages};
 use crate::encoding::zero::is_zero;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Pages of one segment.
 pub const MAX_SEGMENT_PAGES: usize = 256;
@@ -31,6 +37,8 @@ pub struct HybridOptions {
     pub delta: bool,
     /// References to equal pages.
     pub duplicates: bool,
+    /// References to what the decoder's side announced, if it did.
+    pub held: bool,
 }
 
 /// How a page travels.
@@ -45,6 +53,8 @@ pub enum PageClass {
     Delta = 2,
     /// As it is.
     Fresh = 3,
+    /// As its place among the announced pages.
+    Held = 4,
 }
 
 /// One segment, encoded. `fresh` and `delta` are for a codec each, `classes` goes as it is.
@@ -71,6 +81,8 @@ pub struct ClassCounts {
     pub delta: u32,
     /// Fresh pages.
     pub fresh: u32,
+    /// Held pages.
+    pub held: u32,
     /// Pages that are not zero and whose key had a baseline, whatever they became.
     pub with_baseline: u32,
 }
@@ -81,13 +93,18 @@ pub struct PageEncoder {
     index: ContentIndex,
     hash: fn(&[u8]) -> u64,
     classes: Vec<PageClass>,
-    slots: Vec<u32>,
+    /// Slots and places, as they are written.
+    references: Vec<u32>,
+    announced: Option<Arc<AnnouncedPages>>,
+    /// The place after that of the last held page of this segment.
+    next_held: u32,
 }
 
 /// Decodes segments in the order in which they were encoded.
 pub struct PageDecoder {
     cache: BaselineCache,
     classes: Vec<PageClass>,
+    held: Option<Box<dyn HeldPages>>,
 }
 
 /// Why a segment was refused.
@@ -97,7 +114,7 @@ pub enum DecodeHybridError {
     #[error("segment of {0} pages, the limit is {MAX_SEGMENT_PAGES}")]
     TooManyPages(usize),
     /// The classes begin with an unknown byte.
-    #[error("segment mode is {0}, allowed is 0 (no baselines) or 1 (baselines)")]
+    #[error("segment mode is {0}, allowed is 0 to 3 (1: baselines, 2: held pages)")]
     Mode(u8),
     /// The classes end early.
     #[error("classes end after {0} bytes, within a number")]
@@ -112,6 +129,19 @@ pub enum DecodeHybridError {
         run_pages: u32,
         /// Pages without a class.
         left_pages: usize,
+    },
+    /// A class that does not exist.
+    #[error("class {0} is none of: 0 (zero), 1 (duplicate), 2 (delta), 3 (fresh), 4 (held)")]
+    Class(u32),
+    /// A page from what this side announced.
+    #[error("page {key:?} is number {index} of the announced ones: {source}")]
+    Held {
+        /// The page.
+        key: PageKey,
+        /// Its place.
+        index: u32,
+        /// Why not.
+        source: HeldError,
     },
     /// A reference in a segment that keeps out of the caches.
     #[error("page {0:?} refers to a baseline in a segment without baselines")]
@@ -155,8 +185,20 @@ impl PageEncoder {
             index: ContentIndex::default(),
             hash: page_hash,
             classes: Vec::new(),
-            slots: Vec::new(),
+            references: Vec::new(),
+            announced: None,
+            next_held: 0,
         }
+    }
+
+    /// What the decoder's side announced; from now on pages may refer to it.
+    pub fn announce(&mut self, pages: Arc<AnnouncedPages>) {
+        self.announced = Some(pages).filter(|pages| !pages.is_empty());
+    }
+
+    /// The pages of all baselines, each once.
+    pub fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.cache.pages()
     }
 
     /// Encodes a segment into `out`, whose former content is lost.
@@ -173,17 +215,20 @@ impl PageEncoder {
         debug_assert_eq!(data.len(), keys.len() * PAGE_BYTES);
         out.clear();
         self.classes.clear();
-        self.slots.clear();
+        self.references.clear();
+        self.next_held = 0;
         for (key, page) in keys.iter().zip(data.chunks_exact(PAGE_BYTES)) {
             let class = self.classify(*key, page, options, out);
             *out.counts.of(class) += 1;
             self.classes.push(class);
         }
-        out.classes.push(options.keeps_baselines().into());
+        let has_held = out.counts.held > 0;
+        let bits = class_bits(has_held);
+        out.classes.push(u8::from(options.keeps_baselines()) | u8::from(has_held) << 1);
         for run in self.classes.chunk_by(|class, next| class == next) {
-            put_number(&mut out.classes, (run.len() as u32 - 1) << CLASS_BITS | run[0] as u32);
+            put_number(&mut out.classes, (run.len() as u32 - 1) << bits | run[0] as u32);
         }
-        self.slots.iter().for_each(|slot| put_number(&mut out.classes, *slot));
+        self.references.iter().for_each(|number| put_number(&mut out.classes, *number));
     }
 
     /// Forgets all baselines; the decoder must do so at the same point.
@@ -192,9 +237,10 @@ impl PageEncoder {
         self.index = ContentIndex::default();
     }
 
-    /// Memory held by baselines and their indexes.
+    /// Memory held by baselines, their indexes and what was announced.
     pub fn memory_bytes(&self) -> u64 {
-        self.cache.memory_bytes() + self.index.memory_bytes()
+        let announced = self.announced.as_ref().map_or(0, |announced| announced.memory_bytes());
+        self.cache.memory_bytes() + self.index.memory_bytes() + announced
     }
 
     /// Keys that have a baseline.
@@ -212,19 +258,24 @@ impl PageEncoder {
         if is_zero(page) {
             return PageClass::Zero;
         }
+        let baseline = self.cache.slot_of(key);
         if !options.keeps_baselines() {
+            if self.refer_to_held(baseline, page, options) {
+                return PageClass::Held;
+            }
             out.fresh.extend_from_slice(page);
             return PageClass::Fresh;
         }
-        let baseline = self.cache.slot_of(key);
         out.counts.with_baseline += u32::from(baseline.is_some());
         let hash = options.duplicates.then(|| (self.hash)(page));
         if let Some(slot) = hash.and_then(|hash| self.equal_page(hash, page)) {
             self.cache.share(key, slot);
-            self.slots.push(slot);
+            self.references.push(slot);
             return PageClass::Duplicate;
         }
+        let held = self.refer_to_held(baseline, page, options);
         let class = match baseline.and_then(|slot| self.cache.page(slot)) {
+            _ if held => PageClass::Held,
             Some(old) if options.delta && delta_pays(old, page) => {
                 out.delta.extend_from_slice(page);
                 xor_onto_last_page(&mut out.delta, old);
@@ -242,6 +293,24 @@ impl PageEncoder {
         class
     }
 
+    /// Refers to an announced page, if there is one. What was sent before in this migration has been
+    /// written since, so it is not looked up.
+    fn refer_to_held(
+        &mut self,
+        baseline: Option<u32>,
+        page: &[u8],
+        options: HybridOptions,
+    ) -> bool {
+        let announced = self.announced.as_ref().filter(|_| options.held && baseline.is_none());
+        let Some(index) = announced.and_then(|announced| announced.find(page)) else {
+            return false;
+        };
+        let distance = index.wrapping_sub(self.next_held) as i32;
+        self.references.push((distance << 1 ^ distance >> 31) as u32);
+        self.next_held = index + 1;
+        true
+    }
+
     /// The slot of a page with this hash that is also equal to `page`.
     fn equal_page(&self, hash: u64, page: &[u8]) -> Option<u32> {
         let slot = self.index.find(hash)?;
@@ -252,7 +321,17 @@ impl PageEncoder {
 impl PageDecoder {
     /// A decoder whose cache is empty, as its encoder's must be, with the same limits.
     pub fn new(limits: BaselineLimits) -> Self {
-        Self { cache: BaselineCache::new(limits), classes: Vec::new() }
+        Self { cache: BaselineCache::new(limits), classes: Vec::new(), held: None }
+    }
+
+    /// What this side announced.
+    pub fn announce(&mut self, pages: Box<dyn HeldPages>) {
+        self.held = Some(pages);
+    }
+
+    /// The pages of all baselines, each once.
+    pub fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.cache.pages()
     }
 
     /// Decodes a segment into `out`, whose former content is lost.
@@ -277,9 +356,11 @@ impl PageDecoder {
             fresh: Block { name: "fresh", bytes: fresh, at: 0 },
             delta: Block { name: "delta", bytes: delta, at: 0 },
             keeps_baselines: false,
+            next_held: 0,
         };
-        input.keeps_baselines = input.classes.mode()?;
-        input.classes.runs(keys.len(), &mut self.classes)?;
+        let mode = input.classes.mode()?;
+        input.keeps_baselines = mode & 1 != 0;
+        input.classes.runs(keys.len(), class_bits(mode & 2 != 0), &mut self.classes)?;
         out.reserve(keys.len() * PAGE_BYTES);
         for (at, key) in keys.iter().enumerate() {
             self.decode_page(*key, self.classes[at], &mut input, out)?;
@@ -316,6 +397,7 @@ impl PageDecoder {
                 return Ok(());
             }
             PageClass::Fresh => out.extend_from_slice(input.fresh.page(key)?),
+            PageClass::Held => self.append_held(key, input.held_index()?, out)?,
             _ if !input.keeps_baselines => return Err(DecodeHybridError::NoBaselines(key)),
             PageClass::Duplicate => {
                 let slot = input.classes.next()?;
@@ -338,6 +420,21 @@ impl PageDecoder {
     }
 }
 
+impl PageDecoder {
+    fn append_held(
+        &mut self,
+        key: PageKey,
+        index: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DecodeHybridError> {
+        let appended = match &mut self.held {
+            Some(held) => held.append(index, out),
+            None => Err(HeldError::Unknown(0)),
+        };
+        appended.map_err(|source| DecodeHybridError::Held { key, index, source })
+    }
+}
+
 impl HybridOptions {
     fn keeps_baselines(self) -> bool {
         self.delta || self.duplicates
@@ -354,7 +451,7 @@ impl EncodedPages {
 impl ClassCounts {
     /// All pages.
     pub fn pages(&self) -> u32 {
-        self.zero + self.duplicate + self.delta + self.fresh
+        self.zero + self.duplicate + self.delta + self.fresh + self.held
     }
 
     fn of(&mut self, class: PageClass) -> &mut u32 {
@@ -363,6 +460,7 @@ impl ClassCounts {
             PageClass::Duplicate => &mut self.duplicate,
             PageClass::Delta => &mut self.delta,
             PageClass::Fresh => &mut self.fresh,
+            PageClass::Held => &mut self.held,
         }
     }
 }
@@ -405,9 +503,19 @@ struct Input<'a> {
     fresh: Block<'a>,
     delta: Block<'a>,
     keeps_baselines: bool,
+    /// The place after that of the last held page.
+    next_held: u32,
 }
 
 impl Input<'_> {
+    fn held_index(&mut self) -> Result<u32, DecodeHybridError> {
+        let number = self.classes.next()?;
+        let distance = number >> 1 ^ (number & 1).wrapping_neg();
+        let index = self.next_held.wrapping_add(distance);
+        self.next_held = index.wrapping_add(1);
+        Ok(index)
+    }
+
     fn end(self) -> Result<(), DecodeHybridError> {
         let classes_left = self.classes.bytes.len() - self.classes.at;
         let left = [("classes", classes_left), self.fresh.left(), self.delta.left()];
@@ -443,10 +551,9 @@ struct Numbers<'a> {
 }
 
 impl Numbers<'_> {
-    fn mode(&mut self) -> Result<bool, DecodeHybridError> {
+    fn mode(&mut self) -> Result<u8, DecodeHybridError> {
         match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
+            mode @ 0..=3 => Ok(mode),
             other => Err(DecodeHybridError::Mode(other)),
         }
     }
@@ -454,17 +561,19 @@ impl Numbers<'_> {
     fn runs(
         &mut self,
         pages: usize,
+        bits: u32,
         classes: &mut Vec<PageClass>,
     ) -> Result<(), DecodeHybridError> {
         classes.clear();
         while classes.len() < pages {
             let number = self.next()?;
-            let (run_pages, left_pages) = ((number >> CLASS_BITS) + 1, pages - classes.len());
+            let (run_pages, left_pages) = ((number >> bits) + 1, pages - classes.len());
             if run_pages as usize > left_pages {
                 return Err(DecodeHybridError::Run { run_pages, left_pages });
             }
-            let class = CLASSES[number as usize % CLASSES.len()];
-            classes.resize(classes.len() + run_pages as usize, class);
+            let number = number & ((1 << bits) - 1);
+            let class = CLASSES.get(number as usize).ok_or(DecodeHybridError::Class(number))?;
+            classes.resize(classes.len() + run_pages as usize, *class);
         }
         Ok(())
     }
@@ -491,6 +600,16 @@ impl Numbers<'_> {
         self.at += 1;
         Ok(*byte)
     }
+}
+
+/// Whether the pages of a segment with these classes enter the caches.
+pub fn is_remembered(classes: &[u8]) -> bool {
+    classes.first().is_some_and(|flags| flags & 1 != 0)
+}
+
+/// Low bits of a run's number that are its class.
+fn class_bits(has_held: bool) -> u32 {
+    if has_held { 3 } else { 2 }
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u32) {
@@ -526,10 +645,8 @@ fn xor_onto_last_page(bytes: &mut [u8], page: &[u8]) {
     }
 }
 
-const CLASSES: [PageClass; 4] =
-    [PageClass::Zero, PageClass::Duplicate, PageClass::Delta, PageClass::Fresh];
-/// Low bits of a run's number that are its class.
-const CLASS_BITS: u32 = 2;
+const CLASSES: [PageClass; 5] =
+    [PageClass::Zero, PageClass::Duplicate, PageClass::Delta, PageClass::Fresh, PageClass::Held];
 /// Bytes compared between two looks at the sum; a counter of one byte must hold them.
 const COUNTED_BYTES: usize = 128;
 /// A delta may have so many bytes that are not zero, wherever they are.

@@ -3,8 +3,8 @@
 use super::*;
 use fastrand::Rng;
 
-const BOTH: HybridOptions = HybridOptions { delta: true, duplicates: true };
-const NEITHER: HybridOptions = HybridOptions { delta: false, duplicates: false };
+const BOTH: HybridOptions = HybridOptions { delta: true, duplicates: true, held: true };
+const NEITHER: HybridOptions = HybridOptions { delta: false, duplicates: false, held: false };
 const ROOMY: BaselineLimits = BaselineLimits { max_bytes: 64 << 20, max_baselines: 1 << 20 };
 
 /// Both ends.

@@ -5,12 +5,13 @@
 //! checksum and the image's digest, and [`codec`] packs the rest into one block.
 //!
 //! A relay that keeps what it sent does more: [`hybrid`] turns pages into references and
-//! differences, over the cache of [`baseline`]; [`sample`] looks at a block, [`selector`] picks its
+//! differences, over the cache of [`baseline`] and what the other side said that it holds ([`held`]); [`sample`] looks at a block, [`selector`] picks its
 //! codec, and [`stats`] adds up what came of it.
 
 pub mod baseline;
 pub mod codec;
 pub mod digest;
+pub mod held;
 pub mod hybrid;
 pub mod sample;
 pub mod selector;
@@ -20,6 +21,7 @@ pub mod zero;
 pub use baseline::{BaselineCache, BaselineLimits, PageKey};
 pub use codec::{Codec, CodecChoice, DecodeError, Decoder, Encoded, Encoder};
 pub use digest::{ChunkChecksum, Digest, ImageDigest, page_hash, zero_page_hash};
+pub use held::{AnnouncedPages, HeldError, HeldKey, HeldPages};
 pub use hybrid::{ClassCounts, EncodedPages, HybridOptions, PageDecoder, PageEncoder};
 pub use sample::{BlockClass, BlockSample};
 pub use selector::{BlockOutcome, CostSelector, FixedSelector, LinkState, Selector};

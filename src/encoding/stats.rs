@@ -15,6 +15,8 @@ pub struct HdeStats {
     pub duplicate: ClassTotals,
     /// Pages sent as differences.
     pub delta: ClassTotals,
+    /// Pages that the destination held from earlier migrations.
+    pub held: ClassTotals,
     /// Pages sent whole.
     pub fresh: ClassTotals,
     /// Pages that were not zero and whose key had a baseline.
@@ -30,7 +32,8 @@ pub struct ClassTotals {
     pub pages: u64,
     /// Their bytes.
     pub raw_bytes: u64,
-    /// What went to the network for them; for duplicates, with the classes of all pages.
+    /// What went to the network for them; for duplicates, with the classes and references of all
+    /// pages.
     pub packed_bytes: u64,
 }
 
@@ -59,6 +62,7 @@ impl HdeStats {
         self.zero.add(counts.zero, 0);
         self.duplicate.add(counts.duplicate, classes_bytes);
         self.delta.add(counts.delta, delta_packed_bytes);
+        self.held.add(counts.held, 0);
         self.fresh.add(counts.fresh, fresh_packed_bytes);
         self.pages_with_baseline += u64::from(counts.with_baseline);
     }
@@ -80,6 +84,7 @@ impl HdeStats {
         self.zero.merge(&other.zero);
         self.duplicate.merge(&other.duplicate);
         self.delta.merge(&other.delta);
+        self.held.merge(&other.held);
         self.fresh.merge(&other.fresh);
         self.pages_with_baseline += other.pages_with_baseline;
         for (name, usage) in &other.algorithm_usage {
@@ -90,7 +95,9 @@ impl HdeStats {
     /// All classes together.
     pub fn total(&self) -> ClassTotals {
         let mut total = self.zero;
-        [self.duplicate, self.delta, self.fresh].iter().for_each(|class| total.merge(class));
+        [self.duplicate, self.delta, self.held, self.fresh]
+            .iter()
+            .for_each(|class| total.merge(class));
         total
     }
 
@@ -143,7 +150,8 @@ mod tests {
 
     fn sample() -> HdeStats {
         let mut stats = HdeStats::default();
-        let counts = ClassCounts { zero: 1, duplicate: 2, delta: 3, fresh: 4, with_baseline: 6 };
+        let counts =
+            ClassCounts { zero: 1, duplicate: 2, delta: 3, fresh: 4, held: 5, with_baseline: 6 };
         stats.add_segment(&counts, 20, 8000, 60);
         stats.add_block(CodecChoice::Zstd(-1), 4 * 4096, 8000, 30);
         stats.add_block(CodecChoice::Lz4Fast(8), 3 * 4096, 60, 5);
@@ -154,10 +162,10 @@ mod tests {
     fn ratios_and_savings_follow_from_the_totals() {
         let stats = sample();
         assert_eq!(stats.delta_hit_rate(), Some(0.5));
-        assert_eq!(stats.ratio(), Some(40_960.0 / 8080.0));
+        assert_eq!(stats.ratio(), Some(61_440.0 / 8080.0));
         assert_eq!(stats.delta.saved_bytes(), 3 * 4096 - 60);
         assert_eq!(stats.zero.saved_bytes(), 4096);
-        assert_eq!((stats.total().pages, stats.duplicate.packed_bytes), (10, 20));
+        assert_eq!((stats.total().pages, stats.duplicate.packed_bytes), (15, 20));
         let empty = HdeStats::default();
         assert_eq!((empty.ratio(), empty.delta_hit_rate()), (None, None));
     }

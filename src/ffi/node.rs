@@ -311,6 +311,7 @@ unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Fai
         name: name.unwrap_or_default(),
         listen: listen.transpose()?,
         state_dir: state_dir.map(Into::into),
+        ..NodeOptions::default()
     })
 }
 

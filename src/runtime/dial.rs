@@ -28,6 +28,7 @@ pub const FEATURES: Features = Features {
     codecs: 1 << Codec::None as u8 | 1 << Codec::Lz4 as u8 | 1 << Codec::Zstd as u8,
     chunk_bytes: CHUNK_BYTES,
     baseline_pages: MAX_BASELINE_PAGES,
+    held_pages: true,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);

@@ -7,6 +7,7 @@ pub mod control;
 pub mod dial;
 pub mod guarded;
 pub mod handle;
+pub mod held;
 pub mod incoming;
 pub mod journal;
 pub mod listener;

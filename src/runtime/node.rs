@@ -12,6 +12,7 @@ use crate::observe::{Event, EventKind};
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::handle::{Arrival, Handle};
+use crate::runtime::held::{HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
@@ -39,6 +40,8 @@ pub struct NodeOptions {
     pub listen: Option<SocketAddr>,
     /// Where ownership records are written; none: kept in memory only.
     pub state_dir: Option<PathBuf>,
+    /// What is kept of the pages of guests of QEMU's that left or came.
+    pub held: HeldOptions,
 }
 
 /// An operation on a node failed.
@@ -202,10 +205,14 @@ impl Node {
         }
         check_name(&options.name)?;
         let journal = Arc::new(Journal::default());
-        let registry = Registry::new(options.name.clone(), journal.clone());
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             std::fs::create_dir_all(path).map_err(unusable)?;
+        }
+        let held = HeldStore::open(options.state_dir.as_deref(), options.held, journal.clone());
+        let registry = Registry::new(options.name.clone(), journal.clone(), held);
+        if let Some(path) = &options.state_dir {
+            let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
             registry.remember(path.clone(), kept.incoming);
         }
@@ -293,6 +300,18 @@ impl Node {
     pub fn detach_qemu(&self, name: &str) -> Result<(), NodeError> {
         self.inner.registry.vm(name)?;
         self.remove_guest(name)
+    }
+
+    /// How much is held of the pages of guests that left or came, so that they need not travel
+    /// again: of one guest or of all.
+    pub fn held(&self, guest: Option<&str>) -> HeldTotals {
+        self.inner.registry.held().totals(guest)
+    }
+
+    /// Lets go of held pages: of one guest or of all, of every age or of those held at least for
+    /// `older_than`. Says how much that was.
+    pub fn clear_held(&self, guest: Option<&str>, older_than: Option<Duration>) -> HeldTotals {
+        self.inner.registry.held().clear(guest, older_than)
     }
 
     /// Ends a registration.
@@ -426,7 +445,9 @@ impl Node {
         let setup = RelaySetup { id, guest: guest.to_string(), facts };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
-        let outgoing = QemuOutgoing::new(setup, options, qemu, dialer, registry.journal().clone());
+        let held = registry.held().begin(guest, setup.facts.ram_bytes);
+        let journal = registry.journal().clone();
+        let outgoing = QemuOutgoing::new(setup, options, qemu, (dialer, held), journal);
         let migration = Migration::Outgoing(outgoing.clone());
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
@@ -442,6 +463,7 @@ impl Inner {
         let connections = listener.as_ref().map(Listener::connections);
         drop(listener);
         self.registry.stop();
+        self.registry.held().stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().for_each(|connections| connections.close());
         self.registry.release_guests();

@@ -11,6 +11,7 @@ use crate::observe::EventKind;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::guarded::Guarded;
 use crate::runtime::handle::Arrival;
+use crate::runtime::held::HeldStore;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, unknown};
@@ -67,6 +68,7 @@ pub struct Registry {
     me: Weak<Registry>,
     name: String,
     journal: Arc<Journal>,
+    held: Arc<HeldStore>,
     tables: Mutex<Tables>,
 }
 
@@ -134,14 +136,19 @@ impl GuestEntry {
 
 impl Registry {
     /// Empty tables.
-    pub fn new(name: String, journal: Arc<Journal>) -> Arc<Self> {
+    pub fn new(name: String, journal: Arc<Journal>, held: Arc<HeldStore>) -> Arc<Self> {
         let tables = Mutex::default();
-        Arc::new_cyclic(|me| Self { me: me.clone(), name, journal, tables })
+        Arc::new_cyclic(|me| Self { me: me.clone(), name, journal, held, tables })
     }
 
     /// The node's journal.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    /// Pages of guests that left or came.
+    pub fn held(&self) -> &Arc<HeldStore> {
+        &self.held
     }
 
     /// Takes over what the state directory says about earlier migrations.
@@ -417,9 +424,9 @@ impl Registry {
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
-        let pages = FEATURES.common(hello.features).baseline_pages;
-        let migration =
-            QemuIncoming::new(setup, token, pages, (qemu, patience), self.journal.clone());
+        let agreed = FEATURES.common(hello.features);
+        let (journal, held) = (self.journal.clone(), self.held.clone());
+        let migration = QemuIncoming::new(setup, (token, agreed), (qemu, patience), held, journal);
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }

@@ -1,6 +1,8 @@
 //! Control messages: numbered, acknowledged, delivered once and in order over any stream.
 
-use crate::base::limits::{MAX_CONTROL_BYTES, MAX_REASON_BYTES, MAX_STREAM_CHUNKS};
+use crate::base::limits::{
+    MAX_ANNOUNCED_PIECE_PAGES, MAX_CONTROL_BYTES, MAX_REASON_BYTES, MAX_STREAM_CHUNKS,
+};
 use crate::base::{ChunkId, StreamId};
 use crate::wire::cursor::{Reader, WireError, put_numbers, put_text};
 
@@ -62,6 +64,15 @@ pub enum Control {
         /// Their digest.
         digest: u64,
     },
+    /// D: a piece of what it holds of earlier migrations, in order, before the stream begins.
+    Held {
+        /// What the pages are hashed under; the same in all pieces.
+        key: [u8; 32],
+        /// No more pieces follow.
+        last: bool,
+        /// The pages' hashes.
+        hashes: Vec<u64>,
+    },
     /// Either: the migration is off. From the destination never after `Committed`.
     Abort {
         /// Status code.
@@ -111,6 +122,12 @@ impl Control {
                 for number in [segments, bytes, digest] {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
+            }
+            Self::Held { key, last, hashes } => {
+                out.push(12);
+                out.extend_from_slice(key);
+                out.push((*last).into());
+                put_numbers(&mut out, hashes);
             }
         }
         out
@@ -168,15 +185,27 @@ impl Control {
                 bytes: reader.u64("stream length")?,
                 digest: reader.u64("stream digest")?,
             },
+            12 => Self::Held {
+                key: reader.array("key of held pages")?,
+                last: take_bool(reader, "last piece of held pages")?,
+                hashes: reader.numbers("held pages", MAX_ANNOUNCED_PIECE_PAGES)?,
+            },
             other => {
                 let value = other.into();
                 return Err(WireError::Range {
                     what: "control message",
                     value,
-                    allowed: "1 to 11",
+                    allowed: "1 to 12",
                 });
             }
         })
+    }
+}
+
+fn take_bool(reader: &mut Reader, what: &'static str) -> Result<bool, WireError> {
+    match reader.u8(what)? {
+        byte @ 0..=1 => Ok(byte == 1),
+        other => Err(WireError::Range { what, value: other.into(), allowed: "0 or 1" }),
     }
 }
 
@@ -210,11 +239,14 @@ mod tests {
             Control::Resumed { status: 0, reason: String::new() },
             Control::Abort { status: -9, reason },
             Control::StreamEnd { segments: 3, bytes: 2, digest: u64::MAX },
+            Control::Held { key: [4; 32], last: true, hashes: vec![5, 6] },
+            Control::Held { key: [4; 32], last: false, hashes: vec![0; MAX_ANNOUNCED_PIECE_PAGES] },
         ];
         for message in messages {
             let bytes = message.encode(11);
-            for length in 0..bytes.len() {
-                assert!(Control::decode(&bytes[..length]).is_err(), "{message:?} {length}");
+            assert!(bytes.len() <= crate::wire::FrameKind::Control.max_payload_bytes() as usize);
+            for length in (0..bytes.len()).rev().take(300) {
+                assert!(Control::decode(&bytes[..length]).is_err(), "{length}");
             }
             assert_eq!(Control::decode(&bytes), Ok((11, message)));
         }

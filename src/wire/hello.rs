@@ -11,6 +11,7 @@ const CRITICAL: u16 = 1;
 const FEATURE_CODECS: u16 = 1;
 const FEATURE_CHUNK_BYTES: u16 = 2;
 const FEATURE_BASELINE_PAGES: u16 = 3;
+const FEATURE_HELD_PAGES: u16 = 4;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -23,6 +24,9 @@ pub struct Features {
     pub chunk_bytes: u32,
     /// Pages that both sides of a relayed migration remember, for references and differences.
     pub baseline_pages: u32,
+    /// The destination of a relayed migration announces which pages it holds, and the source waits
+    /// for that before it begins.
+    pub held_pages: bool,
 }
 
 /// What the connection is for.
@@ -106,6 +110,7 @@ impl Features {
             codecs: self.codecs & other.codecs,
             chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
             baseline_pages: self.baseline_pages.min(other.baseline_pages),
+            held_pages: self.held_pages && other.held_pages,
         }
     }
 
@@ -114,6 +119,7 @@ impl Features {
             (FEATURE_CODECS, self.codecs),
             (FEATURE_CHUNK_BYTES, self.chunk_bytes),
             (FEATURE_BASELINE_PAGES, self.baseline_pages),
+            (FEATURE_HELD_PAGES, self.held_pages.into()),
         ];
         out.extend_from_slice(&(values.len() as u32).to_le_bytes());
         for (id, value) in values {
@@ -125,7 +131,8 @@ impl Features {
     }
 
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let mut features = Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0 };
+        let mut features =
+            Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0, held_pages: false };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
             let length = reader.count("feature", MAX_FEATURE_BYTES)?;
@@ -134,6 +141,7 @@ impl Features {
                 FEATURE_CODECS => features.codecs = value.u32("codecs")? | 1,
                 FEATURE_CHUNK_BYTES => features.chunk_bytes = value.u32("chunk size")?,
                 FEATURE_BASELINE_PAGES => features.baseline_pages = value.u32("baselines")?,
+                FEATURE_HELD_PAGES => features.held_pages = value.u32("held pages")? != 0,
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -284,7 +292,8 @@ fn decode_layout(reader: &mut Reader) -> Result<MemoryLayout, WireError> {
 mod tests {
     use super::*;
 
-    const FEATURES: Features = Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9 };
+    const FEATURES: Features =
+        Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9, held_pages: true };
 
     fn hello() -> Hello {
         let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };

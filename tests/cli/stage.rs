@@ -48,7 +48,8 @@ impl Pair {
         let scratch = Scratch::new();
         let node = |name: &str| {
             let listen = Some("127.0.0.1:0".parse().unwrap());
-            Node::start(NodeOptions { name: name.to_owned(), listen, state_dir: None }).unwrap()
+            Node::start(NodeOptions { name: name.to_owned(), listen, ..NodeOptions::default() })
+                .unwrap()
         };
         let (source, destination) = (node("here"), node("there"));
         let options = ControlOptions {

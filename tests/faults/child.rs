@@ -120,7 +120,13 @@ fn be_source(guest: &Guest, to: &str, state: Option<&Path>) -> Node {
 
 fn be_destination(guest: &Guest, listen: &str, state_dir: Option<PathBuf>) -> Node {
     let listen = Some(listen.parse().unwrap());
-    let node = Node::start(NodeOptions { name: "beta".into(), listen, state_dir }).unwrap();
+    let node = Node::start(NodeOptions {
+        name: "beta".into(),
+        listen,
+        state_dir,
+        ..NodeOptions::default()
+    })
+    .unwrap();
     node.add_destination("vm", guest.sink()).unwrap();
     hold_at_phase(&node);
     tell(&format!("listening {}", address(&node)));

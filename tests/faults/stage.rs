@@ -24,7 +24,8 @@ pub struct Stage {
 pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
     let state_dir = state_dir.map(Path::to_path_buf);
-    Node::start(NodeOptions { name: name.into(), listen, state_dir }).unwrap()
+    Node::start(NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() })
+        .unwrap()
 }
 
 pub fn address(node: &Node) -> String {

@@ -47,7 +47,7 @@ impl Node {
     ) -> PyResult<Self> {
         let start = || -> Result<_, (Status, String)> {
             let listen = listen.as_deref().map(resolve).transpose()?;
-            dwcp::Node::start(NodeOptions { name, listen, state_dir })
+            dwcp::Node::start(NodeOptions { name, listen, state_dir, ..NodeOptions::default() })
                 .map_err(|failure| (failure.status(), failure.to_string()))
         };
         let inner =

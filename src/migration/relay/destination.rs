@@ -3,7 +3,9 @@
 
 use super::{MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
+use crate::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use crate::base::{ChunkId, StreamId, Time};
+use crate::encoding::HeldKey;
 use crate::migration::ownership::Mark;
 use crate::migration::stats::{PhaseClock, milliseconds};
 use crate::migration::{Ending, Failure, Owner, Phase, Progress, Report};
@@ -130,6 +132,21 @@ impl RelayDestination {
         };
         destination.enter(Phase::Precopy, now);
         destination
+    }
+
+    /// Tells the source what is held here, hashed under `key`; once, also if it is nothing. Of more
+    /// than [`MAX_ANNOUNCED_PAGES`] the first are told.
+    pub fn announce(&mut self, key: HeldKey, hashes: &[u64]) {
+        let told = &hashes[..hashes.len().min(MAX_ANNOUNCED_PAGES as usize)];
+        let mut pieces = told.chunks(MAX_ANNOUNCED_PIECE_PAGES).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let last = pieces.peek().is_none();
+            self.session.send(&Control::Held { key: key.0, last, hashes: piece.to_vec() });
+            if last {
+                return;
+            }
+        }
     }
 
     /// The next segment in order, for the replay, which has none in hand. Once the whole is proved

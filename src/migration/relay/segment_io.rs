@@ -9,12 +9,17 @@ use crate::encoding::baseline::{BaselineLimits, PAGE_BYTES, PageKey};
 use crate::encoding::codec::EncodeError;
 use crate::encoding::hybrid::{
     ClassCounts, DecodeHybridError, EncodedPages, HybridOptions, PageDecoder, PageEncoder,
+    is_remembered,
 };
-use crate::encoding::{Codec, CodecChoice, DecodeError, Decoder, Encoder, page_hash};
+use crate::encoding::{
+    AnnouncedPages, Codec, CodecChoice, DecodeError, Decoder, Encoder, HeldPages, page_hash,
+};
 use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
 use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader};
 use std::mem::take;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// How blocks other than fresh pages are packed: they are small, and shrink a lot.
 const SIDE_CODEC: CodecChoice = CodecChoice::Zstd(1);
@@ -56,6 +61,20 @@ pub struct Packed {
     pub class_bytes: u64,
     /// Length of the differences, packed.
     pub delta_bytes: u64,
+    fresh_pages: Vec<u8>,
+    fresh_at: Range<usize>,
+    remembered: bool,
+}
+
+/// The whole pages of a segment, as they are and as they travel.
+#[derive(Clone, Copy, Debug)]
+pub struct FreshBlock<'a> {
+    /// The pages.
+    pub pages: &'a [u8],
+    /// The codec of the packed bytes.
+    pub codec: Codec,
+    /// The packed bytes.
+    pub packed: &'a [u8],
 }
 
 /// The first step, one for a stream.
@@ -143,15 +162,33 @@ impl Preparer {
         };
         segment.encode_framing(&mut prepared.framing);
         let on = remember && self.keeps;
-        let options = HybridOptions { delta: on, duplicates: on };
+        let options = HybridOptions { delta: on, duplicates: on, held: remember };
         self.encoder.encode(&self.keys, &segment.data, options, &mut prepared.pages);
         self.next += 1;
         prepared
     }
 
+    /// What the other side holds, to refer to.
+    pub fn announce(&mut self, pages: Arc<AnnouncedPages>) {
+        self.encoder.announce(pages);
+    }
+
+    /// The pages that were remembered last, each once.
+    pub fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.encoder.pages()
+    }
+
     /// Memory held for references and differences.
     pub fn memory_bytes(&self) -> u64 {
         self.encoder.memory_bytes()
+    }
+}
+
+impl Packed {
+    /// The whole pages, if they were remembered: on a link too fast for that, nothing is held.
+    pub fn fresh_block(&self) -> Option<FreshBlock<'_>> {
+        let packed = &self.payload[self.fresh_at.clone()];
+        fresh_block(self.remembered, &self.fresh_pages, self.fresh.0, packed)
     }
 }
 
@@ -183,13 +220,14 @@ impl Packer {
         payload[..SEGMENT_HEADER_BYTES].copy_from_slice(&head);
         let counts = PageCounts {
             zero: pages.counts.zero.into(),
-            duplicate: pages.counts.duplicate.into(),
+            duplicate: u64::from(pages.counts.duplicate) + u64::from(pages.counts.held),
             delta: pages.counts.delta.into(),
             full: pages.counts.fresh.into(),
         };
         let used = Codec::try_from(blocks[2].codec).unwrap_or(Codec::None);
         let fresh = (used, pages.fresh.len(), blocks[2].packed_bytes as usize);
         let (class_bytes, delta_bytes) = (blocks[1].packed_bytes, blocks[3].packed_bytes);
+        let fresh_end = payload.len() - delta_bytes as usize;
         Ok(Packed {
             payload,
             counts,
@@ -197,6 +235,9 @@ impl Packer {
             classes: pages.counts,
             class_bytes: class_bytes.into(),
             delta_bytes: delta_bytes.into(),
+            fresh_at: fresh_end - fresh.2..fresh_end,
+            remembered: is_remembered(&pages.classes),
+            fresh_pages: pages.fresh,
         })
     }
 }
@@ -239,10 +280,38 @@ impl Unpacker {
         Ok((header, segment))
     }
 
+    /// What this side announced, for references to it.
+    pub fn announce(&mut self, pages: Box<dyn HeldPages>) {
+        self.pages.announce(pages);
+    }
+
+    /// The whole pages of the segment that was unpacked last, from `payload`; see
+    /// [`Packed::fresh_block`].
+    pub fn fresh_block<'a>(&'a self, payload: &'a [u8]) -> Option<FreshBlock<'a>> {
+        let (header, packed) = SegmentHeader::decode(payload).ok()?;
+        let codec = Codec::try_from(header.blocks[2].codec).ok()?;
+        let [_, classes, fresh, _] = &self.blocks;
+        fresh_block(is_remembered(classes), fresh, codec, packed[2])
+    }
+
+    /// The pages that were remembered last, each once.
+    pub fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.pages.pages()
+    }
+
     /// Memory held for references and differences.
     pub fn memory_bytes(&self) -> u64 {
         self.pages.memory_bytes()
     }
+}
+
+fn fresh_block<'a>(
+    remembered: bool,
+    pages: &'a [u8],
+    codec: Codec,
+    packed: &'a [u8],
+) -> Option<FreshBlock<'a>> {
+    (remembered && !pages.is_empty()).then_some(FreshBlock { pages, codec, packed })
 }
 
 /// The limits that both sides use for so many pages.

@@ -2,7 +2,9 @@
 
 use super::{KEEP_ALIVE, MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
+use crate::base::limits::MAX_ANNOUNCED_PAGES;
 use crate::base::{StreamId, Time};
+use crate::encoding::{AnnouncedPages, HeldKey};
 use crate::migration::ownership::Mark;
 use crate::migration::source::Work;
 use crate::migration::stats::{PhaseClock, milliseconds};
@@ -40,7 +42,7 @@ pub enum Action {
 pub struct PageCounts {
     /// Pages sent as zero.
     pub zero: u64,
-    /// Pages sent as a reference.
+    /// Pages sent as a reference, to one sent before or to one that the destination holds.
     pub duplicate: u64,
     /// Pages sent as a difference.
     pub delta: u64,
@@ -66,6 +68,15 @@ enum Stage {
     Given,
 }
 
+/// What the destination holds of earlier migrations.
+#[derive(Debug)]
+enum Announcement {
+    /// Nothing is known yet, or some pieces.
+    Coming(Option<(HeldKey, AnnouncedPages)>),
+    /// All of it.
+    Complete(Arc<AnnouncedPages>),
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct RelaySource {
@@ -81,6 +92,7 @@ pub struct RelaySource {
     pacer: Pacer,
     bandwidth: BandwidthEstimator,
     agreed: Option<Features>,
+    announcement: Announcement,
     stage: Stage,
     sum: Option<StreamSum>,
     pages: PageCounts,
@@ -118,6 +130,7 @@ impl RelaySource {
             pacer,
             bandwidth: BandwidthEstimator::default(),
             agreed: None,
+            announcement: Announcement::Coming(None),
             stage: Stage::Streaming,
             sum: None,
             pages: PageCounts::default(),
@@ -156,9 +169,24 @@ impl RelaySource {
         self.agreed.map_or(1, |agreed| agreed.codecs)
     }
 
-    /// Whether a peer is there, so that the hypervisor's migration may begin; true once.
+    /// What the destination holds, if it said so.
+    pub fn announced(&self) -> Option<Arc<AnnouncedPages>> {
+        match &self.announcement {
+            Announcement::Complete(pages) => Some(pages.clone()),
+            Announcement::Coming(_) => None,
+        }
+    }
+
+    fn awaits_announcement(&self) -> bool {
+        let agreed = self.agreed.is_some_and(|agreed| agreed.held_pages);
+        agreed && matches!(self.announcement, Announcement::Coming(_))
+    }
+
+    /// Whether a peer is there and has said what it holds, so that the hypervisor's migration may
+    /// begin; true once.
     pub fn should_start(&mut self, now: Time) -> bool {
-        let start = !self.started && self.streams_seen > 0 && !self.finish_asked;
+        let ready = self.streams_seen > 0 && !self.awaits_announcement();
+        let start = !self.started && ready && !self.finish_asked;
         if start {
             self.started = true;
             self.enter(Phase::Precopy, now);
@@ -528,6 +556,7 @@ impl RelaySource {
         // before the segment that is due.
         let waits = self.segments.values().next().is_some_and(|due| due.sent.is_some())
             || !self.session.all_acknowledged()
+            || self.awaits_announcement()
             || self.stage >= Stage::EndSent && self.unsent.is_empty();
         if !waits {
             self.last_progress = now;
@@ -606,6 +635,9 @@ impl RelaySource {
                 }
                 self.on_given(now);
             }
+            Control::Held { key, last, hashes } if self.awaits_announcement() => {
+                self.on_announcement(HeldKey(key), last, &hashes, now);
+            }
             Control::Abort { status, reason } => {
                 if self.stage != Stage::Given {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
@@ -617,6 +649,25 @@ impl RelaySource {
                 self.fail(Failure::new(Status::UnexpectedMessage, text), now);
             }
         }
+    }
+
+    fn on_announcement(&mut self, key: HeldKey, last: bool, hashes: &[u64], now: Time) {
+        let Announcement::Coming(begun) = &mut self.announcement else { return };
+        let (first_key, mut pages) =
+            begun.take().unwrap_or_else(|| (key, AnnouncedPages::new(key)));
+        if key != first_key {
+            let text = "the destination announces its pages under two keys";
+            return self.fail(Failure::new(Status::UnexpectedMessage, text), now);
+        }
+        if !pages.add(hashes.iter().copied()) {
+            let text =
+                format!("the destination announces more than {MAX_ANNOUNCED_PAGES} held pages");
+            return self.fail(Failure::new(Status::LimitReached, text), now);
+        }
+        self.announcement = match last {
+            true => Announcement::Complete(Arc::new(pages)),
+            false => Announcement::Coming(Some((key, pages))),
+        };
     }
 
     /// The destination has the guest, and it is known.

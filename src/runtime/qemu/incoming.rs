@@ -15,13 +15,14 @@ use crate::base::{MigrationId, StreamId};
 use crate::migration::ownership::Mark;
 use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::{Action, Patience, RelayDestination, Released};
-use crate::migration::relay::segment_io::{Unpacker, limits_for};
+use crate::migration::relay::segment_io::{UnpackError, Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::qemu::releasable_bytes;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use crate::runtime::handle::{Arrival, Handle};
+use crate::runtime::held::{HeldSet, HeldStore, HeldWriter};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
@@ -31,7 +32,7 @@ use crate::runtime::qemu::watch::{Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
-use crate::wire::hello::Purpose;
+use crate::wire::hello::{Features, Purpose};
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
@@ -58,6 +59,9 @@ pub struct QemuIncoming {
     setup: RelaySetup,
     token: [u8; 16],
     baseline_pages: u32,
+    store: Arc<HeldStore>,
+    /// What was announced, and where the pages that come are kept, until the replay takes both.
+    held: Mutex<(Option<HeldSet>, Option<HeldWriter>)>,
     guest: Arc<QemuGuest>,
     journal: Arc<Journal>,
     machine: Mutex<RelayDestination>,
@@ -82,16 +86,24 @@ impl QemuIncoming {
     /// A migration that has not started.
     pub fn new(
         setup: RelaySetup,
-        token: [u8; 16],
-        baseline_pages: u32,
+        (token, agreed): ([u8; 16], Features),
         (guest, patience): (Arc<QemuGuest>, Patience),
+        store: Arc<HeldStore>,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
-        let machine = RelayDestination::new(setup.clone(), patience, now());
+        let mut machine = RelayDestination::new(setup.clone(), patience, now());
+        let (name, ram_bytes) = (&setup.guest, setup.facts.ram_bytes);
+        let announced = agreed.held_pages.then(|| store.announce(name, ram_bytes));
+        if let Some(pages) = &announced {
+            machine.announce(store.key(), &pages.hashes());
+        }
+        let held = Mutex::new((announced, store.begin(name, ram_bytes)));
         Arc::new(Self {
             setup,
             token,
-            baseline_pages,
+            baseline_pages: agreed.baseline_pages,
+            store,
+            held,
             guest,
             journal,
             machine: Mutex::new(machine),
@@ -236,9 +248,21 @@ impl QemuIncoming {
     /// The replay's thread.
     fn replay(&self) {
         let mut unpacker = Unpacker::new(limits_for(self.baseline_pages));
+        let (announced, keeper) = std::mem::take(&mut *lock(&self.held));
+        announced.into_iter().for_each(|pages| unpacker.announce(Box::new(pages)));
+        self.replay_all(&mut unpacker, keeper.as_ref());
+        // Of a migration that failed too: the next attempt need not bring it again.
+        if let Some(keeper) = keeper {
+            keeper.finish(Some(Box::new(move |take| unpacker.pages().for_each(take))));
+        }
+    }
+
+    fn replay_all(&self, unpacker: &mut Unpacker, keeper: Option<&HeldWriter>) {
         while let Some(payload) = self.next_segment() {
-            match self.take_in(&payload, &mut unpacker) {
+            match self.take_in(&payload, unpacker) {
                 Ok((bytes, checksum)) => {
+                    let whole = keeper.zip(unpacker.fresh_block(&payload));
+                    whole.into_iter().for_each(|(keeper, block)| keeper.add(block));
                     lock(&self.machine).replayed(bytes, checksum, now());
                     self.news.notify_all();
                     self.flush_acks();
@@ -267,7 +291,12 @@ impl QemuIncoming {
     fn take_in(&self, payload: &[u8], unpacker: &mut Unpacker) -> Result<(u64, u64), Failure> {
         let corrupt =
             |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
-        let (header, segment) = unpacker.unpack(payload).map_err(|error| corrupt(&error))?;
+        let (header, segment) = unpacker.unpack(payload).map_err(|error| {
+            if let UnpackError::Checksum { .. } = error {
+                self.store.distrust(&self.setup.guest);
+            }
+            corrupt(&error)
+        })?;
         let (door, mut kept) = (self.open_door()?, lock(&self.end));
         let before = std::mem::take(&mut *kept);
         let pieces: Vec<&[u8]> = std::iter::once(&before[..]).chain(segment.pieces()).collect();

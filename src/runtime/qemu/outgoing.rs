@@ -22,6 +22,7 @@ use crate::runtime::clock::now;
 use crate::runtime::connection::FrameWriter;
 use crate::runtime::dial::Dialer;
 use crate::runtime::handle::Handle;
+use crate::runtime::held::{HeldWriter, Pages};
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
@@ -76,6 +77,9 @@ pub struct QemuOutgoing {
     told_downtime: Mutex<Duration>,
     /// Segments that wait for a packer or are with one.
     waiting: AtomicUsize,
+    /// Where the pages that leave are kept, and those that were remembered at the end.
+    held: Mutex<Option<HeldWriter>>,
+    last_pages: Mutex<Option<Pages>>,
 }
 
 impl QemuOutgoing {
@@ -84,7 +88,7 @@ impl QemuOutgoing {
         setup: RelaySetup,
         options: MigrationOptions,
         guest: Arc<QemuGuest>,
-        dialer: Dialer,
+        (dialer, held): (Dialer, Option<HeldWriter>),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
@@ -103,6 +107,8 @@ impl QemuOutgoing {
             chooser,
             told_downtime,
             waiting: AtomicUsize::new(0),
+            held: Mutex::new(held),
+            last_pages: Mutex::default(),
         })
     }
 
@@ -162,7 +168,12 @@ impl QemuOutgoing {
         // Lets go of QEMU's only QMP connection.
         drop(lock(&self.watch).take());
         let report = self.slots.machine().report();
+        let (held, last) = (lock(&self.held).take(), lock(&self.last_pages).take());
         if let Some(report) = report {
+            // Of a guest that stays nothing is held here.
+            if let Some(held) = held.filter(|_| report.owner != Owner::Source) {
+                held.finish(last);
+            }
             keeper.close(report.owner);
             on_end(&report);
             self.outcome.publish(report);
@@ -323,13 +334,17 @@ impl QemuOutgoing {
         mut socket: &UnixStream,
         out: &SyncSender<Prepared>,
     ) -> io::Result<Option<StreamSum>> {
-        let pages = self.slots.machine().baseline_pages();
+        let (pages, announced) = {
+            let machine = self.slots.machine();
+            (machine.baseline_pages(), machine.announced())
+        };
         let mut intake = Intake {
             parser: StreamParser::new(),
             segment: Segment::default(),
             preparer: Preparer::new(limits_for(pages)),
             sum: StreamSum::default(),
         };
+        announced.into_iter().for_each(|pages| intake.preparer.announce(pages));
         let mut buffer = vec![0; READ_BYTES];
         loop {
             if !wait_readable(socket, FILL_PATIENCE) {
@@ -347,7 +362,10 @@ impl QemuOutgoing {
             if length == 0 {
                 intake.parser.finish(&mut intake.segment);
                 let shipped = self.ship(&mut intake, out);
-                return Ok(shipped.then_some(intake.sum));
+                let (sum, preparer) = (intake.sum, intake.preparer);
+                let pages: Pages = Box::new(move |take| preparer.pages().for_each(take));
+                *lock(&self.last_pages) = Some(pages);
+                return Ok(shipped.then_some(sum));
             }
             let mut rest = &buffer[..length];
             while !rest.is_empty() {
@@ -386,6 +404,7 @@ impl QemuOutgoing {
 
     fn pack_all(&self, prepared: &Mutex<Receiver<Prepared>>) {
         let mut packer = Packer::default();
+        let held = lock(&self.held).clone();
         loop {
             let next = lock(prepared).recv();
             let Ok(prepared) = next else { return };
@@ -393,6 +412,9 @@ impl QemuOutgoing {
             let (link, codecs) = self.link();
             let packed = self.chooser.pack(&mut packer, prepared, &link, codecs);
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let (Some(held), Ok(packed)) = (&held, &packed) {
+                packed.fresh_block().into_iter().for_each(|block| held.add(block));
+            }
             let mut machine = self.slots.machine();
             match packed {
                 Ok(packed) => machine.push(number, packed.payload, packed.counts),

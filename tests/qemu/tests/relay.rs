@@ -13,7 +13,7 @@ const MOVE: Duration = Duration::from_secs(90);
 
 fn node(name: &str) -> Result<Node, Box<dyn std::error::Error>> {
     let listen = Some("127.0.0.1:0".parse()?);
-    Ok(Node::start(NodeOptions { name: name.into(), listen, state_dir: None })?)
+    Ok(Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() })?)
 }
 
 fn migrate(from: &Node, to: &Node, guest: &str) -> Result<Report, Box<dyn std::error::Error>> {

@@ -25,7 +25,7 @@ pub struct Stage {
 
 pub fn node(name: &str) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    Node::start(NodeOptions { name: name.into(), listen, state_dir: None }).unwrap()
+    Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() }).unwrap()
 }
 
 pub fn address(node: &Node) -> String {

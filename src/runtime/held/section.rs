@@ -1,0 +1,182 @@
+//! What one migration brought: packed blocks of pages in a file or in memory, and the pages' hashes
+//! in the order of the blocks.
+
+use super::HeldTotals;
+use crate::encoding::Codec;
+use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whole pages of one segment, packed.
+pub struct Section {
+    /// Whose pages.
+    pub guest: String,
+    /// Its number, of which a store gives each once.
+    pub number: u64,
+    begun: Instant,
+    storage: Storage,
+    hashes: Vec<u64>,
+    blocks: Vec<BlockPlace>,
+    stored_bytes: u64,
+    last_used: AtomicU64,
+}
+
+/// Where the blocks are.
+pub enum Storage {
+    /// Encrypted; the file goes with the section.
+    File(File, PathBuf),
+    /// As they are.
+    Memory(Vec<Box<[u8]>>),
+}
+
+/// One block.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockPlace {
+    /// The first of its pages in the section.
+    pub first_page: u32,
+    /// How it is packed.
+    pub codec: Codec,
+    /// Length unpacked.
+    pub raw_bytes: u32,
+    at: u64,
+    stored_bytes: u32,
+}
+
+impl Storage {
+    /// A new file that only this user may read.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("file {}: {error}", path.display()))
+        };
+        Ok(Self::File(file.map_err(named)?, path.to_path_buf()))
+    }
+
+    /// None.
+    pub fn memory() -> Self {
+        Self::Memory(Vec::new())
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Self::File(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Section {
+    /// An empty one.
+    pub fn new(guest: &str, number: u64, storage: Storage) -> Self {
+        Self {
+            guest: guest.to_string(),
+            number,
+            begun: Instant::now(),
+            storage,
+            hashes: Vec::new(),
+            blocks: Vec::new(),
+            stored_bytes: 0,
+            last_used: AtomicU64::new(number),
+        }
+    }
+
+    /// Adds a block of the pages with these hashes.
+    ///
+    /// # Errors
+    /// It cannot be written; what was added before stays.
+    pub fn add(
+        &mut self,
+        key: &LessSafeKey,
+        hashes: &[u64],
+        (codec, raw_bytes): (Codec, u32),
+        mut packed: Vec<u8>,
+    ) -> io::Result<()> {
+        let nonce = nonce(self.number, self.blocks.len());
+        let at = self.stored_bytes;
+        match &mut self.storage {
+            Storage::File(file, _) => {
+                key.seal_in_place_append_tag(nonce, Aad::empty(), &mut packed)
+                    .map_err(|_| io::Error::other("cannot encrypt"))?;
+                file.write_all_at(&packed, at)?;
+            }
+            Storage::Memory(blocks) => blocks.push(packed.clone().into()),
+        }
+        let stored_bytes = packed.len() as u32;
+        let first_page = self.hashes.len() as u32;
+        self.blocks.push(BlockPlace { first_page, codec, raw_bytes, at, stored_bytes });
+        self.hashes.extend_from_slice(hashes);
+        self.stored_bytes += u64::from(stored_bytes);
+        Ok(())
+    }
+
+    /// The block that has a page, by its number in the section.
+    pub fn block_of(&self, page: u32) -> Option<usize> {
+        if page as usize >= self.hashes.len() {
+            return None;
+        }
+        self.blocks.partition_point(|block| block.first_page <= page).checked_sub(1)
+    }
+
+    /// Reads a block, packed.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn read(&self, key: &LessSafeKey, block: usize) -> io::Result<(BlockPlace, Vec<u8>)> {
+        let place = *self.blocks.get(block).ok_or(io::ErrorKind::NotFound)?;
+        let (file, path) = match &self.storage {
+            Storage::File(file, path) => (file, path),
+            Storage::Memory(blocks) => {
+                let bytes = blocks.get(block).ok_or(io::ErrorKind::NotFound)?;
+                return Ok((place, bytes.to_vec()));
+            }
+        };
+        let named = |text: String| io::Error::other(format!("file {}: {text}", path.display()));
+        let mut bytes = vec![0; place.stored_bytes as usize];
+        file.read_exact_at(&mut bytes, place.at).map_err(|error| named(error.to_string()))?;
+        let length = key
+            .open_in_place(nonce(self.number, block), Aad::empty(), &mut bytes)
+            .map_err(|_| named(format!("block {block} is damaged")))?
+            .len();
+        bytes.truncate(length);
+        Ok((place, bytes))
+    }
+
+    /// The pages' hashes, in order.
+    pub fn hashes(&self) -> &[u64] {
+        &self.hashes
+    }
+
+    /// How much it is.
+    pub fn totals(&self) -> HeldTotals {
+        HeldTotals { sections: 1, pages: self.hashes.len() as u64, bytes: self.stored_bytes }
+    }
+
+    /// Since it was begun.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// When one of its pages was read last, by the store's count.
+    pub fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// One of its pages is read.
+    pub fn use_at(&self, count: u64) {
+        self.last_used.store(count, Ordering::Relaxed);
+    }
+}
+
+/// No two blocks of a process have the same, and its key no other process has.
+fn nonce(section: u64, block: usize) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes[..8].copy_from_slice(&section.to_le_bytes());
+    bytes[8..].copy_from_slice(&(block as u32).to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
