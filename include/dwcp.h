@@ -1046,6 +1046,18 @@ DWCP_MUST_USE dwcp_status dwcp_node_fd(const struct dwcp_node *node, int32_t *fd
 DWCP_MUST_USE dwcp_status dwcp_node_remove_guest(struct dwcp_node *node, const char *guest);
 
 /**
+ * Lets go of pages that the node keeps of QEMU's guests that left or came, which a guest that comes
+ * back, or one like it, then brings again: of guest, or of all if it is NULL; those that were brought
+ * at least older_than_s seconds ago, 0 for all. cleared_bytes, if it is not NULL, becomes how much
+ * that was. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_clear_held(struct dwcp_node *node,
+                                 const char *guest,
+                                 uint64_t older_than_s,
+                                 uint64_t *cleared_bytes);
+
+/**
  * Copies out the registered guests as a JSON array. Threads: shared.
  */
 DWCP_MUST_USE

@@ -314,6 +314,14 @@ public:
         detail::check(dwcp_node_attach_qemu(handle_, guest.c_str(), qmp_path.c_str(),
                                             incoming ? DWCP_QEMU_INCOMING : 0));
     }
+    /// Lets go of pages that are kept of guests that left or came; see dwcp_node_clear_held().
+    std::uint64_t clear_held(const std::string &guest = std::string(),
+                             std::uint64_t older_than_s = 0) {
+        std::uint64_t bytes = 0;
+        const char *name = guest.empty() ? nullptr : guest.c_str();
+        detail::check(dwcp_node_clear_held(handle_, name, older_than_s, &bytes));
+        return bytes;
+    }
     void remove_guest(const std::string &guest) {
         detail::check(dwcp_node_remove_guest(handle_, guest.c_str()));
     }

@@ -107,6 +107,14 @@ class Node:
         """Ends a registration; `BusyError` while the guest is moving."""
         self._native.remove_guest(name)
 
+    def clear_held(self, guest: str | None = None, older_than_s: int | None = None) -> int:
+        """Lets go of pages that are kept of QEMU's guests that left or came; returns their bytes.
+
+        A guest that comes back, or one like it, then brings them again. ``guest``: only of this one,
+        which need not be here; ``older_than_s``: only what was brought at least so long ago.
+        """
+        return self._native.clear_held(guest, older_than_s)
+
     def guests(self) -> list[GuestInfo]:
         """The guests registered here."""
         return [GuestInfo.from_dict(values) for values in self._native.guests()]

@@ -69,6 +69,15 @@ class RemoteNode:
         """Lets go of an attached guest; its QEMU goes on. `BusyError` while it is moving."""
         self.request("POST", "vms/detach", body={"name": name})
 
+    def clear_held(self, guest: str | None = None, older_than: str | None = None) -> dict[str, int]:
+        """Lets go of pages that the node keeps of guests that left or came; see
+        `dwcp.Node.clear_held`. ``older_than`` is such as ``"30d"``. Returns how much that was:
+        ``sections`` (migrations that brought it), ``pages`` and ``bytes``."""
+        given = {"guest": guest, "older_than": older_than}
+        body = {name: value for name, value in given.items() if value is not None}
+        cleared: dict[str, int] = self.request("POST", "held/clear", body=body)
+        return cleared
+
     def vms(self) -> list[dict[str, Any]]:
         """The attached guests: ``name``, ``role``, ``qemu_version``, ``machine``, ``ram_bytes``,
         ``cpus``, ``qmp``, and ``migration``, the id of the one under way."""

@@ -204,3 +204,13 @@ def test_attached_guests_have_their_routes(daemon: Daemon) -> None:
     assert daemon.asked[-1][1] == "/v3/vms/status?name=a+b"
     node.detach_qemu("vm1")
     assert daemon.asked[-1][2] == {"name": "vm1"}
+
+
+def test_held_pages_are_let_go_of(daemon: Daemon) -> None:
+    gone = {"sections": 1, "pages": 2, "bytes": 3}
+    daemon.answer("POST /v3/held/clear", gone)
+    node = node_of(daemon)
+    assert node.clear_held() == gone
+    assert daemon.asked[-1][2] == {}
+    assert node.clear_held("vm1", older_than="30d") == gone
+    assert daemon.asked[-1][2] == {"guest": "vm1", "older_than": "30d"}

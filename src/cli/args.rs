@@ -52,6 +52,19 @@ pub enum Command {
     /// Attach guests of unmodified QEMUs, which then migrate like any other
     #[command(subcommand)]
     Vm(Vm),
+    /// Let go of what the node keeps of guests that left or came
+    ///
+    /// A node keeps pages that it sent and received for QEMU's guests, so that a guest that comes
+    /// back, or one like it, brings only what differs. Without options all of it goes. A migration
+    /// under way keeps what it was promised until its end.
+    CleanupBaselines {
+        /// Only what was brought at least so long ago, such as 30d
+        #[arg(long, value_name = "DURATION")]
+        older_than: Option<String>,
+        /// Only of this guest, which need not be here
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+    },
     /// Show what happened on the node
     Events {
         /// Only this kind of event, component or guest (guest:NAME for one not seen yet)

@@ -151,6 +151,31 @@ pub unsafe extern "C" fn dwcp_node_remove_guest(
     })
 }
 
+/// Lets go of pages that the node keeps of QEMU's guests that left or came, which a guest that comes
+/// back, or one like it, then brings again: of guest, or of all if it is NULL; those that were brought
+/// at least older_than_s seconds ago, 0 for all. cleared_bytes, if it is not NULL, becomes how much
+/// that was. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_clear_held(
+    node: *mut dwcp_node,
+    guest: *const c_char,
+    older_than_s: u64,
+    cleared_bytes: *mut u64,
+) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        // SAFETY: the caller vouches for guest, as the header says.
+        let name = unsafe { strings::optional_text_in("guest", guest)? };
+        let age = Some(Duration::from_secs(older_than_s)).filter(|age| !age.is_zero());
+        let cleared = node.node.clear_held(name.as_deref(), age);
+        // SAFETY: the caller vouches for cleared_bytes, as the header says.
+        if let Some(cleared_bytes) = unsafe { cleared_bytes.as_mut() } {
+            *cleared_bytes = cleared.bytes;
+        }
+        Ok(())
+    })
+}
+
 /// Copies out the registered guests as a JSON array. Threads: shared.
 #[unsafe(no_mangle)]
 #[must_use]

@@ -148,6 +148,10 @@ metrics! {
         "Notices to the operator";
     HdePages Hde "hde.pages" Shape::Counter, "", Label::Of("encoding", encodings),
         "Pages sent by how they were encoded, counted when a migration ends at its source";
+    HdeHeldPages Hde "hde.held_pages" Shape::Gauge, "", Label::None,
+        "Pages kept of guests that left or came";
+    HdeHeldBytes Hde "hde.held_bytes" Shape::Gauge, "bytes", Label::None,
+        "What they take, packed";
     HdeChunksDamaged Hde "hde.chunks_damaged" Shape::Counter, "", Label::None,
         "Chunks that came damaged and were sent again";
     MigrationRunning Migration "migration.running" Shape::Gauge, "", SIDE,

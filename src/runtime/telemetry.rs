@@ -48,6 +48,9 @@ impl Telemetry {
             let count = guests.iter().filter(|guest| guest.role == role).count();
             state.metrics.set(Metric::NodeGuests, role, count as f64);
         }
+        let held = self.node.held(None);
+        state.metrics.set(Metric::HdeHeldPages, "", held.pages as f64);
+        state.metrics.set(Metric::HdeHeldBytes, "", held.bytes as f64);
         let uptime = self.started.elapsed();
         state.metrics.set(Metric::NodeUptime, "", uptime.as_secs_f64());
     }

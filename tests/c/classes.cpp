@@ -65,6 +65,7 @@ dwcp::NodeOptions listening() {
 
 void a_qemu_that_is_not_there_throws() {
     dwcp::Node node;
+    CHECK(node.clear_held() == 0 && node.clear_held("vm", 60) == 0);
     try {
         node.attach_qemu("vm", "/nowhere/qmp.sock", true);
         CHECK(false);

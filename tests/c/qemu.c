@@ -31,6 +31,10 @@ static void bad_paths_and_flags_are_named(void) {
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_attach_qemu(node, "", path, 0));
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_attach_qemu(node, "vm", path, 2));
     CHECK(last_error_has("flags is 0x2"));
+    uint64_t cleared_bytes = 7;
+    OK(dwcp_node_clear_held(node, NULL, 0, &cleared_bytes));
+    CHECK(cleared_bytes == 0);
+    OK(dwcp_node_clear_held(node, "vm", 60, NULL));
     OK(dwcp_node_free(node));
 }
 

@@ -131,6 +131,17 @@ impl Node {
         door::pass_node(py, || self.inner.remove_guest(name))
     }
 
+    #[pyo3(signature = (guest = None, older_than_s = None))]
+    fn clear_held(
+        &self,
+        py: Python<'_>,
+        guest: Option<&str>,
+        older_than_s: Option<u64>,
+    ) -> PyResult<u64> {
+        let age = older_than_s.map(std::time::Duration::from_secs);
+        Ok(door::pass(py, || self.inner.clear_held(guest, age))?.bytes)
+    }
+
     fn guests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         convert::to_python(py, &door::pass(py, || self.inner.guests())?)
     }

@@ -1,5 +1,6 @@
 //! One file a command; each asks the node and prints the answer.
 
+mod cleanup_baselines;
 mod config;
 mod events;
 pub mod generate;
@@ -28,6 +29,9 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         }
         Command::Guests => guests::run(client, output).await?,
         Command::Vm(command) => vm::run(command, client, output).await?,
+        Command::CleanupBaselines { older_than, guest } => {
+            cleanup_baselines::run(older_than, guest, client, output).await?;
+        }
         Command::Events { filter, follow } => {
             events::run(filter.as_deref(), follow, client, output).await?;
         }

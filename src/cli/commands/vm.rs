@@ -79,6 +79,8 @@ async fn status(name: &str, client: &Client, output: &Output) -> Result<(), CliE
     output.line(&format!("role       {role}"))?;
     output.line(&format!("state      {state}"))?;
     output.line(&format!("QMP        {}", text(&vm["qmp"])))?;
+    let (held, size) = (&vm["held"], bytes(vm["held"]["bytes"].as_u64().unwrap_or(0)));
+    output.line(&format!("held       {} pages of it, {size}", held["pages"]))?;
     output.line(&format!("migration  {}", migration(&vm)))
 }
 

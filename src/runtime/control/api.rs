@@ -43,6 +43,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
     match path {
         ["status"] => request.allow(&[], &[]).map(|()| status::document(context)),
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
+        ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
         ["migrations"] => {
             request.allow(&[], &[])?;
@@ -63,6 +64,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
 fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
     match path {
         ["vms", "detach"] => vm::detach(context, request),
+        ["held", "clear"] => vm::clear_held(context, request),
         ["migrations"] => migrate(context, request),
         ["migrations", id, "cancel"] => {
             request.allow(&[], &[])?;

@@ -50,11 +50,23 @@ pub(super) fn detach(context: &Context, request: &Request) -> Result<Value, ApiE
     Ok(json!({ "name": name, "detached": true }))
 }
 
+/// `POST /v3/held/clear`.
+pub(super) fn clear_held(context: &Context, request: &Request) -> Result<Value, ApiError> {
+    request.allow(&[], &["guest", "older_than"])?;
+    let (guest, older_than) = (request.scalar("guest")?, request.scalar("older_than")?);
+    let age = older_than.map(|text| {
+        let bad = |error| ApiError::argument(format!("older_than {text:?}: {error}; such as 30d"));
+        humantime::parse_duration(&text).map_err(bad)
+    });
+    in_json(&context.node.clear_held(guest.as_deref(), age.transpose()?))
+}
+
 /// With how its migration goes, if one is under way.
 fn document(node: &Node, name: &str) -> Result<Value, ApiError> {
     let status = node.vm_status(name)?;
     let mut document = in_json(&status)?;
     let migration = status.info.migration.map(|id| node.migration(id)).transpose();
+    document["held"] = in_json(&node.held(Some(name)))?;
     document["progress"] = match migration {
         Ok(migration) => in_json(&migration.map(|migration| migration.progress()))?,
         // It has a guest, but is not kept yet.

@@ -51,6 +51,10 @@ pub struct Plan {
     /// Links of the `qemu` suite: 200, 300 or 1000 Mbit/s, or an unshaped veth pair.
     #[arg(long, value_delimiter = ',', default_value = "200,300,1000,veth")]
     qemu_links: Vec<String>,
+    /// What the `qemu` suite measures: turns (of libdwcp and QEMU's own modes), returns (of guests
+    /// whose host holds what they, or others like them, brought before).
+    #[arg(long, value_delimiter = ',', default_values = ["turns", "returns"])]
+    qemu_parts: Vec<String>,
     /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
     #[arg(long)]
     library_dir: Option<PathBuf>,
@@ -70,6 +74,9 @@ enum Role {
     /// The node beside a QEMU that waits for a guest.
     #[command(hide = true)]
     RelayDestination(relay::DestinationArguments),
+    /// A node of a relayed guest that goes to and fro.
+    #[command(hide = true)]
+    RelayHost(relay::HostArguments),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Some(Role::Source(arguments)) => child::source(&arguments).map(|()| true),
         Some(Role::Destination(arguments)) => child::destination(&arguments).map(|()| true),
         Some(Role::RelaySource(arguments)) => relay::source(&arguments).map(|()| true),
+        Some(Role::RelayHost(arguments)) => relay::host(&arguments).map(|()| true),
         Some(Role::RelayDestination(arguments)) => relay::destination(&arguments).map(|()| true),
         None => run(&arguments.plan),
     };

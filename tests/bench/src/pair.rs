@@ -116,6 +116,13 @@ impl Side {
         Ok(serde_json::from_str(&line)?)
     }
 
+    /// Asks it for something, and waits for the answer.
+    pub fn ask(&mut self, question: &Value) -> Result<Value, Failure> {
+        let input = self.process.child().stdin.as_mut().ok_or("no input")?;
+        writeln!(input, "{question}")?;
+        self.line()
+    }
+
     /// Lets it begin.
     pub fn go(&mut self) -> Result<(), Failure> {
         let input = self.process.child().stdin.as_mut().ok_or("no input")?;

@@ -3,6 +3,7 @@
 //! ```text
 //! destination: {"listen": "10.77.0.2:41234"}   ... {"report": {...}}
 //! source:      {"ready": true}  <- "go"        ... {"report": {...}}
+//! host:        {"listen": ...}  <- {"attach": QMP, "incoming": false}, {"leave": ADDRESS}, ...
 //! ```
 
 use crate::Failure;
@@ -42,6 +43,64 @@ pub struct DestinationArguments {
     listen: SocketAddr,
 }
 
+/// A host that guests come to and leave.
+#[derive(clap::Args, Clone, Debug)]
+pub struct HostArguments {
+    /// Where to listen.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where to keep what left or came.
+    #[arg(long)]
+    state_dir: PathBuf,
+}
+
+/// Runs a host, until nothing more is asked of it.
+pub fn host(arguments: &HostArguments) -> Result<(), Failure> {
+    let options = NodeOptions {
+        name: "relay-host".into(),
+        listen: Some(arguments.listen),
+        state_dir: Some(arguments.state_dir.clone()),
+        ..NodeOptions::default()
+    };
+    let node = Node::start(options)?;
+    say(&json!({ "listen": node.local_address().ok_or("the node does not listen")? }))?;
+    for line in std::io::stdin().lines() {
+        let question: Value = serde_json::from_str(&line?)?;
+        let text = |key: &str| question[key].as_str();
+        if let Some(qmp) = text("attach") {
+            node.attach_qemu(GUEST, qmp.as_ref(), question["incoming"] == true)?;
+            say(&json!({}))?;
+        } else if let Some(to) = text("leave") {
+            tell(node.migrate(GUEST, to, as_peer(MAX_DOWNTIME))?.wait(Some(LONGEST)))?;
+        } else if text("detach").is_some() {
+            node.detach_qemu(GUEST)?;
+            say(&json!({}))?;
+        } else if let Some(sections) = question["held"].as_u64() {
+            say(&json!({ "held": held(&node, sections)? }))?;
+        }
+    }
+    node.stop();
+    Ok(())
+}
+
+/// Waits for so many migrations' pages to be held, which goes on behind their end.
+fn held(node: &Node, sections: u64) -> Result<Value, Failure> {
+    let deadline = Instant::now() + LONGEST;
+    while Instant::now() < deadline {
+        let held = node.held(None);
+        if held.sections >= sections {
+            return Ok(serde_json::to_value(held)?);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(format!("only {:?} held", node.held(None)).into())
+}
+
+/// As the peer: QEMU does not slow its guests down unless it is told to.
+fn as_peer(max_downtime: Duration) -> MigrationOptions {
+    MigrationOptions { max_downtime, throttle: false, ..MigrationOptions::default() }
+}
+
 /// Moves a guest from the QEMU on one host to that on the other; the source's report.
 pub fn migrate(
     (from, source): (&Host, &Vm),
@@ -72,12 +131,7 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     node.attach_qemu(GUEST, &arguments.qmp, false)?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
-    let options = MigrationOptions {
-        max_downtime: Duration::from_millis(arguments.max_downtime_ms),
-        // As the peer: QEMU does not slow its guests down unless it is told to.
-        throttle: false,
-        ..MigrationOptions::default()
-    };
+    let options = as_peer(Duration::from_millis(arguments.max_downtime_ms));
     let migration = node.migrate(GUEST, &arguments.to.to_string(), options)?;
     tell(migration.wait(Some(LONGEST)))?;
     node.stop();
@@ -121,4 +175,6 @@ fn tell(report: Option<Report>) -> Result<(), Failure> {
 }
 
 const GUEST: &str = "bench";
+/// Of guests that go to and fro.
+const MAX_DOWNTIME: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_secs(300);

@@ -6,6 +6,7 @@
 
 mod cases;
 mod floor;
+mod returns;
 mod trip;
 
 use crate::results::{Figure, Results, Wanted};
@@ -22,9 +23,10 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let image = Image::cached()?;
     let guests = cases::chosen(&plan.qemu_guests, &cases::GUESTS, |guest| guest.name)?;
     let links = cases::chosen(&plan.qemu_links, &cases::LINKS, |link| link.key)?;
+    let parts = cases::chosen(&plan.qemu_parts, &PARTS, |part| part)?;
     let mut floors = HashMap::new();
     let mut failed = Vec::new();
-    for link in &links {
+    for link in links.iter().filter(|_| parts.contains(&&TURNS)) {
         for guest in &guests {
             let rounds = plan.rounds.min(MOST_ROUNDS);
             let cell = Cell { link, guest, name: format!("{}, {}", guest.name, link.name) };
@@ -36,6 +38,11 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
                 Err(error) => failed.push(format!("{}: {error}", cell.name)),
             }
         }
+    }
+    if parts.contains(&&RETURNS)
+        && let Err(error) = returns::run(&guests, &links, &image, results)
+    {
+        failed.push(format!("return: {error}"));
     }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
 }
@@ -144,6 +151,10 @@ fn best(all: &Measured, of: fn(&Figures) -> &Samples) -> (&'static str, Samples)
     best.unwrap_or_default()
 }
 
+/// What can be measured.
+const PARTS: [&str; 2] = [TURNS, RETURNS];
+const TURNS: &str = "turns";
+const RETURNS: &str = "returns";
 /// Rounds beyond this would take longer than they teach.
 const MOST_ROUNDS: usize = 3;
 const MOST_TRIES: usize = 3;

@@ -137,7 +137,8 @@ impl<'a> Traveller<'a> {
     }
 }
 
-fn details(report: &Value) -> String {
+/// What is told of a report beside its figures.
+pub fn details(report: &Value) -> String {
     let keys = ["phases", "zero_pages", "duplicate_pages", "delta_pages", "full_pages"];
     keys.map(|key| format!("{key} {}", report[key])).join(", ")
 }
