@@ -71,7 +71,7 @@ fn the_seed_of_chunks_is_stored_whole() {
 
 #[test]
 fn the_seed_of_segments_decodes_whole() {
-    assert_eq!(targets::decoded_segments(&seeds::of("hybrid_decode")[0]), 2);
+    assert_eq!(targets::decoded_segments(&seeds::of("hybrid_decode")[0]), 3);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of hybrid encoding: every page comes back, the ends stay in step, hostile bytes are named.
 
 use super::*;
+use crate::encoding::held::HeldKey;
 use fastrand::Rng;
 
 const BOTH: HybridOptions = HybridOptions { delta: true, duplicates: true, held: true };
@@ -98,8 +99,8 @@ fn every_page_comes_back_whatever_the_limits() {
         let (mut pair, mut guest) = (Pair::new(limits), Guest::new(60, seed));
         for _ in 0..60 {
             let (keys, data) = guest.segment(1 + seed as usize * 8);
-            let options =
-                HybridOptions { delta: guest.rng.u32(..4) > 0, duplicates: guest.rng.bool() };
+            let (delta, duplicates) = (guest.rng.u32(..4) > 0, guest.rng.bool());
+            let options = HybridOptions { delta, duplicates, held: guest.rng.bool() };
             pair.send(&keys, &data, options);
             assert_eq!(pair.encoder.baselines(), pair.decoder.baselines());
             assert!(pair.encoder.memory_bytes() <= limits.max_bytes);
@@ -107,6 +108,96 @@ fn every_page_comes_back_whatever_the_limits() {
             assert!(pair.encoder.baselines() as u64 <= limits.max_baselines);
         }
     }
+}
+
+/// What the decoder's side holds.
+struct Holder(Vec<Vec<u8>>);
+
+impl HeldPages for Holder {
+    fn append(&mut self, index: u32, out: &mut Vec<u8>) -> Result<(), HeldError> {
+        match self.0.get(index as usize) {
+            // As if it had been damaged since.
+            Some(page) if page.is_empty() => Err(HeldError::Unreadable),
+            Some(page) => {
+                out.extend_from_slice(page);
+                Ok(())
+            }
+            None => Err(HeldError::Unknown(self.0.len() as u32)),
+        }
+    }
+}
+
+/// Of what the holder has, as it told it.
+fn announced(pages: &[Vec<u8>]) -> Arc<AnnouncedPages> {
+    let key = HeldKey([9; 32]);
+    let mut announced = AnnouncedPages::new(key);
+    assert!(announced.add(pages.iter().map(|page| key.hash(page))));
+    Arc::new(announced)
+}
+
+#[test]
+fn held_pages_come_back_at_every_limit_and_mode() {
+    for (limits, seed) in limits().into_iter().zip(0..) {
+        let (mut pair, mut guest) = (Pair::new(limits), Guest::new(60, seed));
+        let held: Vec<Vec<u8>> = (0..300).map(|page| random_page(1_000 + page)).collect();
+        pair.encoder.announce(announced(&held));
+        pair.decoder.announce(Box::new(Holder(held.clone())));
+        let mut used = 0;
+        for _ in 0..60 {
+            let (mut keys, mut data) = guest.segment(1 + seed as usize * 8);
+            for _ in 0..guest.rng.usize(..12) {
+                let at = guest.rng.usize(..held.len());
+                keys.push(key(1_000 + guest.rng.u64(..400)));
+                data.extend_from_slice(&held[at]);
+            }
+            let (delta, duplicates) = (guest.rng.bool(), guest.rng.bool());
+            let options = HybridOptions { delta, duplicates, held: guest.rng.u32(..4) > 0 };
+            let counts = pair.send(&keys, &data, options);
+            assert!(options.held || counts.held == 0);
+            used += counts.held;
+            assert_eq!(pair.encoder.baselines(), pair.decoder.baselines());
+        }
+        assert!(used > 50, "{used} with {limits:?}");
+    }
+}
+
+#[test]
+fn held_pages_in_order_cost_two_bytes_for_a_segment_and_become_baselines() {
+    let held: Vec<Vec<u8>> = (0..8).map(random_page).collect();
+    let mut pair = Pair::new(ROOMY);
+    pair.encoder.announce(announced(&held));
+    pair.decoder.announce(Box::new(Holder(held.clone())));
+    let keys: Vec<PageKey> = (0..4).map(key).collect();
+    assert_eq!(pair.send(&keys, &held[2..6].concat(), BOTH).held, 4);
+    assert_eq!(pair.encoded.classes, [3, 3 << 3 | PageClass::Held as u8, 4, 0, 0, 0]);
+    let mut page = held[2].clone();
+    page[7] ^= 1;
+    assert_eq!(pair.send_page(0, &page).delta, 1);
+    // What was sent before has been written since: it is not looked up.
+    assert_eq!(pair.send_page(0, &held[7]).held, 0);
+    assert_eq!(pair.send_page(99, &held[6]).held, 1);
+    assert_eq!(pair.send_page(98, &held[6]).duplicate, 1);
+}
+
+#[test]
+fn held_pages_that_are_not_there_are_named() {
+    use DecodeHybridError as E;
+    let held = PageClass::Held as u8;
+    let mut decoder = PageDecoder::new(ROOMY);
+    let decode = |decoder: &mut PageDecoder, classes: &[u8]| {
+        decoder.decode(&[key(0)], classes, &[], &[], &mut Vec::new())
+    };
+    let error = |index, source| Err(E::Held { key: key(0), index, source });
+    assert_eq!(decode(&mut decoder, &[2, held, 0]), error(0, HeldError::Unknown(0)));
+    decoder.announce(Box::new(Holder(vec![vec![7; PAGE_BYTES], vec![]])));
+    assert_eq!(decode(&mut decoder, &[2, held, 0]), Ok(()));
+    assert_eq!(decode(&mut decoder, &[3, held, 2]), error(1, HeldError::Unreadable));
+    assert_eq!(decode(&mut decoder, &[3, held, 4]), error(2, HeldError::Unknown(2)));
+    assert_eq!(decode(&mut decoder, &[3, held, 1]), error(u32::MAX, HeldError::Unknown(2)));
+    for class in 5..8 {
+        assert_eq!(decode(&mut decoder, &[2, class, 0]), Err(E::Class(class.into())));
+    }
+    assert_eq!(decode(&mut decoder, &[2, held]), Err(E::ClassesEnd(2)));
 }
 
 #[test]
@@ -185,8 +276,9 @@ fn where_segments_end_changes_nothing() {
                 let added = [added.zero, added.duplicate, added.delta, added.fresh];
                 counts.iter_mut().zip(added).for_each(|(sum, added)| *sum += added);
                 bodies.push(pair.encoded.fresh.clone());
-                bodies
-                    .push(pair.encoder.slots.iter().flat_map(|slot| slot.to_le_bytes()).collect());
+                bodies.push(
+                    pair.encoder.references.iter().flat_map(|slot| slot.to_le_bytes()).collect(),
+                );
                 at = end;
             }
             let held = (0..80).map(|page| pair.decoder.cache.slot_of(key(page)));
@@ -227,7 +319,7 @@ fn hostile_segments_are_refused_by_name() {
     let (duplicate, delta, fresh) = (1, 2, 3);
     let cases: &[(&[u8], usize, usize, E)] = &[
         (&[], 0, 0, E::ClassesEnd(0)),
-        (&[2], 0, 0, E::Mode(2)),
+        (&[4], 0, 0, E::Mode(4)),
         (&[1], 0, 0, E::ClassesEnd(1)),
         (&[1, 0x80], 0, 0, E::ClassesEnd(2)),
         (&[1, 0x80, 0], 0, 0, E::Number(1)),

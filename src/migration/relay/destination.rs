@@ -587,6 +587,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_is_announced_in_bounded_pieces_with_an_end() {
+        let pieces = |hashes: &[u64]| {
+            let mut destination = destination();
+            destination.announce(HeldKey([3; 32]), hashes);
+            let frames = std::iter::from_fn(|| destination.next_frame(A, NOW));
+            let messages = frames.map(|frame| Control::decode(&frame.payload).unwrap().1);
+            let pieces = messages.map(|message| match message {
+                Control::Held { key: [3, ..], last, hashes } => (last, hashes),
+                other => panic!("{other:?}"),
+            });
+            pieces.collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(&[]), [(true, vec![])]);
+        assert_eq!(pieces(&[4, 2]), [(true, vec![4, 2])]);
+        let many: Vec<u64> = (0..u64::from(MAX_ANNOUNCED_PAGES) + 7).collect();
+        let told = pieces(&many);
+        let lasts: Vec<bool> = told.iter().map(|(last, _)| *last).collect();
+        assert!(lasts.iter().position(|last| *last) == Some(lasts.len() - 1));
+        let all: Vec<u64> = told.into_iter().flat_map(|(_, hashes)| hashes).collect();
+        assert!(all == many[..MAX_ANNOUNCED_PAGES as usize]);
+    }
+
+    #[test]
     fn what_comes_after_the_end_is_not_replayed() {
         let mut destination = destination();
         destination.frame(A, segment(0), NOW).unwrap();

@@ -337,6 +337,7 @@ fn checksum(segment: &Segment) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::{HeldError, HeldKey};
     use crate::qemu::PageSlot;
 
     fn segment(random: &mut fastrand::Rng) -> Segment {
@@ -369,6 +370,65 @@ mod tests {
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);
+        }
+    }
+
+    struct Holder(Vec<u8>);
+
+    impl HeldPages for Holder {
+        fn append(&mut self, index: u32, out: &mut Vec<u8>) -> Result<(), HeldError> {
+            let start = index as usize * PAGE_BYTES;
+            let page = self.0.get(start..start + PAGE_BYTES).ok_or(HeldError::Unreadable)?;
+            out.extend_from_slice(page);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_held_does_not_travel_and_a_wrong_page_for_it_is_found() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let sent = segment(&mut random);
+        let key = HeldKey([5; 32]);
+        let mut announced = AnnouncedPages::new(key);
+        let hashes = sent.data.chunks(PAGE_BYTES).map(|page| key.hash(page));
+        assert!(announced.add(hashes.collect::<Vec<_>>().into_iter()));
+        let mut prepare = Preparer::new(limits_for(16));
+        prepare.announce(Arc::new(announced));
+        let packed =
+            Packer::default().pack(prepare.prepare(&sent, true), CodecChoice::None).unwrap();
+        // A page that is written twice is looked up once.
+        assert!(packed.classes.held > 5, "{:?}", packed.classes);
+        let unpack_with = |pages: Vec<u8>| {
+            let mut unpack = Unpacker::new(limits_for(16));
+            unpack.announce(Box::new(Holder(pages)));
+            unpack.unpack(&packed.payload).map(|(_, segment)| segment)
+        };
+        assert_eq!(unpack_with(sent.data.clone()).unwrap(), sent);
+        let mut other = sent.data.clone();
+        other.iter_mut().for_each(|byte| *byte ^= 1);
+        assert!(matches!(unpack_with(other), Err(UnpackError::Checksum { .. })));
+        assert!(matches!(unpack_with(Vec::new()), Err(UnpackError::Pages { .. })));
+    }
+
+    #[test]
+    fn both_ends_see_the_same_whole_pages() {
+        let mut random = fastrand::Rng::with_seed(8);
+        let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
+        let mut unpack = Unpacker::new(limits_for(16));
+        for round in 0..20 {
+            let (sent, remember) = (segment(&mut random), round % 4 != 3);
+            let packed = pack.pack(prepare.prepare(&sent, remember), CodecChoice::Zstd(1)).unwrap();
+            unpack.unpack(&packed.payload).unwrap();
+            let (here, there) = (packed.fresh_block(), unpack.fresh_block(&packed.payload));
+            assert_eq!(here.is_some(), remember && packed.classes.fresh > 0);
+            let parts = |block: Option<FreshBlock<'_>>| {
+                block.map(|block| (block.pages.to_vec(), block.codec, block.packed.to_vec()))
+            };
+            assert!(parts(here) == parts(there));
+            let Some(block) = here else { continue };
+            let (length, mut pages) = (block.pages.len() as u32, Vec::new());
+            Decoder::default().decode(block.codec, block.packed, length, &mut pages).unwrap();
+            assert!(pages == block.pages);
         }
     }
 

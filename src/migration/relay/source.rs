@@ -733,3 +733,7 @@ impl RelaySource {
         self.events.push_back(EventKind::Phase { phase: phase.name(), previous_us });
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

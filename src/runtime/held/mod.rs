@@ -323,3 +323,6 @@ fn clean(directory: &Path) -> io::Result<()> {
 fn notice(journal: &Journal, text: String) {
     journal.publish(None, None, EventKind::Notice { text });
 }
+
+#[cfg(test)]
+mod tests;

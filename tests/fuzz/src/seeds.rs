@@ -98,6 +98,7 @@ fn controls() -> Vec<Vec<u8>> {
         Control::Committed,
         Control::Resumed { status: 0, reason: String::new() },
         Control::Abort { status: -9, reason },
+        Control::Held { key: [3; 32], last: true, hashes: vec![1, 2] },
     ];
     messages.iter().zip(0..).map(|(message, sequence)| message.encode(sequence)).collect()
 }
@@ -144,7 +145,9 @@ fn blocks() -> Vec<Vec<u8>> {
 /// Two fresh pages, then a duplicate of the first and a difference from it, then a zero page.
 fn segments() -> Vec<u8> {
     let (first, second) = ([2, 2, 2 << 3, 0, 1, 2, 1, 4 | 3], [3, 5, 0, 1 << 3, 2, 1, 5]);
-    [&first[..], &second, &[1, 1, 2, 0, 0]].concat()
+    // Two pages that the decoder holds, one after the other.
+    let third = [2, 4, 0, 0, 6, 7, 3, 1 << 3 | 4, 6, 0];
+    [&first[..], &second, &third, &[1, 1, 2, 0, 0]].concat()
 }
 
 /// A packet with an image, one with a difference, the difference itself, a blob.

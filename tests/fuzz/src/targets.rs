@@ -4,7 +4,10 @@ use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
 use dwcp::config::{Id, edit, load};
 use dwcp::encoding::baseline::PAGE_BYTES;
-use dwcp::encoding::{BaselineLimits, Codec, CodecChoice, Decoder, Encoder, PageDecoder, PageKey};
+use dwcp::encoding::{
+    BaselineLimits, Codec, CodecChoice, Decoder, Encoder, HeldError, HeldPages, PageDecoder,
+    PageKey,
+};
 use dwcp::migration::ownership::Record;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::transport::session::Session;
@@ -149,12 +152,27 @@ pub fn hybrid_decode(data: &[u8]) {
     decoded_segments(data);
 }
 
+/// Holds ten pages, the last of them damaged.
+struct Holder;
+
+impl HeldPages for Holder {
+    fn append(&mut self, index: u32, out: &mut Vec<u8>) -> Result<(), HeldError> {
+        match index {
+            0..9 => out.resize(out.len() + PAGE_BYTES, index as u8),
+            9 => return Err(HeldError::Unreadable),
+            _ => return Err(HeldError::Unknown(10)),
+        }
+        Ok(())
+    }
+}
+
 /// How many of these segments decoded.
 pub fn decoded_segments(data: &[u8]) -> usize {
     const MAX_BYTES: u64 = 40_000;
     let mut decoded = 0;
     let limits = BaselineLimits { max_bytes: MAX_BYTES, max_baselines: 100 };
     let (mut decoder, mut out, mut rest) = (PageDecoder::new(limits), Vec::new(), data);
+    decoder.announce(Box::new(Holder));
     while let Some(([pages, classes, fresh, delta], tail)) = rest.split_first_chunk::<4>() {
         let (keys, tail) = tail.split_at(tail.len().min(usize::from(pages % 32)));
         let (classes, tail) = tail.split_at(tail.len().min(usize::from(*classes)));
