@@ -7,15 +7,16 @@
 
 use super::network::{Pipe, Received};
 use dwcp::Status;
+use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
-use dwcp::encoding::page_hash;
+use dwcp::encoding::{HeldKey, page_hash};
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::relay::destination::{self, Patience, RelayDestination, Released};
 use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
 use dwcp::migration::relay::{RelaySetup, StreamSum};
 use dwcp::migration::source::Work;
 use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
-use dwcp::wire::hello::Ended;
+use dwcp::wire::hello::{Ended, Features};
 use dwcp::wire::{Frame, FrameKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(1_800);
 const MOST_IN_PACKERS: usize = 6;
 /// The destination's acknowledgements go out at the latest when so many wait.
 const ACK_BATCH: usize = 4;
+/// What the destination hashes pages under.
+const KEY: HeldKey = HeldKey([6; 32]);
 /// The largest window that a source has.
 const WINDOW_BYTES: u64 = 64 << 20;
 
@@ -57,6 +60,8 @@ struct Weather {
     outage: u32,
     longest_outage_s: u64,
     slow_replay: u32,
+    /// The destination breaks the protocol.
+    announces_again: u32,
 }
 
 struct Link {
@@ -94,6 +99,8 @@ pub struct RelayWorld {
     options: MigrationOptions,
     keeps_records: bool,
     writer: Writer,
+    /// Pages that the destination announces; none: the two did not agree that it does.
+    announced: Option<u32>,
     source: RelaySource,
     source_busy: Option<source::Action>,
     source_started: bool,
@@ -180,6 +187,7 @@ impl RelayWorld {
             outage: chance(12),
             longest_outage_s: 50,
             slow_replay: chance(9_000),
+            announces_again: if seed % 20 == 19 { 20 } else { 0 },
         };
         Self::with(seed, random, weather, talk)
     }
@@ -207,6 +215,13 @@ impl RelayWorld {
             ..MigrationOptions::default()
         };
         let writer = Writer::new(seed, &mut random);
+        // Mostly little; now and then many pieces, or more than may be told.
+        let announced = match seed % 1_000 {
+            0 => Some(MAX_ANNOUNCED_PAGES + 1),
+            1..=10 => Some(seed as u32 % 11 * MAX_ANNOUNCED_PIECE_PAGES as u32 / 3),
+            _ if seed % 4 > 0 => Some(seed as u32 % 100),
+            _ => None,
+        };
         let source = RelaySource::new(setup(), options.clone(), Time(1));
         Self {
             keeps_records: random.u8(..4) > 0,
@@ -218,6 +233,7 @@ impl RelayWorld {
             step: 0,
             options,
             writer,
+            announced,
             source,
             source_busy: None,
             source_started: false,
@@ -298,6 +314,11 @@ impl RelayWorld {
         }
         if self.chance(weather.cancel) {
             self.cancel();
+        }
+        if self.chance(weather.announces_again)
+            && let Some(destination) = &mut self.destination
+        {
+            destination.announce(KEY, &[1, 2, 3]);
         }
         if self.chance(weather.long_pause) {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
@@ -400,13 +421,17 @@ impl RelayWorld {
         if let Some(ended) = self.ended_there() {
             return self.source.refused(-17, "over", ended, self.now);
         }
-        let now = self.now;
+        let (now, announced) = (self.now, self.announced);
         let destination = self.destination.get_or_insert_with(|| {
             let patience = Patience {
                 reconnect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(20),
             };
-            RelayDestination::new(setup(), patience, now)
+            let mut destination = RelayDestination::new(setup(), patience, now);
+            if let Some(count) = announced {
+                destination.announce(KEY, &(0..u64::from(count)).collect::<Vec<_>>());
+            }
+            destination
         });
         if !destination.may_join(id) {
             let busy = Status::Busy.code();
@@ -415,6 +440,7 @@ impl RelayWorld {
         destination.stream_up(id, "source", now);
         let lost = self.random.u8(..20) == 0 && self.weather.cut > 0;
         if !lost {
+            self.source.agree(features(self.announced.is_some()));
             self.source.stream_up(id, "destination", now);
         }
         let link = Link {
@@ -456,7 +482,13 @@ impl RelayWorld {
         while let Some(event) = self.source.next_event() {
             self.say(&format!("source {event:?}"));
         }
-        self.source_started |= self.source.should_start(self.now);
+        if self.source.should_start(self.now) {
+            self.source_started = true;
+            // All of it is known before the hypervisor begins, whatever the network did.
+            let known = self.source.announced().map(|pages| pages.len());
+            let told = self.announced.map(|count| count.min(MAX_ANNOUNCED_PAGES));
+            assert_eq!(known, told, "{}", self.describe());
+        }
         // The action is taken now and done in a later step: anything may come between.
         match self.source_busy.take() {
             Some(action) => self.perform_source(action),
@@ -833,6 +865,10 @@ impl RelayWorld {
             self.options,
         )
     }
+}
+
+fn features(held_pages: bool) -> Features {
+    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages }
 }
 
 fn setup() -> RelaySetup {
