@@ -3,6 +3,7 @@
 
 use super::HeldTotals;
 use crate::encoding::Codec;
+use crate::runtime::sys::disk::free_bytes;
 use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -103,7 +104,7 @@ impl Section {
             Storage::File(file, _) => {
                 key.seal_in_place_append_tag(nonce, Aad::empty(), &mut packed)
                     .map_err(|_| io::Error::other("cannot encrypt"))?;
-                file.write_all_at(&packed, at)?;
+                write(file, &packed, at)?;
             }
             Storage::Memory(blocks) => blocks.push(packed.clone().into()),
         }
@@ -172,6 +173,20 @@ impl Section {
         self.last_used.store(count, Ordering::Relaxed);
     }
 }
+
+/// Writes, unless others than this would then want for room.
+fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let free = free_bytes(file)?;
+    if free < LEAST_FREE_BYTES + bytes.len() as u64 {
+        let text = format!("only {free} bytes are free, and {LEAST_FREE_BYTES} are left to others");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+    }
+    // Half a block takes room and is of no use.
+    file.write_all_at(bytes, at).inspect_err(|_| drop(file.set_len(at)))
+}
+
+/// Room that is left on the disk, for ownership records before all.
+const LEAST_FREE_BYTES: u64 = 64 << 20;
 
 /// No two blocks of a process have the same, and its key no other process has.
 fn nonce(section: u64, block: usize) -> Nonce {

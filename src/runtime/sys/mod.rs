@@ -2,6 +2,7 @@
 //! aside).
 
 pub mod dirty_tracking;
+pub mod disk;
 pub mod event_fd;
 pub mod guest_memory;
 mod pagemap;
