@@ -219,7 +219,7 @@ impl RelayWorld {
         let announced = match seed % 1_000 {
             0 => Some(MAX_ANNOUNCED_PAGES + 1),
             1..=10 => Some(seed as u32 % 11 * MAX_ANNOUNCED_PIECE_PAGES as u32 / 3),
-            _ if seed % 4 > 0 => Some(seed as u32 % 100),
+            _ if !seed.is_multiple_of(4) => Some(seed as u32 % 100),
             _ => None,
         };
         let source = RelaySource::new(setup(), options.clone(), Time(1));
