@@ -147,7 +147,7 @@ fn segments() -> Vec<u8> {
     let (first, second) = ([2, 2, 2 << 3, 0, 1, 2, 1, 4 | 3], [3, 5, 0, 1 << 3, 2, 1, 5]);
     // Two pages that the decoder holds, one after the other.
     let third = [2, 4, 0, 0, 6, 7, 3, 1 << 3 | 4, 6, 0];
-    [&first[..], &second, &third, &[1, 1, 2, 0, 0]].concat()
+    [&first[..], &second, &[1, 1, 2, 0, 0], &third].concat()
 }
 
 /// A packet with an image, one with a difference, the difference itself, a blob.
