@@ -150,6 +150,21 @@ fn a_guest_moves_from_daemon_to_daemon_and_back() {
     assert!(table.contains("64.00 MiB") && table.contains("source"), "{table}");
     let text = stdout(&from.run(&["vm", "status", "vm"]));
     assert!(text.contains("state      running") && text.contains("migration  none"), "{text}");
+    what_is_held_is_shown_and_let_go_of(&from);
+}
+
+fn what_is_held_is_shown_and_let_go_of(host: &Host) {
+    let held = || host.json(&["vm", "status", "vm"])["held"].clone();
+    wait_until("pages are held", || (held()["pages"].as_u64()? > 0).then_some(()));
+    let measured = host.json(&["metrics", "hde.held_pages"]);
+    assert!(measured["metrics"][0].to_string().contains("hde.held_pages"), "{measured}");
+    assert_eq!(host.json(&["cleanup-baselines", "--older-than", "30d"])["pages"], 0);
+    assert_eq!(host.json(&["cleanup-baselines", "--guest", "another"])["pages"], 0);
+    let text = refusal(&host.run(&["cleanup-baselines", "--older-than", "soon"]), 1);
+    assert!(text.contains("older_than \"soon\"") && text.contains("such as 30d"), "{text}");
+    let text = stdout(&host.run(&["cleanup-baselines", "--guest", "vm"]));
+    assert!(text.starts_with("let go of ") && !text.contains("of 0 migrations"), "{text}");
+    assert_eq!(held()["pages"], 0);
 }
 
 #[test]

@@ -226,7 +226,7 @@ impl Journey<'_> {
 #[test]
 fn whatever_becomes_of_what_is_held_the_guest_arrives_whole() -> Outcome {
     // So little room that a part is held, beside what is left to others.
-    let Some(left) = SmallDisk::new("full", 68)? else {
+    let Some(left) = SmallDisk::new("full", 88)? else {
         eprintln!("skipped: mounting needs root");
         return Ok(());
     };
@@ -244,12 +244,12 @@ fn whatever_becomes_of_what_is_held_the_guest_arrives_whole() -> Outcome {
     let said = notices(&journey.here);
     assert!(said.iter().any(|text| text.contains("left to others")), "{said:?}");
     let (part, all) = (journey.here.held(None), journey.there.held(None));
-    assert!(part.pages > 0 && part.bytes < 5 << 20 && part.pages < all.pages, "{part:?} {all:?}");
+    assert!(part.pages > 0 && part.bytes < 25 << 20 && part.pages < all.pages, "{part:?} {all:?}");
 
     // A part of it is a part less to bring.
     let back = journey.come_back()?.wire_bytes;
     println!("out {out} bytes, back {back} bytes");
-    assert!(back < out, "{back} {out}");
+    assert!(back < out - out / 5, "{back} {out}");
     wait_for_held(&[&journey.there], 2)?;
 
     let files = files(&right.0);
