@@ -72,11 +72,13 @@ pub struct CostSelector {
     random: u64,
 }
 
-/// What one codec does to blocks of one class: observed, and nothing at first.
+/// What one codec does to blocks of one class, as multiples of what the table, the density of the
+/// class and the slowness of the machine let expect. So a codec that was tried on the first blocks
+/// alone, when the machine was busy and the content another, is not held to that for ever.
 #[derive(Clone, Copy, Debug, Default)]
 struct Arm {
-    share: Mean,
-    ns_per_byte: Mean,
+    density: Mean,
+    slowness: Mean,
 }
 
 /// A mean that forgets: of all observations at first, of the last [`MEMORY`] or so later.
@@ -149,13 +151,15 @@ impl CostSelector {
 
     /// What of a block is left by a candidate.
     fn share(&self, at: usize, class: BlockClass) -> f64 {
-        let density = self.densities[class as usize].or(1.0, PRIOR_COUNT);
-        self.arms[at][class as usize].share.or(CANDIDATES[at].share.powf(density), PRIOR_COUNT)
+        let class = class as usize;
+        let density = self.densities[class].or(1.0, PRIOR_COUNT);
+        let own = self.arms[at][class].density.or(1.0, PRIOR_COUNT);
+        CANDIDATES[at].share.powf(density * own)
     }
 
     fn encode_ns_per_byte(&self, at: usize, class: BlockClass) -> f64 {
-        let expected = CANDIDATES[at].encode_ns_per_byte * self.slowness.or(1.0, PRIOR_COUNT);
-        self.arms[at][class as usize].ns_per_byte.or(expected, PRIOR_COUNT)
+        let own = self.arms[at][class as usize].slowness.or(1.0, PRIOR_COUNT);
+        CANDIDATES[at].encode_ns_per_byte * self.slowness.or(1.0, PRIOR_COUNT) * own
     }
 
     /// Now and then another candidate that cannot cost much more than the best, so that what was
@@ -205,11 +209,16 @@ impl Selector for CostSelector {
         // A thread that was put aside for a while says nothing about the codec.
         let most = self.encode_ns_per_byte(at, outcome.class) * MOST_SURPRISE;
         let ns_per_byte = (outcome.encode_ns as f64 / raw_bytes).min(most);
+        let dense = share.ln() / candidate.share.ln();
+        let slow = ns_per_byte / candidate.encode_ns_per_byte;
         let arm = &mut self.arms[at][class];
-        arm.share.add(share);
-        arm.ns_per_byte.add(ns_per_byte);
-        self.densities[class].add(share.ln() / candidate.share.ln());
-        self.slowness.add(ns_per_byte / candidate.encode_ns_per_byte);
+        // Each is judged by what the other explains already.
+        let (own_density, own_slowness) =
+            (arm.density.or(1.0, PRIOR_COUNT), arm.slowness.or(1.0, PRIOR_COUNT));
+        arm.density.add(dense / self.densities[class].or(1.0, PRIOR_COUNT).max(LEAST_DENSITY));
+        arm.slowness.add(slow / self.slowness.or(1.0, PRIOR_COUNT));
+        self.densities[class].add(dense / own_density.max(LEAST_DENSITY));
+        self.slowness.add(slow / own_slowness);
     }
 }
 
@@ -275,6 +284,8 @@ const MEMORY: f64 = 32.0;
 const PRIOR_COUNT: f64 = 2.0;
 /// Better than this no block packs, as far as the model is concerned.
 const LEAST_SHARE: f64 = 0.001;
+/// Nor less well than this, as an exponent of the measured shares.
+const LEAST_DENSITY: f64 = 0.01;
 /// A block counts for at most so many times the time that was expected.
 const MOST_SURPRISE: f64 = 4.0;
 const NS_PER_S: f64 = 1e9;

@@ -311,9 +311,7 @@ impl RelaySource {
     pub fn latency(&self) -> Duration {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
         let drain = match self.bandwidth_bytes_per_s() {
-            Some(rate) => {
-                Duration::from_secs_f64(self.window.bytes() as f64 / rate.max(1) as f64)
-            },
+            Some(rate) => Duration::from_secs_f64(self.window.bytes() as f64 / rate.max(1) as f64),
             None => Duration::ZERO,
         };
         round_trip + drain
