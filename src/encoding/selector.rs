@@ -122,7 +122,7 @@ impl CostSelector {
     /// A full send queue blocks the encoders, so that their queue is full too: the link is the
     /// bottleneck. Only a full encode queue before an empty send queue speaks of the encoders. If
     /// both are empty, the guest's memory is read too slowly for either to matter.
-    fn steer(&mut self, state: &LinkState) {
+    fn steer(&mut self, raw_bytes: usize, state: &LinkState) {
         let fill = |fill: f32| if fill.is_nan() { 0.0 } else { f64::from(fill.clamp(0.0, 1.0)) };
         let (waiting, sending) = (fill(state.encode_queue_fill), fill(state.send_queue_fill));
         let push = waiting * (1.0 - sending) - sending;
@@ -132,6 +132,7 @@ impl CostSelector {
             None => BLIND_WEIGHT_LOG_LIMIT,
         };
         let step = if push > 0.0 { STEP_UP } else { STEP_DOWN };
+        let step = step * (raw_bytes as f64 / STEP_BYTES).min(MOST_STEPS);
         self.cpu_weight_log = (self.cpu_weight_log + step * push).clamp(-limit, limit);
         self.push = push;
     }
@@ -184,7 +185,7 @@ impl CostSelector {
 
 impl Selector for CostSelector {
     fn choose(&mut self, sample: &BlockSample, state: &LinkState) -> CodecChoice {
-        self.steer(state);
+        self.steer(sample.raw_bytes, state);
         if sample.looks_random() || sample.raw_bytes == 0 {
             return CodecChoice::None;
         }
@@ -260,10 +261,13 @@ const CANDIDATES: [Candidate; 7] = [
 const STORED: usize = 0;
 /// A codec that gains less than this is not worth the CPU.
 const LEAST_GAIN: f64 = 0.03;
-/// How far a queue that stays full moves the logarithm of the weight with each block. Up faster than
-/// down: too much CPU can be many times slower than storing, too little is never slower.
+/// How far a queue that stays full moves the logarithm of the weight for so many bytes. Up faster
+/// than down: too much CPU can be many times slower than storing, too little is never slower.
 const STEP_UP: f64 = 0.1;
 const STEP_DOWN: f64 = 0.025;
+const STEP_BYTES: f64 = 262_144.0;
+/// A larger block counts as so many times that.
+const MOST_STEPS: f64 = 4.0;
 /// How much a full queue adds at once. It answers before the queue has run over or dry, which the
 /// slow part alone, being a sum, can only overshoot.
 const KICK: f64 = 1.0;

@@ -10,10 +10,13 @@ use std::time::Duration;
 /// Time on the link that is under way in the first pass, and the bytes that this is at least and at
 /// most.
 const BULK_TIME: Duration = Duration::from_millis(600);
-const BULK_BYTES: (u64, u64) = (4 << 20, 64 << 20);
+const BULK_BYTES: (u64, u64) = (16 << 20, 64 << 20);
 /// The same later, on top of one and a half round trips.
 const TAIL_TIME: Duration = Duration::from_millis(30);
 const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
+/// A link with this much before it, and so many segments, does not run dry soon.
+const BUSY_TIME: Duration = Duration::from_millis(100);
+const BUSY_SEGMENTS: u64 = 12;
 /// Bytes of the stream itself, which the destination has to replay however small they travel.
 const BULK_STREAM_BYTES: u64 = 64 << 20;
 const TAIL_STREAM_BYTES: u64 = 8 << 20;
@@ -88,9 +91,12 @@ impl Window {
         self.bytes + coming < self.limit_bytes(link) && self.stream_bytes < most
     }
 
-    /// How full it is, 0 to 1.
+    /// How far the link is from running dry, 0 to 1: the window may hold many times what keeps it
+    /// busy.
     pub fn fill(&self, link: Link) -> f32 {
-        (self.bytes as f32 / self.limit_bytes(link) as f32).min(1.0)
+        let busy = bytes_in(BUSY_TIME + link.round_trip.min(LONGEST_ROUND_TRIP), link);
+        let busy = busy.max(BUSY_SEGMENTS * self.segment_bytes);
+        (self.bytes as f32 / self.limit_bytes(link).min(busy).max(1) as f32).min(1.0)
     }
 
     fn limit_bytes(&self, link: Link) -> u64 {
@@ -99,9 +105,13 @@ impl Window {
             true => (TAIL_TIME + round_trip * 3 / 2, TAIL_BYTES),
             false => (BULK_TIME + 2 * round_trip, BULK_BYTES),
         };
-        let rate = link.rate_bytes_per_s.unwrap_or(0);
-        ((rate as f64 * time.as_secs_f64()) as u64).clamp(least, most)
+        bytes_in(time, link).clamp(least, most)
     }
+}
+
+/// What the link carries in so long.
+fn bytes_in(time: Duration, link: Link) -> u64 {
+    (link.rate_bytes_per_s.unwrap_or(0) as f64 * time.as_secs_f64()) as u64
 }
 
 #[cfg(test)]
@@ -109,7 +119,7 @@ mod tests {
     use super::*;
 
     const LINK: Link =
-        Link { rate_bytes_per_s: Some(25_000_000), round_trip: Duration::from_millis(20) };
+        Link { rate_bytes_per_s: Some(50_000_000), round_trip: Duration::from_millis(20) };
 
     #[test]
     fn the_tail_holds_far_less_than_the_first_pass() {
@@ -119,7 +129,7 @@ mod tests {
             window.add(1 << 18, 1 << 20);
             segments += 1;
         }
-        assert_eq!(segments, (25_000_000_u64 * 640 / 1000).div_ceil(1 << 18));
+        assert_eq!(segments, (50_000_000_u64 * 640 / 1000).div_ceil(1 << 18));
         window.first_pass_left(Some(MARGIN_PAGES + 1));
         assert!(!window.in_tail());
         window.first_pass_left(Some(MARGIN_PAGES));
@@ -127,7 +137,7 @@ mod tests {
         while !window.has_room(0, LINK) {
             window.remove(1 << 18, 1 << 20);
         }
-        assert!(window.bytes() < 25_000_000 * 60 / 1000);
+        assert!(window.bytes() < 50_000_000 * 60 / 1000);
         assert!(!window.has_room(8, LINK), "those that are being packed count");
         window.first_pass_left(Some(u64::MAX));
         assert!(window.in_tail(), "there is no way back");

@@ -240,13 +240,14 @@ impl QemuOutgoing {
     }
 
     /// QEMU stops the guest when it believes that it can write the rest in time; what is under way
-    /// then, and the handover, come on top. So QEMU is told less than the caller allows, and in its
-    /// first pass, when there is much under way, next to nothing.
+    /// then, and the handover, come on top. So QEMU is told less than half of what the caller allows,
+    /// for what it believes may be wrong by a factor of two; and in its first pass, when there is
+    /// much under way, next to nothing.
     fn downtime_for_qemu(&self, machine: &RelaySource) -> Duration {
         let allowed = self.options.max_downtime;
         match machine.is_in_first_pass() {
             true => LEAST_DOWNTIME,
-            false => allowed.saturating_sub(machine.latency() + HANDOVER).max(allowed / 8),
+            false => (allowed / 2).saturating_sub(machine.latency() + HANDOVER).max(allowed / 8),
         }
     }
 
