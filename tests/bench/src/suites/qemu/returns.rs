@@ -5,24 +5,19 @@ use crate::Failure;
 use crate::pair::Side;
 use crate::results::{Figure, Results, Wanted};
 use dwcp_netlab::{Host, Lab};
-use dwcp_qemulab::{Image, Load, Vm, VmConfig, baseline};
+use dwcp_qemulab::{Load, Vm, VmConfig, baseline};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// The cells of the links and guests that the plan asks for: narrow links, where bytes are time.
-pub fn run(
-    guests: &[&Guest],
-    links: &[&Link],
-    image: &Image,
-    results: &mut Results,
-) -> Result<(), Failure> {
+pub fn run(guests: &[&Guest], links: &[&Link], results: &mut Results) -> Result<(), Failure> {
     for link in links.iter().filter(|link| link.mbit_per_s == Some(NARROW_MBIT_PER_S)) {
         for guest in guests {
             match guest.load {
-                Load::Text { .. } => comes_back(guest, link, image, results)?,
-                Load::Idle => second_of_its_kind(guest, link, image, results)?,
-                Load::Random { .. } => {}
+                Load::Text { .. } => comes_back(guest, link, results)?,
+                Load::Idle => second_of_its_kind(guest, link, results)?,
+                _ => {}
             }
         }
     }
@@ -30,15 +25,11 @@ pub fn run(
 }
 
 /// There; it changes a twentieth of its memory; and back again.
-fn comes_back(
-    guest: &Guest,
-    link: &Link,
-    image: &Image,
-    results: &mut Results,
-) -> Result<(), Failure> {
+fn comes_back(guest: &Guest, link: &Link, results: &mut Results) -> Result<(), Failure> {
     let lab = link.lab()?;
     let (mut here, mut there) = (Place::open(lab.a())?, Place::open(lab.b())?);
-    let config = VmConfig { image: Some(image), ..guest.config() };
+    let image = guest.image()?;
+    let config = VmConfig { image: Some(&image), ..guest.config() };
     let first = boot(lab.a(), &config)?;
     here.attach(&first, false)?;
     let (second, out) = go(&lab, &mut here, &mut there, &config)?;
@@ -52,15 +43,11 @@ fn comes_back(
 }
 
 /// One of a system goes there, then another of the same.
-fn second_of_its_kind(
-    guest: &Guest,
-    link: &Link,
-    image: &Image,
-    results: &mut Results,
-) -> Result<(), Failure> {
+fn second_of_its_kind(guest: &Guest, link: &Link, results: &mut Results) -> Result<(), Failure> {
     let lab = link.lab()?;
     let (mut here, mut there) = (Place::open(lab.a())?, Place::open(lab.b())?);
-    let config = VmConfig { image: Some(image), ..guest.config() };
+    let image = guest.image()?;
+    let config = VmConfig { image: Some(&image), ..guest.config() };
     let mut trips = Vec::new();
     for sections in 1..=2 {
         let vm = boot(lab.a(), &config)?;
