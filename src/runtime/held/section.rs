@@ -124,6 +124,11 @@ impl Section {
         self.blocks.partition_point(|block| block.first_page <= page).checked_sub(1)
     }
 
+    /// How many blocks there are.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Reads a block, packed.
     ///
     /// # Errors

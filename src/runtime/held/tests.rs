@@ -113,6 +113,25 @@ fn what_was_brought_is_announced_and_read_and_the_files_go_with_the_store() {
 }
 
 #[test]
+fn pages_are_read_right_in_any_order() {
+    let (store, _) = store(None, 1 << 30);
+    bring(&store, "vm", &(0..14).map(|seed| pages(seed, 4)).collect::<Vec<_>>(), None);
+    bring(&store, "other", &(20..25).map(|seed| pages(seed, 3)).collect::<Vec<_>>(), None);
+    let (mut set, mut random) = (store.announce("vm", RAM_BYTES), Rng::with_seed(1));
+    let (key, hashes) = (store.key(), set.hashes());
+    assert_eq!(hashes.len(), 14 * 4 + 5 * 3);
+    let mut index = 0;
+    for _ in 0..3_000 {
+        // Mostly onward, now and then elsewhere.
+        index = match random.u8(..8) {
+            0 => random.usize(..hashes.len()),
+            _ => (index + 1) % hashes.len(),
+        };
+        assert_eq!(key.hash(&page_of(&mut set, index as u32).unwrap()), hashes[index]);
+    }
+}
+
+#[test]
 fn files_say_nothing_and_are_removed_by_the_next_process() {
     let folder = Folder::new();
     let (first, _) = store(Some(&folder), 1 << 30);
