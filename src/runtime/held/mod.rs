@@ -129,7 +129,8 @@ impl HeldStore {
         let store = self.me.upgrade()?;
         let number = self.clock.fetch_add(1, Ordering::Relaxed);
         let storage = match &self.directory {
-            Some(directory) => Storage::create(&directory.join(format!("{number}.{ENDING}"))),
+            Some(directory) => std::fs::create_dir_all(directory)
+                .and_then(|()| Storage::create(&directory.join(format!("{number}.{ENDING}")))),
             None => Ok(Storage::memory()),
         };
         let started = storage.and_then(|storage| {
@@ -305,13 +306,16 @@ impl Keys {
     }
 }
 
-/// Makes the directory and removes what an earlier process left there.
+/// Removes what an earlier process left in the directory, if there is one.
 fn clean(directory: &Path) -> io::Result<()> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("directory {}: {error}", directory.display()))
     };
-    std::fs::create_dir_all(directory).map_err(named)?;
-    for entry in std::fs::read_dir(directory).map_err(named)? {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(named)?,
+    };
+    for entry in entries {
         let path = entry.map_err(named)?.path();
         if path.extension().is_some_and(|ending| ending == ENDING) {
             std::fs::remove_file(path).map_err(named)?;

@@ -235,7 +235,7 @@ fn a_directory_that_cannot_be_used_is_a_notice_and_nothing_is_held() {
 
     std::fs::remove_file(folder.0.join(DIRECTORY)).unwrap();
     let (lost, journal) = store(Some(&folder), 1 << 30);
-    std::fs::remove_dir(folder.0.join(DIRECTORY)).unwrap();
+    std::fs::write(folder.0.join(DIRECTORY), "in the way again").unwrap();
     assert!(lost.begin("vm", RAM_BYTES).is_none());
     assert!(notices(&journal)[0].contains("are not held"), "{:?}", notices(&journal));
 }
