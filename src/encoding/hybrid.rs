@@ -202,6 +202,16 @@ impl PageEncoder {
         self.cache.len()
     }
 
+    /// Hashes every baseline again: how many have a hash to be compared with, and how many differ
+    /// from it, as after a defect of the memory.
+    pub fn verify(&self) -> (u64, u64) {
+        let hashes = self.index.hashes.iter().zip(0..);
+        let held = hashes.filter_map(|(hash, slot)| Some((*hash, self.cache.page(slot)?)));
+        held.fold((0, 0), |(checked, differing), (hash, page)| {
+            (checked + 1, differing + u64::from((self.hash)(page) != hash))
+        })
+    }
+
     fn classify(
         &mut self,
         key: PageKey,

@@ -70,6 +70,8 @@ pub struct CostSelector {
     /// Which queue is full now: 1 the encoders', -1 the link's.
     push: f64,
     random: u64,
+    /// Observations that a mean remembers.
+    memory: f64,
 }
 
 /// What one codec does to blocks of one class: observed, and nothing at first.
@@ -79,7 +81,7 @@ struct Arm {
     ns_per_byte: Mean,
 }
 
-/// A mean that forgets: of all observations at first, of the last [`MEMORY`] or so later.
+/// A mean that forgets: of all observations at first, of the last so many later.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
     value: f64,
@@ -112,7 +114,20 @@ impl CostSelector {
             cpu_weight_log: 0.0,
             push: 0.0,
             random: seed,
+            memory: MEMORY,
         }
+    }
+
+    /// With another least weight of a new observation, over 0 and up to 1. A mean remembers as many
+    /// observations as go into 1.
+    pub fn with_learning_rate(mut self, rate: f64) -> Self {
+        self.memory = 1.0 / if rate > 0.0 { rate.min(1.0) } else { 1.0 / MEMORY };
+        self
+    }
+
+    /// The codecs that it chooses from, the cheapest for a processor first.
+    pub fn menu() -> impl Iterator<Item = CodecChoice> {
+        CANDIDATES.iter().map(|candidate| candidate.choice)
     }
 
     /// Moves the weight of CPU time by which queue is full.
@@ -205,17 +220,18 @@ impl Selector for CostSelector {
         // A thread that was put aside for a while says nothing about the codec.
         let most = self.encode_ns_per_byte(at, outcome.class) * MOST_SURPRISE;
         let ns_per_byte = (outcome.encode_ns as f64 / raw_bytes).min(most);
+        let memory = self.memory;
         let arm = &mut self.arms[at][class];
-        arm.share.add(share);
-        arm.ns_per_byte.add(ns_per_byte);
-        self.densities[class].add(share.ln() / candidate.share.ln());
-        self.slowness.add(ns_per_byte / candidate.encode_ns_per_byte);
+        arm.share.add(share, memory);
+        arm.ns_per_byte.add(ns_per_byte, memory);
+        self.densities[class].add(share.ln() / candidate.share.ln(), memory);
+        self.slowness.add(ns_per_byte / candidate.encode_ns_per_byte, memory);
     }
 }
 
 impl Mean {
-    fn add(&mut self, value: f64) {
-        self.count = (self.count + 1.0).min(MEMORY);
+    fn add(&mut self, value: f64, memory: f64) {
+        self.count = (self.count + 1.0).min(memory);
         self.value += (value - self.value) / self.count;
     }
 
@@ -269,7 +285,7 @@ const UNKNOWN_BANDWIDTH_BYTES_PER_S: u64 = 125_000_000;
 const EXPLORE_ONE_IN: u64 = 64;
 /// By candidates that are expected to cost at most so many times the best.
 const EXPLORED_COST: f64 = 1.25;
-/// Observations that a mean remembers.
+/// Observations that a mean remembers, unless another learning rate is set.
 const MEMORY: f64 = 32.0;
 /// Observations that the measured table counts for.
 const PRIOR_COUNT: f64 = 2.0;

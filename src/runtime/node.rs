@@ -4,13 +4,15 @@
 
 use crate::Status;
 use crate::base::MigrationId;
-use crate::base::limits::{MAX_BASELINE_PAGES, MAX_GUESTS, MAX_NAME_BYTES};
+use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES};
+use crate::encoding::HdeStats;
 use crate::migration::relay::RelaySetup;
 use crate::migration::source::SourceSetup;
-use crate::migration::{GuestSink, GuestSource, MigrationOptions, Owner, Progress, Report};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions};
+use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
-use crate::qemu::PAGE_BYTES;
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
@@ -332,6 +334,16 @@ impl Node {
         started
     }
 
+    /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
+    pub fn set_encoding(&self, options: EncodingOptions) {
+        self.inner.registry.set_encoding(options);
+    }
+
+    /// How guests of QEMUs are encoded.
+    pub fn encoding(&self) -> EncodingOptions {
+        self.inner.registry.encoding()
+    }
+
     /// Migrations that run or ended lately, both directions, oldest first.
     pub fn migrations(&self) -> Vec<Migration> {
         self.inner.registry.migrations()
@@ -413,7 +425,8 @@ impl Node {
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
         let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
-        let baseline_pages = baseline_pages_for(facts.ram_bytes);
+        let encoding = self.inner.registry.encoding();
+        let baseline_pages = encoding.baseline_pages(facts.ram_bytes);
         let dialer = Dialer::new(
             id,
             (opening, Features { baseline_pages, ..FEATURES }),
@@ -426,7 +439,8 @@ impl Node {
         let setup = RelaySetup { id, guest: guest.to_string(), facts };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
-        let outgoing = QemuOutgoing::new(setup, options, qemu, dialer, registry.journal().clone());
+        let journal = registry.journal().clone();
+        let outgoing = QemuOutgoing::new(setup, (options, encoding), qemu, dialer, journal);
         let migration = Migration::Outgoing(outgoing.clone());
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
@@ -503,6 +517,21 @@ impl Migration {
         self.handle().owner()
     }
 
+    /// How pages were encoded so far; none on the side that decodes.
+    pub fn encoding(&self) -> Option<HdeStats> {
+        self.handle().encoding()
+    }
+
+    /// Memory that it holds now.
+    pub fn footprint(&self) -> Footprint {
+        self.handle().footprint()
+    }
+
+    /// Looks at the remembered pages again: how many have a checksum, and how many differ from it.
+    pub fn verify_baselines(&self) -> (u64, u64) {
+        self.handle().verify_baselines()
+    }
+
     fn handle(&self) -> &dyn Handle {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
@@ -513,12 +542,6 @@ impl Migration {
 
 /// Why QEMU is not asked during a migration.
 const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one client at a time";
-
-/// A quarter of the guest's memory may be remembered for references and differences.
-fn baseline_pages_for(ram_bytes: u64) -> u32 {
-    let pages = ram_bytes / 4 / PAGE_BYTES as u64;
-    u32::try_from(pages).unwrap_or(u32::MAX).min(MAX_BASELINE_PAGES)
-}
 
 fn listen(
     address: SocketAddr,

@@ -6,7 +6,7 @@ use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
 use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::Patience;
-use crate::migration::{GuestSink, GuestSource, Owner, Report};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::guarded::Guarded;
@@ -23,7 +23,7 @@ use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
-use crate::wire::hello::{Ended, Purpose};
+use crate::wire::hello::{Ended, Features, Purpose};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
@@ -78,6 +78,7 @@ struct Tables {
     ended: HashMap<MigrationId, Owner>,
     state_dir: Option<PathBuf>,
     stopped: bool,
+    encoding: EncodingOptions,
 }
 
 impl GuestEntry {
@@ -142,6 +143,16 @@ impl Registry {
     /// The node's journal.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    /// How guests of QEMUs are encoded, from the next migration on.
+    pub fn set_encoding(&self, options: EncodingOptions) {
+        lock(&self.tables).encoding = options;
+    }
+
+    /// How guests of QEMUs are encoded.
+    pub fn encoding(&self) -> EncodingOptions {
+        lock(&self.tables).encoding
     }
 
     /// Takes over what the state directory says about earlier migrations.
@@ -417,9 +428,10 @@ impl Registry {
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
-        let pages = FEATURES.common(hello.features).baseline_pages;
+        let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
+        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
         let migration =
-            QemuIncoming::new(setup, token, pages, (qemu, patience), self.journal.clone());
+            QemuIncoming::new(setup, token, features, (qemu, patience), self.journal.clone());
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }

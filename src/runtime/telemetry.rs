@@ -125,10 +125,13 @@ impl State {
 }
 
 fn sample(migration: &Migration) -> Sample {
+    let footprint = migration.footprint();
     Sample {
         id: migration.id(),
         side: migration.side(),
         progress: migration.progress(),
         report: migration.report(),
+        encoding: migration.encoding(),
+        baselines: (footprint.baseline_pages, footprint.baseline_bytes),
     }
 }

@@ -63,6 +63,8 @@ pub struct Preparer {
     encoder: PageEncoder,
     /// Whether the caches hold anything at all.
     keeps: bool,
+    /// Whether pages may travel as differences.
+    delta: bool,
     next: u64,
     keys: Vec<PageKey>,
 }
@@ -128,7 +130,13 @@ impl Preparer {
     /// For the beginning of a stream; the other side's [`Unpacker`] has the same limits.
     pub fn new(limits: BaselineLimits) -> Self {
         let keeps = limits.capacity() > 0;
-        Self { encoder: PageEncoder::new(limits), keeps, next: 0, keys: Vec::new() }
+        Self { encoder: PageEncoder::new(limits), keeps, delta: true, next: 0, keys: Vec::new() }
+    }
+
+    /// The same, with or without differences; the other side need not know.
+    pub fn with_delta(mut self, delta: bool) -> Self {
+        self.delta = delta;
+        self
     }
 
     /// Takes the next stretch of the stream. `remember`: look for references and differences, and
@@ -143,7 +151,7 @@ impl Preparer {
         };
         segment.encode_framing(&mut prepared.framing);
         let on = remember && self.keeps;
-        let options = HybridOptions { delta: on, duplicates: on };
+        let options = HybridOptions { delta: on && self.delta, duplicates: on };
         self.encoder.encode(&self.keys, &segment.data, options, &mut prepared.pages);
         self.next += 1;
         prepared
@@ -152,6 +160,16 @@ impl Preparer {
     /// Memory held for references and differences.
     pub fn memory_bytes(&self) -> u64 {
         self.encoder.memory_bytes()
+    }
+
+    /// Pages that are remembered.
+    pub fn held_pages(&self) -> u64 {
+        self.encoder.baselines() as u64
+    }
+
+    /// Looks at every remembered page again: how many there are, and how many changed since.
+    pub fn verify(&self) -> (u64, u64) {
+        self.encoder.verify()
     }
 }
 
@@ -242,6 +260,11 @@ impl Unpacker {
     /// Memory held for references and differences.
     pub fn memory_bytes(&self) -> u64 {
         self.pages.memory_bytes()
+    }
+
+    /// Pages that are remembered.
+    pub fn held_pages(&self) -> u64 {
+        self.pages.baselines() as u64
     }
 }
 

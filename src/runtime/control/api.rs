@@ -131,6 +131,7 @@ fn migration_json(migration: &Migration) -> Value {
         "owner": migration.owner(),
         "progress": migration.progress(),
         "report": migration.report(),
+        "encoding": migration.encoding(),
     })
 }
 
