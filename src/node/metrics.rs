@@ -89,6 +89,21 @@ impl Metrics {
         &self.series[metric as usize]
     }
 
+    /// How pages were encoded by all migrations that were sampled.
+    pub fn encoding(&self) -> &HdeStats {
+        &self.encoding
+    }
+
+    /// The value of a counter or gauge; 0 where there is none.
+    pub fn value(&self, metric: Metric, label: &str) -> f64 {
+        let values = metric.declaration().label.values();
+        let series = values.iter().zip(self.series(metric)).find(|(value, _)| **value == label);
+        match series {
+            Some((_, SeriesValue::Number(number))) => *number,
+            _ => 0.0,
+        }
+    }
+
     /// Counts an event; one that was counted before is passed over.
     pub fn apply(&mut self, event: &Event) {
         if event.sequence <= self.last_sequence {

@@ -11,6 +11,8 @@ use crate::migration::source::SourceSetup;
 use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
+use crate::runtime::clock::wall_clock_us;
+use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
@@ -19,9 +21,10 @@ use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
 use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
+use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
-use crate::runtime::registry::{GuestEntry, Leaving, Registry};
+use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
@@ -112,6 +115,17 @@ pub enum NodeError {
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] AttachError),
+    /// A guest's memory could not be looked at.
+    #[error("guest {name:?}: {source}")]
+    Sample {
+        /// The guest.
+        name: String,
+        /// Why.
+        source: SampleError,
+    },
+    /// None or several guests to choose from.
+    #[error("{0}")]
+    WhichGuest(String),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -148,6 +162,8 @@ impl NodeError {
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
             NodeError::Qemu(error) => error.status(),
+            NodeError::Sample { source, .. } => source.status(),
+            NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -297,6 +313,29 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Takes pages from all over the memory of a guest that runs here; of the only one, if none is
+    /// named. Gives its name too. QEMU serves one client at a time, so its guest cannot be sampled
+    /// while it moves.
+    ///
+    /// # Errors
+    /// No such guest, none or several to choose from, or its memory cannot be read.
+    pub fn sample(&self, guest: Option<&str>, pages: u64) -> Result<(String, Sample), NodeError> {
+        let registry = &self.inner.registry;
+        let name = guest.map_or_else(|| registry.only_source(), |name| Ok(name.to_string()))?;
+        let memory = registry.memory(&name)?;
+        let failed = |source| NodeError::Sample { name: name.clone(), source };
+        let seed = wall_clock_us();
+        let sample = match memory {
+            Leaving::Memory(guest) => take_sample(&mut GuestMemory(guest), pages, seed),
+            Leaving::Qemu(guest) => {
+                let unique = MigrationId(random_bytes()?).to_string();
+                QemuMemory::open(&guest, &unique[..16])
+                    .and_then(|mut memory| take_sample(&mut memory, pages, seed))
+            }
+        };
+        Ok((name.clone(), sample.map_err(failed)?))
+    }
+
     /// Ends a registration.
     ///
     /// # Errors
@@ -366,6 +405,16 @@ impl Node {
     /// timeout.
     pub fn wait_events(&self, after: u64, timeout: Duration) -> Vec<Event> {
         self.inner.registry.journal().wait_after(after, timeout)
+    }
+
+    /// Memory that the kept events take.
+    pub fn event_bytes(&self) -> u64 {
+        self.inner.registry.journal().memory_bytes()
+    }
+
+    /// Where ownership records are written.
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.inner.options.state_dir.as_deref()
     }
 
     /// Calls `observer` for every event from now on, on library threads; it must not block.

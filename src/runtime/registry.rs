@@ -53,7 +53,7 @@ enum Role {
     QemuDestination(Arc<QemuGuest>),
 }
 
-/// A guest that was claimed for leaving.
+/// A guest that runs here, by the way to its memory.
 pub enum Leaving {
     /// Its memory is called for.
     Memory(Arc<dyn GuestSource>),
@@ -241,6 +241,44 @@ impl Registry {
         let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
         let found = entry.vm_info(name).zip(entry.as_qemu().cloned());
         found.ok_or_else(|| NodeError::NotQemu(name.to_string()))
+    }
+
+    /// The one guest that runs here.
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub fn only_source(&self) -> Result<String, NodeError> {
+        let guests = self.guests();
+        let mut names =
+            guests.iter().filter(|guest| guest.role == "source").map(|g| g.name.clone());
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name),
+            (None, _) => Err(NodeError::WhichGuest("no guest runs here".to_string())),
+            (Some(_), Some(_)) => {
+                let text = "several guests run here, and none is named; known here: ";
+                Err(NodeError::WhichGuest(text.to_string() + &lock(&self.tables).guest_names()))
+            }
+        }
+    }
+
+    /// A way to the memory of a guest that runs here.
+    ///
+    /// # Errors
+    /// Unknown, not running here, or a QEMU's that is moving.
+    pub fn memory(&self, name: &str) -> Result<Leaving, NodeError> {
+        let tables = lock(&self.tables);
+        let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
+        match &entry.role {
+            Role::Source(guest) => Ok(Leaving::Memory(guest.clone())),
+            Role::QemuSource(_) if entry.migration.is_some() => {
+                Err(NodeError::Busy(name.to_string()))
+            }
+            Role::QemuSource(guest) => Ok(Leaving::Qemu(guest.clone())),
+            Role::Destination(_) | Role::QemuDestination(_) => {
+                let (name, role) = (name.to_string(), entry.role_name());
+                Err(NodeError::WrongRole { name, role })
+            }
+        }
     }
 
     /// Claims a guest for an outgoing migration.
@@ -621,7 +659,11 @@ fn difference(source: &MemoryLayout, ours: &MemoryLayout) -> String {
     }
 }
 
-fn random_bytes() -> Result<[u8; 16], NodeError> {
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// The system gives none.
+pub fn random_bytes() -> Result<[u8; 16], NodeError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| NodeError::Io {
         what: "random numbers",

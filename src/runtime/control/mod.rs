@@ -5,8 +5,11 @@
 
 mod api;
 mod bind;
+mod compression;
 mod error;
 mod http;
+mod integrity;
+mod memory;
 mod request;
 mod status;
 mod vm;
