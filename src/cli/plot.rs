@@ -19,8 +19,13 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 40.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 64.0;
-/// Labels closer than this, upwards, would run into each other.
 const LABEL_HEIGHT: f64 = 15.0;
+/// Of a letter on average, rather too much.
+const LETTER_WIDTH: f64 = 7.0;
+/// Rows above and below a point where its label may go.
+const MOST_LABEL_ROWS: u32 = 8;
+/// A label further from its point than this is joined to it by a line.
+const FAR: f64 = 25.0;
 /// Steps of a scale, times a power of ten.
 const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 
@@ -81,24 +86,79 @@ fn axes(svg: &mut String, scale: &Scale) {
 }
 
 fn dots(svg: &mut String, scale: &Scale, points: &[Point]) {
-    let mut placed: Vec<(f64, f64)> = Vec::new();
+    let at = |point: &Point| (scale.x(point.speed_mb_per_s), scale.y(point.ratio));
+    let mut taken: Vec<Area> = points.iter().map(|point| Area::around(at(point))).collect();
     for point in points {
-        let (x, y) = (scale.x(point.speed_mb_per_s), scale.y(point.ratio));
-        let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"#1f6fb2\"/>");
-        // Past the middle a label goes to the left of its point, so that none leaves the page.
-        let (anchor, shift) = if x > WIDTH * 0.75 { ("end", -9.0) } else { ("start", 9.0) };
-        let mut label = (x + shift, y - 8.0);
-        while placed.iter().any(|other| overlap(*other, label)) {
-            label.1 -= LABEL_HEIGHT;
-        }
-        placed.push(label);
+        let (x, y) = at(point);
         let name = format!("{} ({:.2})", point.name, point.ratio);
-        text(svg, label, anchor, "fill=\"#111111\"", &name);
+        let label = Label::place((x, y), name.chars().count() as f64 * LETTER_WIDTH, &taken);
+        taken.push(label.area);
+        if (label.at.1 - y).abs() > FAR {
+            let (to_x, to_y) = label.at;
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{to_x:.1}\" y2=\"{to_y:.1}\" stroke=\"#b0b0b0\"/>"
+            );
+        }
+        let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"#1f6fb2\"/>");
+        text(svg, label.at, label.anchor, "fill=\"#111111\"", &name);
     }
 }
 
-fn overlap(one: (f64, f64), other: (f64, f64)) -> bool {
-    (one.0 - other.0).abs() < 90.0 && (one.1 - other.1).abs() < LABEL_HEIGHT - 1.0
+/// A rectangle of the page.
+#[derive(Clone, Copy)]
+struct Area {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+/// Where the name of a point goes.
+struct Label {
+    at: (f64, f64),
+    anchor: &'static str,
+    area: Area,
+}
+
+impl Label {
+    /// Beside the point, above or below it: the first place that is free, or else the last tried.
+    fn place((x, y): (f64, f64), width: f64, taken: &[Area]) -> Self {
+        let label = |(sideways, down): (f64, f64)| {
+            let at = (x + sideways, y + down);
+            let left = if sideways > 0.0 { at.0 } else { at.0 - width };
+            let (top, bottom) = (at.1 - LABEL_HEIGHT * 0.8, at.1 + LABEL_HEIGHT * 0.2);
+            let anchor = if sideways > 0.0 { "start" } else { "end" };
+            Self { at, anchor, area: Area { left, right: left + width, top, bottom } }
+        };
+        let heights = (0..MOST_LABEL_ROWS).flat_map(|row| {
+            let further = f64::from(row) * LABEL_HEIGHT;
+            [-8.0 - further, 18.0 + further]
+        });
+        let places = heights.flat_map(|down| [(9.0, down), (-9.0, down)]);
+        let fits = |label: &Label| {
+            let area = label.area;
+            area.left > LEFT
+                && area.right < WIDTH
+                && area.top > TOP - LABEL_HEIGHT
+                && area.bottom < HEIGHT - BOTTOM
+                && !taken.iter().any(|other| other.overlaps(&area))
+        };
+        places.map(label).find(fits).unwrap_or_else(|| label((-9.0, -8.0)))
+    }
+}
+
+impl Area {
+    fn around((x, y): (f64, f64)) -> Self {
+        Self { left: x - 6.0, right: x + 6.0, top: y - 6.0, bottom: y + 6.0 }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.left < other.right
+            && other.left < self.right
+            && self.top < other.bottom
+            && other.top < self.bottom
+    }
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, style: &str, words: &str) {
@@ -120,9 +180,10 @@ impl Scale {
         }
         let (slowest, fastest) = (least(&|p| p.speed_mb_per_s), most(&|p| p.speed_mb_per_s));
         let (lowest, highest) = (least(&|p| p.ratio), most(&|p| p.ratio));
+        let bottom = lowest.min(1.0).floor();
         Self {
             speeds: (below(slowest.max(0.01)), above(fastest.max(0.02))),
-            ratios: (lowest.min(1.0).floor(), (highest * 1.15).max(2.0)),
+            ratios: (bottom, bottom + ((highest - bottom) * 1.2).max(0.2)),
         }
     }
 
@@ -212,9 +273,12 @@ mod tests {
         let svg = ratio_against_speed("t", &points);
         let at: Vec<&str> = svg.lines().filter(|line| line.contains("(2.00)")).collect();
         assert_eq!(at.len(), 3);
-        assert!(at[0] != at[1] && at[1] != at[2]);
-        let heights = numbers(&at.join("\n"), "text", "y");
-        assert!(heights.windows(2).all(|pair| (pair[0] - pair[1]).abs() >= LABEL_HEIGHT - 1.0));
+        let (across, down) =
+            (numbers(&at.join("\n"), "text", "x"), numbers(&at.join("\n"), "text", "y"));
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            let apart = (down[one] - down[other]).abs() >= LABEL_HEIGHT;
+            assert!(apart || (across[one] - across[other]).abs() >= 18.0, "{at:?}");
+        }
     }
 
     #[test]

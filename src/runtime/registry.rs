@@ -253,7 +253,9 @@ impl Registry {
             guests.iter().filter(|guest| guest.role == "source").map(|g| g.name.clone());
         match (names.next(), names.next()) {
             (Some(name), None) => Ok(name),
-            (None, _) => Err(NodeError::WhichGuest("no guest runs here".to_string())),
+            (None, _) => Err(NodeError::WhichGuest(
+                "no guest runs here, so none can be looked at".to_string(),
+            )),
             (Some(_), Some(_)) => {
                 let text = "several guests run here, and none is named; known here: ";
                 Err(NodeError::WhichGuest(text.to_string() + &lock(&self.tables).guest_names()))
