@@ -6,6 +6,10 @@
 //! longest ago goes first, slots are given out by counting and by a stack of free ones, and the maps
 //! are only looked up, never walked. Capacity is a number of pages that follows from the limits
 //! alone, never from what an allocator did.
+//!
+//! A full cache takes a key in only when it comes for the second time. A first pass over a memory
+//! larger than the cache would else evict each page before it is needed again; what comes twice is
+//! what the guest writes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -45,6 +49,14 @@ pub struct BaselineCache {
     /// Ends of the list of entries by last write; [`NOBODY`] while there are none.
     newest: u32,
     oldest: u32,
+    /// Keys that came when the cache was full.
+    turned_away: KeyFilter,
+}
+
+/// Bits of keys seen: it may take a key for another, and both ends do so alike.
+#[derive(Default)]
+struct KeyFilter {
+    words: Vec<u64>,
 }
 
 /// A key with its content, linked in the order of last writes.
@@ -76,6 +88,7 @@ impl BaselineCache {
             free_slots: Vec::new(),
             newest: NOBODY,
             oldest: NOBODY,
+            turned_away: KeyFilter::default(),
         }
     }
 
@@ -99,7 +112,7 @@ impl BaselineCache {
         let pages: usize = self.chunks.iter().map(|chunk| chunk.len() + CHUNK_INDEX_BYTES).sum();
         let entries = self.entries.capacity() * size_of::<Entry>();
         let slots = (self.holders.capacity() + self.free_slots.capacity()) * size_of::<u32>();
-        (pages + entries + slots) as u64 + map_bytes(&self.by_key)
+        (pages + entries + slots) as u64 + map_bytes(&self.by_key) + self.turned_away.memory_bytes()
     }
 
     /// Forgets everything and gives the memory back.
@@ -120,7 +133,7 @@ impl BaselineCache {
         held.then(|| &self.chunks[chunk][bytes])
     }
 
-    /// `key` now has this page, in the slot that is returned; in none if nothing may be held.
+    /// `key` now has this page, in the slot that is returned; in none if it may not be held.
     pub fn store(&mut self, key: PageKey, page: &[u8]) -> Option<u32> {
         let entry = self.claim(key)?;
         let slot = self.fill_slot(page);
@@ -162,6 +175,9 @@ impl BaselineCache {
             return None;
         }
         if self.entries.len() == self.capacity {
+            if !self.turned_away.insert(key, self.capacity) {
+                return None;
+            }
             let oldest = self.oldest;
             let entry = &mut self.entries[oldest as usize];
             self.by_key.remove(&entry.key);
@@ -223,6 +239,28 @@ impl BaselineCache {
     }
 }
 
+impl KeyFilter {
+    /// Adds a key; whether it was there.
+    fn insert(&mut self, key: PageKey, capacity: usize) -> bool {
+        if self.words.is_empty() {
+            // A power of two, at least half of one word for each key.
+            self.words = vec![0; capacity.div_ceil(2).next_power_of_two()];
+        }
+        let mixed = (key.page ^ u64::from(key.block) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let at = (mixed >> 6) as usize & (self.words.len() - 1);
+        let word = &mut self.words[at];
+        let bit = 1 << (mixed >> 58);
+        let was_there = *word & bit != 0;
+        *word |= bit;
+        was_there
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        (self.words.capacity() * size_of::<u64>()) as u64
+    }
+}
+
 /// The chunk of a slot, and its bytes therein.
 fn place(slot: u32) -> (usize, Range<usize>) {
     let (chunk, page) = (slot as usize / CHUNK_PAGES, slot as usize % CHUNK_PAGES);
@@ -254,6 +292,7 @@ const BASELINE_BYTES: u64 = PAGE_BYTES as u64
     + 2 * (size_of::<Entry>() + 2 * size_of::<u32>() + size_of::<u64>()) as u64
     + (size_of::<(PageKey, u32)>() + size_of::<(u64, u32)>() + 2) as u64 * 16 / 7
     + CHUNK_INDEX_BYTES.div_ceil(CHUNK_PAGES) as u64
+    + size_of::<u64>() as u64
     + 1;
 /// What the smallest vectors and maps take.
 const FIXED_BYTES: u64 = 1024;
@@ -281,7 +320,8 @@ mod tests {
             cache.store(key(page), &[page as u8; PAGE_BYTES]);
         }
         cache.store(key(0), &[9; PAGE_BYTES]);
-        cache.store(key(3), &[3; PAGE_BYTES]);
+        assert_eq!(cache.store(key(3), &[3; PAGE_BYTES]), None, "not the first time");
+        assert!(cache.store(key(3), &[3; PAGE_BYTES]).is_some());
         let held = (0..4).map(|page| first_byte(&cache, page)).collect::<Vec<_>>();
         assert_eq!(held, [Some(9), None, Some(2), Some(3)]);
         assert_eq!(cache.len(), 3);
@@ -292,7 +332,7 @@ mod tests {
         let mut cache = pages(2);
         let slot = cache.store(key(0), &[7; PAGE_BYTES]).unwrap();
         cache.share(key(1), slot);
-        cache.share(key(2), slot);
+        (0..2).for_each(|_| cache.share(key(2), slot));
         assert_eq!((first_byte(&cache, 0), first_byte(&cache, 2)), (None, Some(7)));
         cache.store(key(1), &[1; PAGE_BYTES]);
         assert!(cache.page(slot).is_some());
@@ -306,7 +346,7 @@ mod tests {
     fn the_last_holder_can_be_evicted_by_the_key_that_shares() {
         let mut cache = pages(1);
         let slot = cache.store(key(0), &[7; PAGE_BYTES]).unwrap();
-        cache.share(key(1), slot);
+        (0..2).for_each(|_| cache.share(key(1), slot));
         assert_eq!((first_byte(&cache, 0), first_byte(&cache, 1)), (None, Some(7)));
     }
 
@@ -321,6 +361,21 @@ mod tests {
             cache.share(key(5), slot);
             assert!(cache.slot_of(key(5)).is_none(), "{slot}");
         }
+    }
+
+    #[test]
+    fn a_pass_over_more_than_fits_leaves_what_came_first() {
+        let mut cache = pages(1000);
+        for page in 0..4000 {
+            cache.store(key(page), &[1; PAGE_BYTES]);
+        }
+        let kept = (0..1000).filter(|page| first_byte(&cache, *page).is_some()).count();
+        assert!(kept > 700, "{kept} of 1000");
+        (3000..3500).for_each(|page| drop(cache.store(key(page), &[2; PAGE_BYTES])));
+        assert!(
+            (3000..3500).all(|page| first_byte(&cache, page) == Some(2)),
+            "those written again"
+        );
     }
 
     #[test]

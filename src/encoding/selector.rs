@@ -74,11 +74,13 @@ pub struct CostSelector {
     memory: f64,
 }
 
-/// What one codec does to blocks of one class: observed, and nothing at first.
+/// What one codec does to blocks of one class, as multiples of what the table, the density of the
+/// class and the slowness of the machine let expect. So a codec that was tried on the first blocks
+/// alone, when the machine was busy and the content another, is not held to that for ever.
 #[derive(Clone, Copy, Debug, Default)]
 struct Arm {
-    share: Mean,
-    ns_per_byte: Mean,
+    density: Mean,
+    slowness: Mean,
 }
 
 /// A mean that forgets: of all observations at first, of the last so many later.
@@ -135,7 +137,7 @@ impl CostSelector {
     /// A full send queue blocks the encoders, so that their queue is full too: the link is the
     /// bottleneck. Only a full encode queue before an empty send queue speaks of the encoders. If
     /// both are empty, the guest's memory is read too slowly for either to matter.
-    fn steer(&mut self, state: &LinkState) {
+    fn steer(&mut self, raw_bytes: usize, state: &LinkState) {
         let fill = |fill: f32| if fill.is_nan() { 0.0 } else { f64::from(fill.clamp(0.0, 1.0)) };
         let (waiting, sending) = (fill(state.encode_queue_fill), fill(state.send_queue_fill));
         let push = waiting * (1.0 - sending) - sending;
@@ -145,6 +147,7 @@ impl CostSelector {
             None => BLIND_WEIGHT_LOG_LIMIT,
         };
         let step = if push > 0.0 { STEP_UP } else { STEP_DOWN };
+        let step = step * (raw_bytes as f64 / STEP_BYTES).min(MOST_STEPS);
         self.cpu_weight_log = (self.cpu_weight_log + step * push).clamp(-limit, limit);
         self.push = push;
     }
@@ -164,13 +167,15 @@ impl CostSelector {
 
     /// What of a block is left by a candidate.
     fn share(&self, at: usize, class: BlockClass) -> f64 {
-        let density = self.densities[class as usize].or(1.0, PRIOR_COUNT);
-        self.arms[at][class as usize].share.or(CANDIDATES[at].share.powf(density), PRIOR_COUNT)
+        let class = class as usize;
+        let density = self.densities[class].or(1.0, PRIOR_COUNT);
+        let own = self.arms[at][class].density.or(1.0, PRIOR_COUNT);
+        CANDIDATES[at].share.powf(density * own)
     }
 
     fn encode_ns_per_byte(&self, at: usize, class: BlockClass) -> f64 {
-        let expected = CANDIDATES[at].encode_ns_per_byte * self.slowness.or(1.0, PRIOR_COUNT);
-        self.arms[at][class as usize].ns_per_byte.or(expected, PRIOR_COUNT)
+        let own = self.arms[at][class as usize].slowness.or(1.0, PRIOR_COUNT);
+        CANDIDATES[at].encode_ns_per_byte * self.slowness.or(1.0, PRIOR_COUNT) * own
     }
 
     /// Now and then another candidate that cannot cost much more than the best, so that what was
@@ -195,7 +200,7 @@ impl CostSelector {
 
 impl Selector for CostSelector {
     fn choose(&mut self, sample: &BlockSample, state: &LinkState) -> CodecChoice {
-        self.steer(state);
+        self.steer(sample.raw_bytes, state);
         if sample.looks_random() || sample.raw_bytes == 0 {
             return CodecChoice::None;
         }
@@ -220,12 +225,18 @@ impl Selector for CostSelector {
         // A thread that was put aside for a while says nothing about the codec.
         let most = self.encode_ns_per_byte(at, outcome.class) * MOST_SURPRISE;
         let ns_per_byte = (outcome.encode_ns as f64 / raw_bytes).min(most);
+        let dense = share.ln() / candidate.share.ln();
+        let slow = ns_per_byte / candidate.encode_ns_per_byte;
         let memory = self.memory;
         let arm = &mut self.arms[at][class];
-        arm.share.add(share, memory);
-        arm.ns_per_byte.add(ns_per_byte, memory);
-        self.densities[class].add(share.ln() / candidate.share.ln(), memory);
-        self.slowness.add(ns_per_byte / candidate.encode_ns_per_byte, memory);
+        // Each is judged by what the other explains already.
+        let (own_density, own_slowness) =
+            (arm.density.or(1.0, PRIOR_COUNT), arm.slowness.or(1.0, PRIOR_COUNT));
+        let density = self.densities[class].or(1.0, PRIOR_COUNT).max(LEAST_DENSITY);
+        arm.density.add(dense / density, memory);
+        arm.slowness.add(slow / self.slowness.or(1.0, PRIOR_COUNT), memory);
+        self.densities[class].add(dense / own_density.max(LEAST_DENSITY), memory);
+        self.slowness.add(slow / own_slowness, memory);
     }
 }
 
@@ -267,10 +278,13 @@ const CANDIDATES: [Candidate; 7] = [
 const STORED: usize = 0;
 /// A codec that gains less than this is not worth the CPU.
 const LEAST_GAIN: f64 = 0.03;
-/// How far a queue that stays full moves the logarithm of the weight with each block. Up faster than
-/// down: too much CPU can be many times slower than storing, too little is never slower.
+/// How far a queue that stays full moves the logarithm of the weight for so many bytes. Up faster
+/// than down: too much CPU can be many times slower than storing, too little is never slower.
 const STEP_UP: f64 = 0.1;
 const STEP_DOWN: f64 = 0.025;
+const STEP_BYTES: f64 = 262_144.0;
+/// A larger block counts as so many times that.
+const MOST_STEPS: f64 = 4.0;
 /// How much a full queue adds at once. It answers before the queue has run over or dry, which the
 /// slow part alone, being a sum, can only overshoot.
 const KICK: f64 = 1.0;
@@ -291,6 +305,8 @@ const MEMORY: f64 = 32.0;
 const PRIOR_COUNT: f64 = 2.0;
 /// Better than this no block packs, as far as the model is concerned.
 const LEAST_SHARE: f64 = 0.001;
+/// Nor less well than this, as an exponent of the measured shares.
+const LEAST_DENSITY: f64 = 0.01;
 /// A block counts for at most so many times the time that was expected.
 const MOST_SURPRISE: f64 = 4.0;
 const NS_PER_S: f64 = 1e9;

@@ -21,7 +21,7 @@ use crate::wire::Frame;
 use crate::wire::hello::{Ended, Features};
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -82,6 +82,9 @@ pub struct StreamSlots<M> {
     work: Condvar,
     /// For the driver: there may be actions, events or an end.
     news: Condvar,
+    /// Whether the driver has been told of something that the machine does not know. Set and taken
+    /// with the machine locked, so that no telling falls between its look and its wait.
+    nudged: AtomicBool,
     dialer: Dialer,
     next_stream: AtomicU32,
     sockets: Mutex<Vec<Option<Arc<TcpStream>>>>,
@@ -94,6 +97,7 @@ impl<M: StreamMachine> StreamSlots<M> {
             machine: Mutex::new(machine),
             work: Condvar::new(),
             news: Condvar::new(),
+            nudged: AtomicBool::new(false),
             dialer,
             next_stream: AtomicU32::new(0),
             sockets: Mutex::new(vec![None; slots.into()]),
@@ -116,18 +120,23 @@ impl<M: StreamMachine> StreamSlots<M> {
         self.work.notify_all();
     }
 
-    /// Wakes the driver.
+    /// Tells the driver that something outside the machine has changed.
     pub fn wake_driver(&self) {
+        let _machine = self.machine();
+        self.nudged.store(true, Ordering::Relaxed);
         self.news.notify_all();
     }
 
-    /// Lets the driver wait for news.
+    /// Lets the driver wait for news; not at all if it was told since it last waited.
     pub fn wait_for_news<'a>(
         &'a self,
         machine: MutexGuard<'a, M>,
         timeout: Duration,
     ) -> MutexGuard<'a, M> {
-        wait(&self.news, machine, timeout)
+        match self.nudged.swap(false, Ordering::Relaxed) {
+            true => machine,
+            false => wait(&self.news, machine, timeout),
+        }
     }
 
     /// Lets a feeder wait until something was acknowledged.

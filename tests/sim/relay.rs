@@ -492,7 +492,8 @@ impl RelayWorld {
         if packing > 0 && (self.random.bool() || packing >= MOST_IN_PACKERS) {
             let (number, payload) = self.writer.packing.remove(self.random.usize(..packing));
             self.writer.pushed_bytes += payload.len() as u64;
-            return self.source.push(number, payload, PageCounts::default());
+            let stream_bytes = sum_of(&payload).0;
+            return self.source.push(number, stream_bytes, payload, PageCounts::default());
         }
         if !self.source.wants_segments() {
             // The reader is gone, or has read all.
@@ -510,7 +511,10 @@ impl RelayWorld {
             self.writer.end_told = true;
             return self.source.stream_ended(self.writer.sum, self.now);
         }
-        if self.source.has_room() && self.writer.packing.len() < MOST_IN_PACKERS {
+        let left = self.writer.stops_at.saturating_sub(self.writer.made);
+        // A page stands for a thousand, so that some streams have both kinds of window.
+        self.source.first_pass_left(Some(left * 1000));
+        if self.source.has_room(packing) && self.writer.packing.len() < MOST_IN_PACKERS {
             let number = self.writer.made;
             let payload = self.writer.payload(number);
             let (bytes, checksum) = sum_of(&payload);

@@ -1,5 +1,6 @@
 //! The source's side of a relayed migration: segments out, acknowledgements in, and the end.
 
+use super::window::{Link, Window};
 use super::{KEEP_ALIVE, MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
 use crate::base::{StreamId, Time};
@@ -16,14 +17,6 @@ use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bytes under way before anything is known of the link, and at least.
-const MIN_WINDOW_BYTES: u64 = 1 << 19;
-/// Bytes under way at most.
-const MAX_WINDOW_BYTES: u64 = 64 << 20;
-/// Time on the link that the window covers beyond two round trips. What is under way when the
-/// guest stops is downtime, so it is short.
-const WINDOW_TIME: Duration = Duration::from_millis(100);
 
 /// What the driver is asked to do, outside the lock, in this order.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +44,7 @@ pub struct PageCounts {
 #[derive(Debug)]
 struct Segment {
     payload: Arc<Vec<u8>>,
+    stream_bytes: u64,
     sent: Option<(StreamId, Time)>,
 }
 
@@ -75,7 +69,7 @@ pub struct RelaySource {
     segments: BTreeMap<u64, Segment>,
     /// Those of `segments` that no stream holds.
     unsent: BTreeSet<u64>,
-    under_way_bytes: u64,
+    window: Window,
     /// All segments before this one are acknowledged.
     first_unacked: u64,
     pacer: Pacer,
@@ -113,7 +107,7 @@ impl RelaySource {
             session: Session::default(),
             segments: BTreeMap::new(),
             unsent: BTreeSet::new(),
-            under_way_bytes: 0,
+            window: Window::default(),
             first_unacked: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
@@ -166,10 +160,21 @@ impl RelaySource {
         start
     }
 
-    /// Whether another segment may be made. Those that are being made do not count: there are few,
-    /// and a link that waited for them would run dry.
-    pub fn has_room(&self) -> bool {
-        self.under_way_bytes < self.window_bytes()
+    /// Whether another segment may be begun while so many are being packed.
+    pub fn has_room(&self, packing: usize) -> bool {
+        self.window.has_room(packing, self.link())
+    }
+
+    /// So many pages of the hypervisor's first pass are still to come; none where that cannot be
+    /// told.
+    pub fn first_pass_left(&mut self, pages: Option<u64>) {
+        self.window.first_pass_left(pages);
+    }
+
+    /// Whether the hypervisor is in its first pass, and must not stop the guest yet: there is too
+    /// much under way.
+    pub fn is_in_first_pass(&self) -> bool {
+        !self.window.in_tail()
     }
 
     /// Whether segments still matter.
@@ -179,13 +184,14 @@ impl RelaySource {
 
     /// Queues a segment. Numbers come in any order, each once; the last may come after
     /// [`Self::stream_ended`], because packing takes its time.
-    pub fn push(&mut self, number: u64, payload: Vec<u8>, pages: PageCounts) {
+    pub fn push(&mut self, number: u64, stream_bytes: u64, payload: Vec<u8>, pages: PageCounts) {
         if self.failure.is_some() || self.finish_asked {
             return;
         }
-        self.under_way_bytes += payload.len() as u64;
+        self.window.add(payload.len() as u64, stream_bytes);
         self.unsent.insert(number);
-        self.segments.insert(number, Segment { payload: Arc::new(payload), sent: None });
+        let segment = Segment { payload: Arc::new(payload), stream_bytes, sent: None };
+        self.segments.insert(number, segment);
         self.pages.zero += pages.zero;
         self.pages.duplicate += pages.duplicate;
         self.pages.delta += pages.delta;
@@ -305,7 +311,7 @@ impl RelaySource {
     pub fn latency(&self) -> Duration {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
         let drain = match self.bandwidth_bytes_per_s() {
-            Some(rate) => Duration::from_secs_f64(self.under_way_bytes as f64 / rate.max(1) as f64),
+            Some(rate) => Duration::from_secs_f64(self.window.bytes() as f64 / rate.max(1) as f64),
             None => Duration::ZERO,
         };
         round_trip + drain
@@ -313,12 +319,12 @@ impl RelaySource {
 
     /// Bytes of segments that are not acknowledged.
     pub fn under_way_bytes(&self) -> u64 {
-        self.under_way_bytes
+        self.window.bytes()
     }
 
     /// How full the window is, 0 to 1.
     pub fn window_fill(&self) -> f32 {
-        (self.under_way_bytes as f32 / self.window_bytes() as f32).min(1.0)
+        self.window.fill(self.link())
     }
 
     /// Who owns the guest, as far as this side can say now.
@@ -576,7 +582,7 @@ impl RelaySource {
             let Some(segment) = self.segments.remove(&id.0) else { continue };
             self.unsent.remove(&id.0);
             let bytes = segment.payload.len() as u64;
-            self.under_way_bytes -= bytes;
+            self.window.remove(bytes, segment.stream_bytes);
             if let Some((_, sent_at)) = segment.sent {
                 self.bandwidth.on_acked(bytes, now - sent_at, now);
             }
@@ -657,7 +663,7 @@ impl RelaySource {
         self.stage = Stage::Streaming;
         self.segments.clear();
         self.unsent.clear();
-        self.under_way_bytes = 0;
+        self.window.clear();
         self.actions.clear();
         self.actions.push_back(Action::Persist(Mark::SourceRuns));
         self.finish(Ending::Keep);
@@ -669,12 +675,9 @@ impl RelaySource {
         self.actions.push_back(Action::Finish(ending));
     }
 
-    fn window_bytes(&self) -> u64 {
-        let Some(rate) = self.bandwidth_bytes_per_s() else { return 8 * MIN_WINDOW_BYTES };
+    fn link(&self) -> Link {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
-        let time = 2 * round_trip.min(Duration::from_secs(1)) + WINDOW_TIME;
-        let bytes = rate as f64 * time.as_secs_f64();
-        (bytes as u64).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES)
+        Link { rate_bytes_per_s: self.bandwidth_bytes_per_s(), round_trip }
     }
 
     fn enter(&mut self, phase: Phase, now: Time) {

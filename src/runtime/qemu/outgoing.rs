@@ -18,7 +18,7 @@ use crate::migration::source::Work;
 use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::{PAGE_BYTES, Segment, StreamParser};
+use crate::qemu::{PAGE_BYTES, Phase, Segment, StreamParser};
 use crate::runtime::clock::now;
 use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
@@ -56,6 +56,8 @@ const MAX_PACKERS: usize = 8;
 const FILL_PATIENCE: Duration = Duration::from_millis(2);
 /// How long QEMU may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least that QEMU takes as a limit of the downtime.
+const LEAST_DOWNTIME: Duration = Duration::from_millis(1);
 /// What QEMU and the destination's QEMU take around the stream's end.
 const HANDOVER: Duration = Duration::from_millis(40);
 /// How often waits look whether it is over.
@@ -96,7 +98,7 @@ impl QemuOutgoing {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
         let slots = StreamSlots::new(machine, dialer, options.streams);
         let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
-        let told_downtime = Mutex::new(options.max_downtime);
+        let told_downtime = Mutex::new(LEAST_DOWNTIME);
         Arc::new(Self {
             setup,
             options,
@@ -193,7 +195,7 @@ impl QemuOutgoing {
         let slots = self.slots.clone();
         let task = Task::Migrate {
             uri: format!("unix:{}", path.display()),
-            max_downtime: self.options.max_downtime,
+            max_downtime: LEAST_DOWNTIME,
             throttle: self.options.throttle,
         };
         let watch = Watch::start(qmp, task, Box::new(move || slots.wake_driver()))
@@ -235,8 +237,8 @@ impl QemuOutgoing {
         if seen.stopped && seen.over.as_ref().is_none_or(Result::is_ok) {
             machine.guest_stopped(now());
         }
-        let latency = machine.latency();
-        self.steer_downtime(&watch, &seen, latency);
+        let allowed = self.downtime_for_qemu(&machine);
+        self.steer_downtime(&watch, &seen, allowed);
         match (seen.over, stream) {
             (Some(Err(text)), _) => machine.fail(Failure::new(Status::Callback, text), now()),
             (_, Some(Err(text))) => machine.fail(Failure::new(Status::Io, text), now()),
@@ -246,17 +248,25 @@ impl QemuOutgoing {
     }
 
     /// QEMU stops the guest when it believes that it can write the rest in time; what is under way
-    /// then, and the handover, come on top. So QEMU is told less than the caller allows.
-    fn steer_downtime(&self, watch: &Watch, seen: &Seen, latency: Duration) {
+    /// then, and the handover, come on top. So QEMU is told less than half of what the caller allows,
+    /// for what it believes may be wrong by a factor of two; and in its first pass, when there is
+    /// much under way, next to nothing.
+    fn downtime_for_qemu(&self, machine: &RelaySource) -> Duration {
+        let allowed = self.options.max_downtime;
+        match machine.is_in_first_pass() {
+            true => LEAST_DOWNTIME,
+            false => (allowed / 2).saturating_sub(machine.latency() + HANDOVER).max(allowed / 8),
+        }
+    }
+
+    fn steer_downtime(&self, watch: &Watch, seen: &Seen, wanted: Duration) {
         if seen.stopped || seen.over.is_some() || !seen.under_way {
             return;
         }
-        let allowed = self.options.max_downtime;
-        let left = allowed.saturating_sub(latency + HANDOVER).max(allowed / 8);
         let mut told = lock(&self.told_downtime);
-        if told.abs_diff(left) > allowed / 8 {
-            *told = left;
-            watch.set_downtime(left);
+        if told.abs_diff(wanted) > self.options.max_downtime / 8 {
+            *told = wanted;
+            watch.set_downtime(wanted);
         }
     }
 
@@ -372,7 +382,8 @@ impl QemuOutgoing {
             return true;
         }
         let mut machine = self.slots.machine();
-        while machine.wants_segments() && !machine.has_room() {
+        machine.first_pass_left(intake.first_pass_left());
+        while machine.wants_segments() && !machine.has_room(self.waiting.load(Ordering::Relaxed)) {
             machine = self.slots.wait_for_work(machine, TICK);
         }
         let wanted = machine.wants_segments();
@@ -396,13 +407,13 @@ impl QemuOutgoing {
         loop {
             let next = lock(prepared).recv();
             let Ok(prepared) = next else { return };
-            let number = prepared.number;
+            let (number, stream_bytes) = (prepared.number, prepared.stream_bytes);
             let (link, codecs) = self.link();
             let packed = self.chooser.pack(&mut packer, prepared, &link, codecs);
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             let mut machine = self.slots.machine();
             match packed {
-                Ok(packed) => machine.push(number, packed.payload, packed.counts),
+                Ok(packed) => machine.push(number, stream_bytes, packed.payload, packed.counts),
                 Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),
             }
             drop(machine);
@@ -435,6 +446,21 @@ struct Intake {
     parser: StreamParser,
     segment: Segment,
     sum: StreamSum,
+}
+
+impl Intake {
+    /// Pages of QEMU's first pass that are still to come; none where that cannot be told.
+    fn first_pass_left(&self) -> Option<u64> {
+        let info = self.parser.info();
+        match info.phase {
+            Phase::Opaque(_) | Phase::Tail => None,
+            _ if info.ram_bytes == 0 => Some(u64::MAX),
+            _ => {
+                let seen = info.pages + info.zero_pages + info.encoded_pages;
+                Some((info.ram_bytes / PAGE_BYTES as u64).saturating_sub(seen))
+            }
+        }
+    }
 }
 
 impl Handle for QemuOutgoing {
