@@ -15,6 +15,7 @@ use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use crate::runtime::dial::{Dialed, Dialer};
 use crate::runtime::lock::{lock, wait};
+use crate::runtime::sys::socket::unacknowledged_bytes;
 use crate::runtime::sys::thread::spawn_named;
 use crate::transport::SessionError;
 use crate::wire::Frame;
@@ -146,6 +147,13 @@ impl<M: StreamMachine> StreamSlots<M> {
         timeout: Duration,
     ) -> MutexGuard<'a, M> {
         wait(&self.work, machine, timeout)
+    }
+
+    /// Bytes that the kernel holds for the peer: waiting, or on their way and not acknowledged.
+    pub fn socket_bytes(&self) -> u64 {
+        let sockets = lock(&self.sockets);
+        let held = |socket: &Arc<TcpStream>| unacknowledged_bytes(socket.as_ref()).unwrap_or(0);
+        sockets.iter().flatten().map(|socket| u64::from(held(socket))).sum()
     }
 
     /// Starts a thread for every slot.

@@ -1,6 +1,7 @@
 //! How fast the link takes bytes: acknowledged bytes over the time in which some were under way.
 //!
-//! Idle time does not count, so a source with little to send does not look like a slow link. The
+//! Idle time does not count, so a source with little to send does not look like a slow link; nor does
+//! one whose bytes have crossed the link and wait for a busy destination, if that is told. The
 //! window slides in slots, so the answer follows a change within `WINDOW_SLOTS` slots.
 
 use crate::base::Time;
@@ -25,6 +26,8 @@ pub struct BandwidthEstimator {
     slot_start: Time,
     in_flight_bytes: u64,
     busy_since: Time,
+    /// Though bytes are under way, none is before the link.
+    is_idle: bool,
     min_round_trip: Option<Duration>,
 }
 
@@ -52,6 +55,14 @@ impl BandwidthEstimator {
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
     }
 
+    /// Whether the link has nothing to carry although bytes are under way.
+    pub fn set_idle(&mut self, is_idle: bool, now: Time) {
+        if self.is_idle != is_idle {
+            self.settle(now);
+            self.is_idle = is_idle;
+        }
+    }
+
     /// Bytes per second, once there is anything to go by.
     pub fn rate_bytes_per_s(&self) -> Option<u64> {
         let busy_us: u64 = self.slots.iter().map(|slot| slot.busy_us).sum();
@@ -74,7 +85,7 @@ impl BandwidthEstimator {
                 self.slots.pop_front();
             }
         }
-        if self.in_flight_bytes > 0 {
+        if self.in_flight_bytes > 0 && !self.is_idle {
             let busy_us = now.since(self.busy_since).as_micros() as u64;
             self.slot().busy_us += busy_us;
         }

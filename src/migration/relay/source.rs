@@ -69,6 +69,7 @@ pub struct RelaySource {
     segments: BTreeMap<u64, Segment>,
     /// Those of `segments` that no stream holds.
     unsent: BTreeSet<u64>,
+    unsent_bytes: u64,
     window: Window,
     /// All segments before this one are acknowledged.
     first_unacked: u64,
@@ -107,6 +108,7 @@ impl RelaySource {
             session: Session::default(),
             segments: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            unsent_bytes: 0,
             window: Window::default(),
             first_unacked: 0,
             pacer,
@@ -190,6 +192,7 @@ impl RelaySource {
         }
         self.window.add(payload.len() as u64, stream_bytes);
         self.unsent.insert(number);
+        self.unsent_bytes += payload.len() as u64;
         let segment = Segment { payload: Arc::new(payload), stream_bytes, sent: None };
         self.segments.insert(number, segment);
         self.pages.zero += pages.zero;
@@ -322,9 +325,11 @@ impl RelaySource {
         self.window.bytes()
     }
 
-    /// How full the window is, 0 to 1.
-    pub fn window_fill(&self) -> f32 {
-        self.window.fill(self.link())
+    /// How far the link is from running dry, 0 to 1, with so many bytes in the sockets.
+    pub fn link_fill(&mut self, socket_bytes: u64, now: Time) -> f32 {
+        let queued_bytes = socket_bytes + self.unsent_bytes;
+        self.bandwidth.set_idle(queued_bytes == 0, now);
+        self.window.fill(queued_bytes, self.link())
     }
 
     /// Who owns the guest, as far as this side can say now.
@@ -416,8 +421,10 @@ impl RelaySource {
         for (number, segment) in &mut self.segments {
             if segment.sent.is_some_and(|(on, _)| on == stream) {
                 segment.sent = None;
+                let bytes = segment.payload.len() as u64;
                 self.unsent.insert(*number);
-                self.bandwidth.on_lost(segment.payload.len() as u64, now);
+                self.unsent_bytes += bytes;
+                self.bandwidth.on_lost(bytes, now);
             }
         }
         if !self.finish_asked {
@@ -570,6 +577,7 @@ impl RelaySource {
         let segment = self.segments.get_mut(&number)?;
         segment.sent = Some((stream, now));
         let bytes = segment.payload.len() as u64;
+        self.unsent_bytes -= bytes;
         self.bandwidth.on_sent(bytes, now);
         let wire_bytes = bytes + HEADER_BYTES as u64;
         self.wire_bytes += wire_bytes;
@@ -580,8 +588,10 @@ impl RelaySource {
     fn on_acks(&mut self, acks: &ChunkAck, now: Time) {
         for id in &acks.arrived {
             let Some(segment) = self.segments.remove(&id.0) else { continue };
-            self.unsent.remove(&id.0);
             let bytes = segment.payload.len() as u64;
+            if self.unsent.remove(&id.0) {
+                self.unsent_bytes -= bytes;
+            }
             self.window.remove(bytes, segment.stream_bytes);
             if let Some((_, sent_at)) = segment.sent {
                 self.bandwidth.on_acked(bytes, now - sent_at, now);
@@ -663,6 +673,7 @@ impl RelaySource {
         self.stage = Stage::Streaming;
         self.segments.clear();
         self.unsent.clear();
+        self.unsent_bytes = 0;
         self.window.clear();
         self.actions.clear();
         self.actions.push_back(Action::Persist(Mark::SourceRuns));

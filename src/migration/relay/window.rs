@@ -18,7 +18,7 @@ const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
 const BUSY_TIME: Duration = Duration::from_millis(100);
 const BUSY_SEGMENTS: u64 = 12;
 /// Bytes of the stream itself, which the destination has to replay however small they travel.
-const BULK_STREAM_BYTES: u64 = 64 << 20;
+const BULK_STREAM_BYTES: u64 = 256 << 20;
 const TAIL_STREAM_BYTES: u64 = 8 << 20;
 /// A round trip that is longer counts as this.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -91,12 +91,12 @@ impl Window {
         self.bytes + coming < self.limit_bytes(link) && self.stream_bytes < most
     }
 
-    /// How far the link is from running dry, 0 to 1: the window may hold many times what keeps it
-    /// busy.
-    pub fn fill(&self, link: Link) -> f32 {
+    /// How far the link is from running dry, 0 to 1, with so many bytes still before it. The window
+    /// tells less: it holds many times what keeps the link busy, and what waits for the replay.
+    pub fn fill(&self, queued_bytes: u64, link: Link) -> f32 {
         let busy = bytes_in(BUSY_TIME + link.round_trip.min(LONGEST_ROUND_TRIP), link);
         let busy = busy.max(BUSY_SEGMENTS * self.segment_bytes);
-        (self.bytes as f32 / self.limit_bytes(link).min(busy).max(1) as f32).min(1.0)
+        (queued_bytes as f32 / self.limit_bytes(link).min(busy).max(1) as f32).min(1.0)
     }
 
     fn limit_bytes(&self, link: Link) -> u64 {
@@ -126,7 +126,7 @@ mod tests {
         let mut window = Window::default();
         let mut segments = 0;
         while window.has_room(0, LINK) {
-            window.add(1 << 18, 1 << 20);
+            window.add(1 << 18, 1 << 18);
             segments += 1;
         }
         assert_eq!(segments, (50_000_000_u64 * 640 / 1000).div_ceil(1 << 18));
@@ -135,7 +135,7 @@ mod tests {
         window.first_pass_left(Some(MARGIN_PAGES));
         assert!(window.in_tail() && !window.has_room(0, LINK));
         while !window.has_room(0, LINK) {
-            window.remove(1 << 18, 1 << 20);
+            window.remove(1 << 18, 1 << 18);
         }
         assert!(window.bytes() < 50_000_000 * 60 / 1000);
         assert!(!window.has_room(8, LINK), "those that are being packed count");
@@ -166,6 +166,7 @@ mod tests {
         assert!(window.has_room(0, unknown));
         window.add(1, 1);
         assert!(!window.has_room(0, unknown));
-        assert!(window.fill(unknown) >= 1.0);
+        assert_eq!(window.fill(u64::MAX, unknown), 1.0);
+        assert_eq!(window.fill(0, unknown), 0.0);
     }
 }

@@ -423,14 +423,15 @@ impl QemuOutgoing {
 
     /// How the link stands, and what the peer can undo.
     fn link(&self) -> (LinkState, u32) {
-        let machine = self.slots.machine();
+        let socket_bytes = self.slots.socket_bytes();
+        let mut machine = self.slots.machine();
         let packers = packer_count();
         let waiting = self.waiting.load(Ordering::Relaxed) as f32;
         let state = LinkState {
             bandwidth_bytes_per_s: machine.bandwidth_bytes_per_s(),
             cores: packers as u32,
             encode_queue_fill: (waiting / (2 * packers) as f32).min(1.0),
-            send_queue_fill: machine.window_fill(),
+            send_queue_fill: machine.link_fill(socket_bytes, now()),
         };
         (state, machine.codecs())
     }
