@@ -329,6 +329,9 @@ fn baselines_keep_to_what_is_configured_and_are_counted() {
     let gauge = from.json(&["metrics", "hde.baselines"]);
     assert_eq!(gauge["metrics"][0]["series"][0]["value"], 1, "{gauge}");
     let id = started["id"].as_str().unwrap();
+    let text = refusal(&to.run(&["compression-stats", "--migration", id]), 1);
+    assert!(text.contains("arrives here; the node that sends it encodes it"), "{text}");
+    assert!(from.json(&["compression-stats", "--migration", id])["pages"].as_u64() > Some(0));
     stdout(&from.run(&["cancel", id]));
     for host in [&from, &to] {
         wait_until("they are let go", || {
