@@ -166,9 +166,9 @@ keys! {
         "Cap on what one migration sends.";
     MigrationThrottle "migration.throttle" Kind::Bool, "true", NextMigration,
         "Whether a guest may be slowed down to converge.";
-    MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+    MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a first or lost connection is tried for.";
-    MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+    MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a peer may go without any progress.";
 
     FlagHybridMode "feature_flags.hybrid_mode" Kind::Bool, "false", NotInUse,

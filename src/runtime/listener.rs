@@ -25,7 +25,7 @@ use std::time::Duration;
 /// How long a connection may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long data streams may be silent; sources say something every two seconds.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a hello is turned down.
 #[derive(Clone, Debug)]

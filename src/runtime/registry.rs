@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a destination waits for a source that is gone.
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the registry does when a migration has ended.
 type OnEnd = Box<dyn FnOnce(&Report) + Send>;

@@ -525,7 +525,7 @@ impl RelaySource {
             return;
         }
         if let Some(since) = self.without_streams_since {
-            if now - since >= self.options.reconnect_timeout {
+            if now - since >= self.options.connection_timeout(self.streams_seen > 0) {
                 let why = match self.last_connect_error.as_str() {
                     "" => String::new(),
                     error => format!("; last attempt: {error}"),
