@@ -18,9 +18,11 @@ use crate::migration::relay::destination::{Action, Patience, RelayDestination, R
 use crate::migration::relay::segment_io::{Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::releasable_bytes;
+use crate::qemu::{Segment, releasable_bytes};
 use crate::runtime::clock::now;
+use crate::runtime::connection::READ_BUFFER_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Refusal, check_join, no_room};
@@ -31,7 +33,8 @@ use crate::runtime::qemu::watch::{Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
-use crate::wire::hello::Purpose;
+use crate::wire::hello::{Features, Purpose};
+use crate::wire::segment::SegmentHeader;
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
@@ -57,7 +60,10 @@ const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 pub struct QemuIncoming {
     setup: RelaySetup,
     token: [u8; 16],
-    baseline_pages: u32,
+    /// What this side can do, and how many pages both remember.
+    features: Features,
+    /// While the stream flows.
+    unpacker: Mutex<Option<Unpacker>>,
     guest: Arc<QemuGuest>,
     journal: Arc<Journal>,
     machine: Mutex<RelayDestination>,
@@ -83,7 +89,7 @@ impl QemuIncoming {
     pub fn new(
         setup: RelaySetup,
         token: [u8; 16],
-        baseline_pages: u32,
+        features: Features,
         (guest, patience): (Arc<QemuGuest>, Patience),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
@@ -91,7 +97,8 @@ impl QemuIncoming {
         Arc::new(Self {
             setup,
             token,
-            baseline_pages,
+            features,
+            unpacker: Mutex::new(None),
             guest,
             journal,
             machine: Mutex::new(machine),
@@ -235,9 +242,15 @@ impl QemuIncoming {
 
     /// The replay's thread.
     fn replay(&self) {
-        let mut unpacker = Unpacker::new(limits_for(self.baseline_pages));
+        self.replay_all();
+        // Nothing more will refer to what came.
+        drop(lock(&self.unpacker).take());
+    }
+
+    fn replay_all(&self) {
+        *lock(&self.unpacker) = Some(Unpacker::new(limits_for(self.features.baseline_pages)));
         while let Some(payload) = self.next_segment() {
-            match self.take_in(&payload, &mut unpacker) {
+            match self.take_in(&payload) {
                 Ok((bytes, checksum)) => {
                     lock(&self.machine).replayed(bytes, checksum, now());
                     self.news.notify_all();
@@ -264,10 +277,8 @@ impl QemuIncoming {
     }
 
     /// Replays one segment, but for what is to be kept back.
-    fn take_in(&self, payload: &[u8], unpacker: &mut Unpacker) -> Result<(u64, u64), Failure> {
-        let corrupt =
-            |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
-        let (header, segment) = unpacker.unpack(payload).map_err(|error| corrupt(&error))?;
+    fn take_in(&self, payload: &[u8]) -> Result<(u64, u64), Failure> {
+        let (header, segment) = self.unpack(payload)?;
         let (door, mut kept) = (self.open_door()?, lock(&self.end));
         let before = std::mem::take(&mut *kept);
         let pieces: Vec<&[u8]> = std::iter::once(&before[..]).chain(segment.pieces()).collect();
@@ -280,6 +291,13 @@ impl QemuIncoming {
             .map_err(|error| self.refused_by_qemu(&error))?;
         *kept = rest;
         Ok((segment.stream_bytes() as u64, header.checksum))
+    }
+
+    fn unpack(&self, payload: &[u8]) -> Result<(SegmentHeader, Segment), Failure> {
+        let corrupt = |error: String| Failure::new(Status::Corrupt, error);
+        let mut unpacker = lock(&self.unpacker);
+        let unpacker = unpacker.as_mut().ok_or_else(|| corrupt("the stream has ended".into()))?;
+        unpacker.unpack(payload).map_err(|error| corrupt(error.to_string()))
     }
 
     fn refused_by_qemu(&self, error: &io::Error) -> Failure {
@@ -439,11 +457,28 @@ impl Handle for QemuIncoming {
         lock(&self.machine).cancel();
         self.news.notify_all();
     }
+
+    fn footprint(&self) -> Footprint {
+        let held = lock(&self.unpacker).as_ref().map(|u| (u.held_pages(), u.memory_bytes()));
+        let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        Footprint {
+            baseline_pages,
+            baseline_bytes,
+            baseline_pages_limit: self.features.baseline_pages.into(),
+            early_bytes: lock(&self.machine).stored_bytes(),
+            stream_bytes: (lock(&self.writers).len() * READ_BUFFER_BYTES) as u64,
+            ..Footprint::default()
+        }
+    }
 }
 
 impl Arrival for QemuIncoming {
     fn token(&self) -> [u8; 16] {
         self.token
+    }
+
+    fn features(&self) -> Features {
+        self.features
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {
