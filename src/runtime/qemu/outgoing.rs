@@ -430,11 +430,12 @@ impl QemuOutgoing {
         let socket_bytes = self.slots.socket_bytes();
         let mut machine = self.slots.machine();
         let packers = packer_count();
-        let waiting = self.waiting.load(Ordering::Relaxed) as f32;
+        // One each is in a packer's hands, and that is no queue.
+        let queued = self.waiting.load(Ordering::Relaxed).saturating_sub(packers);
         let state = LinkState {
-            bandwidth_bytes_per_s: machine.bandwidth_bytes_per_s(),
+            bandwidth_bytes_per_s: machine.link_bytes_per_s(),
             cores: packers as u32,
-            encode_queue_fill: (waiting / (2 * packers) as f32).min(1.0),
+            encode_queue_fill: (queued as f32 / packers as f32).min(1.0),
             send_queue_fill: machine.link_fill(socket_bytes, now()),
         };
         (state, machine.codecs())
