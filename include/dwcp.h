@@ -638,7 +638,8 @@ typedef struct dwcp_source {
      */
     int32_t (*finish)(void *ctx, uint32_t ending);
     /**
-     * Copy memory out; required if the regions have no host pointer.
+     * Copy memory out; required if the regions have no host pointer. May be called outside of a
+     * migration too, when an operator asks what codecs would do to it.
      */
     int32_t (*read_pages)(void *ctx,
                           uint32_t region,

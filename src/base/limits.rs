@@ -24,8 +24,8 @@ pub const MAX_CONTROL_BYTES: usize = 256 * 1024;
 pub const MAX_HELLO_BYTES: usize = 128 * 1024;
 /// Payload of one frame, whatever its kind.
 pub const MAX_FRAME_BYTES: u32 = MAX_CHUNK_BYTES + 64 * 1024;
-/// Pages that one relayed migration remembers on each side: 1 GiB.
-pub const MAX_BASELINE_PAGES: u32 = 1 << 18;
+/// Pages that one relayed migration remembers on each side, whatever the configuration says: 1 TiB.
+pub const MAX_BASELINE_PAGES: u32 = 1 << 28;
 /// Pages of earlier migrations that a node holds: 16 GiB, whose index takes 32 MiB of memory.
 pub const MAX_HELD_PAGES: u64 = 1 << 22;
 /// Earlier migrations of which a node holds pages.

@@ -203,18 +203,20 @@ keys! {
 
     HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
         "Choose the codec by a learned selector.";
-    HdeEnableDeltaEncoding "hde.enable_delta_encoding" Kind::Bool, "true", NotInUse,
-        "Send pages as differences to a baseline.";
+    HdeEnableDeltaEncoding "hde.enable_delta_encoding" Kind::Bool, "true", NextMigration,
+        "Send pages of QEMUs' guests as differences from what was sent before, where that is shorter.";
     HdeEnableCrdt "hde.enable_crdt" Kind::Bool, "true", NotInUse,
         "Share baselines between nodes.";
     HdeBaselineRefreshInterval "hde.baseline_refresh_interval" Kind::Duration(1_000, DAY_MS), "5m", NotInUse,
-        "How long a baseline is used.";
-    HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NotInUse,
-        "Baselines held at once.";
-    HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NotInUse,
-        "Drop baselines as soon as they are unused.";
-    HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.001", NotInUse,
-        "Step of the selector's learning.";
+        "How long pages of a guest that has left are worth keeping; within a migration none grow old.";
+    HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NextMigration,
+        "Baselines that a migration of a QEMU's guest may hold on each side, 1 MiB of pages each.";
+    HdeMaxMemoryPercent "hde.max_memory_percent" Kind::Percent(1.0, 100.0), "25", NextMigration,
+        "Memory that they may take on each side, in percent of the guest's; the stricter bound counts.";
+    HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NextMigration,
+        "Hold half of the baselines that the two bounds allow.";
+    HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.03", NextMigration,
+        "Least weight of a new observation in what the selector of codecs knows; higher forgets sooner.";
     HdeHoldDepartedGuests "hde.hold_departed_guests" Kind::Bool, "true", Restart,
         "Whether pages of guests that left or came are kept, so that they need not travel again.";
     HdeHeldBytes "hde.held_bytes" Kind::Bytes(1 << 20, 1 << 44), "4GiB", Restart,
@@ -301,6 +303,8 @@ mod tests {
     fn migration_defaults_are_the_librarys() {
         let options = crate::config::Config::default().migration_options();
         assert_eq!(options, crate::migration::MigrationOptions::default());
+        let encoding = crate::config::Config::default().encoding_options();
+        assert_eq!(encoding, crate::migration::EncodingOptions::default());
     }
 
     #[test]

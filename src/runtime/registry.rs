@@ -6,7 +6,7 @@ use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
 use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::Patience;
-use crate::migration::{GuestSink, GuestSource, Owner, Report};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::guarded::Guarded;
@@ -24,7 +24,7 @@ use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
-use crate::wire::hello::{Ended, Purpose};
+use crate::wire::hello::{Ended, Features, Purpose};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ enum Role {
     QemuDestination(Arc<QemuGuest>),
 }
 
-/// A guest that was claimed for leaving.
+/// A guest that runs here, by the way to its memory.
 pub enum Leaving {
     /// Its memory is called for.
     Memory(Arc<dyn GuestSource>),
@@ -80,6 +80,7 @@ struct Tables {
     ended: HashMap<MigrationId, Owner>,
     state_dir: Option<PathBuf>,
     stopped: bool,
+    encoding: EncodingOptions,
 }
 
 impl GuestEntry {
@@ -149,6 +150,16 @@ impl Registry {
     /// Pages of guests that left or came.
     pub fn held(&self) -> &Arc<HeldStore> {
         &self.held
+    }
+
+    /// How guests of QEMUs are encoded, from the next migration on.
+    pub fn set_encoding(&self, options: EncodingOptions) {
+        lock(&self.tables).encoding = options;
+    }
+
+    /// How guests of QEMUs are encoded.
+    pub fn encoding(&self) -> EncodingOptions {
+        lock(&self.tables).encoding
     }
 
     /// Takes over what the state directory says about earlier migrations.
@@ -237,6 +248,46 @@ impl Registry {
         let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
         let found = entry.vm_info(name).zip(entry.as_qemu().cloned());
         found.ok_or_else(|| NodeError::NotQemu(name.to_string()))
+    }
+
+    /// The one guest that runs here.
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub fn only_source(&self) -> Result<String, NodeError> {
+        let guests = self.guests();
+        let mut names =
+            guests.iter().filter(|guest| guest.role == "source").map(|g| g.name.clone());
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name),
+            (None, _) => Err(NodeError::WhichGuest(
+                "no guest runs here, so none can be looked at".to_string(),
+            )),
+            (Some(_), Some(_)) => {
+                let text = "several guests run here, and none is named; known here: ";
+                Err(NodeError::WhichGuest(text.to_string() + &lock(&self.tables).guest_names()))
+            }
+        }
+    }
+
+    /// A way to the memory of a guest that runs here.
+    ///
+    /// # Errors
+    /// Unknown, not running here, or a QEMU's that is moving.
+    pub fn memory(&self, name: &str) -> Result<Leaving, NodeError> {
+        let tables = lock(&self.tables);
+        let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
+        match &entry.role {
+            Role::Source(guest) => Ok(Leaving::Memory(guest.clone())),
+            Role::QemuSource(_) if entry.migration.is_some() => {
+                Err(NodeError::Busy(name.to_string()))
+            }
+            Role::QemuSource(guest) => Ok(Leaving::Qemu(guest.clone())),
+            Role::Destination(_) | Role::QemuDestination(_) => {
+                let (name, role) = (name.to_string(), entry.role_name());
+                Err(NodeError::WrongRole { name, role })
+            }
+        }
     }
 
     /// Claims a guest for an outgoing migration.
@@ -424,9 +475,11 @@ impl Registry {
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
-        let agreed = FEATURES.common(hello.features);
+        let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
+        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
         let (journal, held) = (self.journal.clone(), self.held.clone());
-        let migration = QemuIncoming::new(setup, (token, agreed), (qemu, patience), held, journal);
+        let migration =
+            QemuIncoming::new(setup, (token, features), (qemu, patience), held, journal);
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -616,7 +669,11 @@ fn difference(source: &MemoryLayout, ours: &MemoryLayout) -> String {
     }
 }
 
-fn random_bytes() -> Result<[u8; 16], NodeError> {
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// The system gives none.
+pub fn random_bytes() -> Result<[u8; 16], NodeError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| NodeError::Io {
         what: "random numbers",

@@ -338,6 +338,13 @@ impl RelaySource {
         }
     }
 
+    /// What the link can carry, for choosing codecs: the most that it lately did.
+    pub fn link_bytes_per_s(&self) -> Option<u64> {
+        let cap = self.options.bandwidth_limit_bytes_per_s;
+        let peak = self.bandwidth.peak_bytes_per_s();
+        peak.map(|peak| cap.map_or(peak, |cap| peak.min(cap))).or(cap)
+    }
+
     /// Time that what is under way and the handover add to the downtime.
     pub fn latency(&self) -> Duration {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
@@ -739,7 +746,7 @@ impl RelaySource {
 
     fn link(&self) -> Link {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
-        Link { rate_bytes_per_s: self.bandwidth_bytes_per_s(), round_trip }
+        Link { rate_bytes_per_s: self.link_bytes_per_s(), round_trip }
     }
 
     fn enter(&mut self, phase: Phase, now: Time) {

@@ -18,9 +18,11 @@ use crate::migration::relay::destination::{Action, Patience, RelayDestination, R
 use crate::migration::relay::segment_io::{UnpackError, Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::releasable_bytes;
+use crate::qemu::{Segment, releasable_bytes};
 use crate::runtime::clock::now;
+use crate::runtime::connection::READ_BUFFER_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldSet, HeldStore, HeldWriter};
 use crate::runtime::journal::Journal;
@@ -33,6 +35,7 @@ use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
 use crate::wire::hello::{Features, Purpose};
+use crate::wire::segment::SegmentHeader;
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
@@ -58,7 +61,10 @@ const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 pub struct QemuIncoming {
     setup: RelaySetup,
     token: [u8; 16],
-    baseline_pages: u32,
+    /// What this side can do, and how many pages both remember.
+    features: Features,
+    /// While the stream flows.
+    unpacker: Mutex<Option<Unpacker>>,
     store: Arc<HeldStore>,
     /// What was announced, and where the pages that come are kept, until the replay takes both.
     held: Mutex<(Option<HeldSet>, Option<HeldWriter>)>,
@@ -86,14 +92,14 @@ impl QemuIncoming {
     /// A migration that has not started.
     pub fn new(
         setup: RelaySetup,
-        (token, agreed): ([u8; 16], Features),
+        (token, features): ([u8; 16], Features),
         (guest, patience): (Arc<QemuGuest>, Patience),
         store: Arc<HeldStore>,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let mut machine = RelayDestination::new(setup.clone(), patience, now());
         let (name, ram_bytes) = (&setup.guest, setup.facts.ram_bytes);
-        let announced = agreed.held_pages.then(|| store.announce(name, ram_bytes));
+        let announced = features.held_pages.then(|| store.announce(name, ram_bytes));
         if let Some(pages) = &announced {
             machine.announce(store.key(), &pages.hashes());
         }
@@ -101,7 +107,8 @@ impl QemuIncoming {
         Arc::new(Self {
             setup,
             token,
-            baseline_pages: agreed.baseline_pages,
+            features,
+            unpacker: Mutex::new(None),
             store,
             held,
             guest,
@@ -247,22 +254,25 @@ impl QemuIncoming {
 
     /// The replay's thread.
     fn replay(&self) {
-        let mut unpacker = Unpacker::new(limits_for(self.baseline_pages));
         let (announced, keeper) = std::mem::take(&mut *lock(&self.held));
+        let mut unpacker = Unpacker::new(limits_for(self.features.baseline_pages));
         announced.into_iter().for_each(|pages| unpacker.announce(Box::new(pages)));
-        self.replay_all(&mut unpacker, keeper.as_ref());
-        // Of a migration that failed too: the next attempt need not bring it again.
-        if let Some(keeper) = keeper {
+        *lock(&self.unpacker) = Some(unpacker);
+        self.replay_all(keeper.as_ref());
+        // Nothing more will refer to what came; also of a migration that failed it is held, so that
+        // the next attempt need not bring it again.
+        if let (Some(unpacker), Some(keeper)) = (lock(&self.unpacker).take(), keeper) {
             keeper.finish(Some(Box::new(move |take| unpacker.pages().for_each(take))));
         }
     }
 
-    fn replay_all(&self, unpacker: &mut Unpacker, keeper: Option<&HeldWriter>) {
+    fn replay_all(&self, keeper: Option<&HeldWriter>) {
         while let Some(payload) = self.next_segment() {
-            match self.take_in(&payload, unpacker) {
+            match self.take_in(&payload) {
                 Ok((bytes, checksum)) => {
-                    let whole = keeper.zip(unpacker.fresh_block(&payload));
-                    whole.into_iter().for_each(|(keeper, block)| keeper.add(block));
+                    if let (Some(keeper), Some(unpacker)) = (keeper, &*lock(&self.unpacker)) {
+                        unpacker.fresh_block(&payload).into_iter().for_each(|b| keeper.add(b));
+                    }
                     lock(&self.machine).replayed(bytes, checksum, now());
                     self.news.notify_all();
                     self.flush_acks();
@@ -288,15 +298,8 @@ impl QemuIncoming {
     }
 
     /// Replays one segment, but for what is to be kept back.
-    fn take_in(&self, payload: &[u8], unpacker: &mut Unpacker) -> Result<(u64, u64), Failure> {
-        let corrupt =
-            |error: &dyn std::fmt::Display| Failure::new(Status::Corrupt, error.to_string());
-        let (header, segment) = unpacker.unpack(payload).map_err(|error| {
-            if let UnpackError::Checksum { .. } = error {
-                self.store.distrust(&self.setup.guest);
-            }
-            corrupt(&error)
-        })?;
+    fn take_in(&self, payload: &[u8]) -> Result<(u64, u64), Failure> {
+        let (header, segment) = self.unpack(payload)?;
         let (door, mut kept) = (self.open_door()?, lock(&self.end));
         let before = std::mem::take(&mut *kept);
         let pieces: Vec<&[u8]> = std::iter::once(&before[..]).chain(segment.pieces()).collect();
@@ -309,6 +312,18 @@ impl QemuIncoming {
             .map_err(|error| self.refused_by_qemu(&error))?;
         *kept = rest;
         Ok((segment.stream_bytes() as u64, header.checksum))
+    }
+
+    fn unpack(&self, payload: &[u8]) -> Result<(SegmentHeader, Segment), Failure> {
+        let corrupt = |error: String| Failure::new(Status::Corrupt, error);
+        let mut unpacker = lock(&self.unpacker);
+        let unpacker = unpacker.as_mut().ok_or_else(|| corrupt("the stream has ended".into()))?;
+        unpacker.unpack(payload).map_err(|error| {
+            if let UnpackError::Checksum { .. } = error {
+                self.store.distrust(&self.setup.guest);
+            }
+            corrupt(error.to_string())
+        })
     }
 
     fn refused_by_qemu(&self, error: &io::Error) -> Failure {
@@ -468,11 +483,28 @@ impl Handle for QemuIncoming {
         lock(&self.machine).cancel();
         self.news.notify_all();
     }
+
+    fn footprint(&self) -> Footprint {
+        let held = lock(&self.unpacker).as_ref().map(|u| (u.held_pages(), u.memory_bytes()));
+        let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        Footprint {
+            baseline_pages,
+            baseline_bytes,
+            baseline_pages_limit: self.features.baseline_pages.into(),
+            early_bytes: lock(&self.machine).stored_bytes(),
+            stream_bytes: (lock(&self.writers).len() * READ_BUFFER_BYTES) as u64,
+            ..Footprint::default()
+        }
+    }
 }
 
 impl Arrival for QemuIncoming {
     fn token(&self) -> [u8; 16] {
         self.token
+    }
+
+    fn features(&self) -> Features {
+        self.features
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod guest;
 pub mod incoming;
 mod line;
+pub mod memory;
 pub mod outgoing;
 pub mod qmp;
 pub mod watch;

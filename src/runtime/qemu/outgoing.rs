@@ -15,12 +15,14 @@ use crate::migration::relay::segment_io::{Packer, Prepared, Preparer, limits_for
 use crate::migration::relay::source::{Action, RelaySource};
 use crate::migration::relay::{RelaySetup, StreamSum};
 use crate::migration::source::Work;
-use crate::migration::{Ending, Failure, MigrationOptions, Owner, Progress, Report};
+use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
+use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::qemu::{PAGE_BYTES, Phase, Segment, StreamParser};
 use crate::runtime::clock::now;
-use crate::runtime::connection::FrameWriter;
+use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::Handle;
 use crate::runtime::held::{HeldWriter, Pages};
 use crate::runtime::journal::Journal;
@@ -59,6 +61,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const LEAST_DOWNTIME: Duration = Duration::from_millis(1);
 /// What QEMU and the destination's QEMU take around the stream's end.
 const HANDOVER: Duration = Duration::from_millis(40);
+/// Remembered pages that are looked at before the stream goes on: 16 MiB, which take few ms.
+const VERIFIED_AT_ONCE: usize = 4096;
 /// How often waits look whether it is over.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -75,6 +79,10 @@ pub struct QemuOutgoing {
     /// The whole stream, once QEMU has closed its socket.
     stream: Mutex<Option<Result<StreamSum, String>>>,
     chooser: CodecChooser,
+    /// While the stream flows.
+    preparer: Mutex<Option<Preparer>>,
+    /// Whether pages may travel as differences.
+    delta: bool,
     /// What QEMU was told last of how long the guest may stand still.
     told_downtime: Mutex<Duration>,
     /// Segments that wait for a packer or are with one.
@@ -88,14 +96,14 @@ impl QemuOutgoing {
     /// A migration that has not started.
     pub fn new(
         setup: RelaySetup,
-        options: MigrationOptions,
+        (options, encoding): (MigrationOptions, EncodingOptions),
         guest: Arc<QemuGuest>,
         (dialer, held): (Dialer, Option<HeldWriter>),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
         let slots = StreamSlots::new(machine, dialer, options.streams);
-        let chooser = CodecChooser::new(options.codec);
+        let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
         let told_downtime = Mutex::new(LEAST_DOWNTIME);
         Arc::new(Self {
             setup,
@@ -107,6 +115,8 @@ impl QemuOutgoing {
             watch: Mutex::new(None),
             stream: Mutex::new(None),
             chooser,
+            preparer: Mutex::new(None),
+            delta: encoding.delta,
             told_downtime,
             waiting: AtomicUsize::new(0),
             held: Mutex::new(held),
@@ -273,11 +283,6 @@ impl QemuOutgoing {
         }
     }
 
-    /// How pages were encoded so far.
-    pub fn encoding(&self) -> HdeStats {
-        self.chooser.stats()
-    }
-
     fn watch(&self) -> Option<Arc<Watch>> {
         lock(&self.watch).clone()
     }
@@ -316,6 +321,8 @@ impl QemuOutgoing {
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
+        // Nothing more will be compared with what was sent.
+        drop(lock(&self.preparer).take());
         if let Some(result) = result.map_err(|error| format!("QEMU's stream: {error}")).transpose()
         {
             *lock(&self.stream) = Some(result);
@@ -351,10 +358,11 @@ impl QemuOutgoing {
         let mut intake = Intake {
             parser: StreamParser::new(),
             segment: Segment::default(),
-            preparer: Preparer::new(limits_for(pages)),
             sum: StreamSum::default(),
         };
-        announced.into_iter().for_each(|pages| intake.preparer.announce(pages));
+        let mut preparer = Preparer::new(limits_for(pages)).with_delta(self.delta);
+        announced.into_iter().for_each(|pages| preparer.announce(pages));
+        *lock(&self.preparer) = Some(preparer);
         let mut buffer = vec![0; READ_BYTES];
         loop {
             if !wait_readable(socket, FILL_PATIENCE) {
@@ -372,10 +380,11 @@ impl QemuOutgoing {
             if length == 0 {
                 intake.parser.finish(&mut intake.segment);
                 let shipped = self.ship(&mut intake, out);
-                let (sum, preparer) = (intake.sum, intake.preparer);
-                let pages: Pages = Box::new(move |take| preparer.pages().for_each(take));
-                *lock(&self.last_pages) = Some(pages);
-                return Ok(shipped.then_some(sum));
+                if let Some(preparer) = lock(&self.preparer).take() {
+                    let pages: Pages = Box::new(move |take| preparer.pages().for_each(take));
+                    *lock(&self.last_pages) = Some(pages);
+                }
+                return Ok(shipped.then_some(intake.sum));
             }
             let mut rest = &buffer[..length];
             while !rest.is_empty() {
@@ -404,9 +413,12 @@ impl QemuOutgoing {
         if !wanted {
             return false;
         }
-        let prepared = intake
-            .preparer
-            .prepare(&intake.segment, rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S));
+        let remember = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
+        // Let go before the queue is waited for: others ask what is held.
+        let prepared = lock(&self.preparer)
+            .as_mut()
+            .map(|preparer| preparer.prepare(&intake.segment, remember));
+        let Some(prepared) = prepared else { return false };
         intake.segment.clear();
         intake.sum.add(prepared.stream_bytes, prepared.checksum);
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -441,11 +453,12 @@ impl QemuOutgoing {
         let socket_bytes = self.slots.socket_bytes();
         let mut machine = self.slots.machine();
         let packers = packer_count();
-        let waiting = self.waiting.load(Ordering::Relaxed) as f32;
+        // One each is in a packer's hands, and that is no queue.
+        let queued = self.waiting.load(Ordering::Relaxed).saturating_sub(packers);
         let state = LinkState {
-            bandwidth_bytes_per_s: machine.bandwidth_bytes_per_s(),
+            bandwidth_bytes_per_s: machine.link_bytes_per_s(),
             cores: packers as u32,
-            encode_queue_fill: (waiting / (2 * packers) as f32).min(1.0),
+            encode_queue_fill: (queued as f32 / packers as f32).min(1.0),
             send_queue_fill: machine.link_fill(socket_bytes, now()),
         };
         (state, machine.codecs())
@@ -461,7 +474,6 @@ fn packer_count() -> usize {
 struct Intake {
     parser: StreamParser,
     segment: Segment,
-    preparer: Preparer,
     sum: StreamSum,
 }
 
@@ -520,6 +532,35 @@ impl Handle for QemuOutgoing {
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
         self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
         self.slots.wake();
+    }
+
+    fn encoding(&self) -> Option<HdeStats> {
+        Some(self.chooser.stats())
+    }
+
+    fn footprint(&self) -> Footprint {
+        let held = lock(&self.preparer).as_ref().map(|p| (p.held_pages(), p.memory_bytes()));
+        let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        let machine = self.slots.machine();
+        Footprint {
+            baseline_pages,
+            baseline_bytes,
+            baseline_pages_limit: machine.baseline_pages().into(),
+            under_way_bytes: machine.under_way_bytes(),
+            stream_bytes: u64::from(machine.progress(now()).streams) * READ_BUFFER_BYTES as u64,
+            ..Footprint::default()
+        }
+    }
+
+    fn verify_baselines(&self) -> (u64, u64) {
+        let (mut checked, mut differing) = (0, 0);
+        for first in (0..).step_by(VERIFIED_AT_ONCE) {
+            let slots = first..first + VERIFIED_AT_ONCE;
+            let found = lock(&self.preparer).as_ref().and_then(|held| held.verify(slots));
+            let Some(found) = found else { break };
+            (checked, differing) = (checked + found.0, differing + found.1);
+        }
+        (checked, differing)
     }
 }
 
