@@ -421,8 +421,8 @@ pub(crate) mod tests {
         metrics.sample(&[]);
         assert_eq!(number(&metrics, Metric::HdeDeltaHitRate, 0), 0.75);
         assert_eq!(number(&metrics, Metric::HdeCompressionRatio, 0), 40_960.0 / 8490.0);
-        let saved = [0, 1, 2, 3].map(|class| number(&metrics, Metric::HdeBytesSaved, class));
-        assert_eq!(saved, [16_384.0, 8172.0, 24_000.0, 16_384.0]);
+        let saved = [0, 1, 2, 3, 4].map(|class| number(&metrics, Metric::HdeBytesSaved, class));
+        assert_eq!(saved, [16_384.0, 8172.0, 24_000.0, 0.0, 16_384.0]);
         let labels = Metric::HdeAlgorithmUsage.declaration().label.values();
         let at = |codec: &str| labels.iter().position(|label| *label == codec).unwrap();
         assert_eq!(number(&metrics, Metric::HdeAlgorithmUsage, at("zstd:1")), 2.0);
