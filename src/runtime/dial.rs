@@ -1,7 +1,7 @@
 //! Connecting to the destination: socket, preface, hello. The first connection opens the
 //! migration; all others join it with the token that the first one brought.
 
-use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES};
+use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS};
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
@@ -28,6 +28,7 @@ pub const FEATURES: Features = Features {
     codecs: 1 << Codec::None as u8 | 1 << Codec::Lz4 as u8 | 1 << Codec::Zstd as u8,
     chunk_bytes: CHUNK_BYTES,
     baseline_pages: MAX_BASELINE_PAGES,
+    multifd_channels: MAX_MULTIFD_CHANNELS,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);

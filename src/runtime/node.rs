@@ -99,6 +99,9 @@ pub enum NodeError {
     /// The guest was registered by a hypervisor.
     #[error("guest {0:?} was registered by a hypervisor, not attached")]
     NotQemu(String),
+    /// An option for guests of QEMU's.
+    #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
+    NoMultifd(String, u8),
     /// The destination's address.
     #[error("address {address:?} is not HOST:PORT: {reason}")]
     Address {
@@ -145,6 +148,7 @@ impl NodeError {
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
+            NodeError::NoMultifd(..) => Status::InvalidArgument,
             NodeError::Qemu(error) => error.status(),
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
@@ -323,6 +327,9 @@ impl Node {
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
         let started = match source {
+            Leaving::Memory(_) if options.multifd_channels > 0 => {
+                Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
+            }
             Leaving::Memory(source) => self.launch(id, guest, source, to, options),
             Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
         };
@@ -384,7 +391,7 @@ impl Node {
         let opening = Purpose::Open { guest: guest.to_string(), layout: layout.clone() };
         let dialer = Dialer::new(
             id,
-            (opening, FEATURES),
+            (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
             to.to_string(),
             options.stall_timeout,
@@ -414,16 +421,17 @@ impl Node {
         let facts = qemu.facts().clone();
         let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
         let baseline_pages = baseline_pages_for(facts.ram_bytes);
+        let multifd_channels = options.multifd_channels;
         let dialer = Dialer::new(
             id,
-            (opening, Features { baseline_pages, ..FEATURES }),
+            (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
             to.to_string(),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
         let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
-        let setup = RelaySetup { id, guest: guest.to_string(), facts };
+        let setup = RelaySetup { id, guest: guest.to_string(), facts, channels: multifd_channels };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
         let outgoing = QemuOutgoing::new(setup, options, qemu, dialer, registry.journal().clone());

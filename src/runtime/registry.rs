@@ -23,7 +23,7 @@ use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
-use crate::wire::hello::{Ended, Purpose};
+use crate::wire::hello::{Ended, Features, Purpose};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
@@ -412,14 +412,18 @@ impl Registry {
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
-        let setup =
-            RelaySetup { id: hello.migration, guest: guest.to_string(), facts: facts.clone() };
+        let Features { baseline_pages, multifd_channels, .. } = FEATURES.common(hello.features);
+        let setup = RelaySetup {
+            id: hello.migration,
+            guest: guest.to_string(),
+            facts: facts.clone(),
+            channels: multifd_channels,
+        };
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
-        let pages = FEATURES.common(hello.features).baseline_pages;
         let migration =
-            QemuIncoming::new(setup, token, pages, (qemu, patience), self.journal.clone());
+            QemuIncoming::new(setup, token, baseline_pages, (qemu, patience), self.journal.clone());
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }

@@ -11,6 +11,8 @@ const CRITICAL: u16 = 1;
 const FEATURE_CODECS: u16 = 1;
 const FEATURE_CHUNK_BYTES: u16 = 2;
 const FEATURE_BASELINE_PAGES: u16 = 3;
+// 4 is taken.
+const FEATURE_MULTIFD_CHANNELS: u16 = 5;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -23,6 +25,9 @@ pub struct Features {
     pub chunk_bytes: u32,
     /// Pages that both sides of a relayed migration remember, for references and differences.
     pub baseline_pages: u32,
+    /// Multifd channels of QEMU's that a relayed migration carries. A source that has some makes
+    /// this feature critical; one that has none does not name it.
+    pub multifd_channels: u8,
 }
 
 /// What the connection is for.
@@ -106,26 +111,31 @@ impl Features {
             codecs: self.codecs & other.codecs,
             chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
             baseline_pages: self.baseline_pages.min(other.baseline_pages),
+            multifd_channels: self.multifd_channels.min(other.multifd_channels),
         }
     }
 
     fn encode(self, out: &mut Vec<u8>) {
+        let channels = u32::from(self.multifd_channels);
         let values = [
-            (FEATURE_CODECS, self.codecs),
-            (FEATURE_CHUNK_BYTES, self.chunk_bytes),
-            (FEATURE_BASELINE_PAGES, self.baseline_pages),
+            (FEATURE_CODECS, 0, self.codecs),
+            (FEATURE_CHUNK_BYTES, 0, self.chunk_bytes),
+            (FEATURE_BASELINE_PAGES, 0, self.baseline_pages),
+            (FEATURE_MULTIFD_CHANNELS, CRITICAL, channels),
         ];
-        out.extend_from_slice(&(values.len() as u32).to_le_bytes());
-        for (id, value) in values {
+        let named = values.len() - usize::from(channels == 0);
+        out.extend_from_slice(&(named as u32).to_le_bytes());
+        for (id, flags, value) in &values[..named] {
             out.extend_from_slice(&id.to_le_bytes());
-            out.extend_from_slice(&0_u16.to_le_bytes());
+            out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&4_u32.to_le_bytes());
             out.extend_from_slice(&value.to_le_bytes());
         }
     }
 
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let mut features = Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0 };
+        let mut features =
+            Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0, multifd_channels: 0 };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
             let length = reader.count("feature", MAX_FEATURE_BYTES)?;
@@ -134,6 +144,10 @@ impl Features {
                 FEATURE_CODECS => features.codecs = value.u32("codecs")? | 1,
                 FEATURE_CHUNK_BYTES => features.chunk_bytes = value.u32("chunk size")?,
                 FEATURE_BASELINE_PAGES => features.baseline_pages = value.u32("baselines")?,
+                FEATURE_MULTIFD_CHANNELS => {
+                    let channels = value.u32("multifd channels")?;
+                    features.multifd_channels = u8::try_from(channels).unwrap_or(u8::MAX);
+                }
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -284,7 +298,8 @@ fn decode_layout(reader: &mut Reader) -> Result<MemoryLayout, WireError> {
 mod tests {
     use super::*;
 
-    const FEATURES: Features = Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9 };
+    const FEATURES: Features =
+        Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9, multifd_channels: 4 };
 
     fn hello() -> Hello {
         let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };

@@ -21,11 +21,22 @@ const SIDE_CODEC: CodecChoice = CodecChoice::Zstd(1);
 /// Blocks shorter than this are stored.
 const LEAST_PACKED_BYTES: usize = 64;
 
+/// Where a segment belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The hypervisor's connection; 0 is its main stream.
+    pub channel: u8,
+    /// The end of the main stream cannot begin in it.
+    pub before_end: bool,
+}
+
 /// A segment between its two steps.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    /// Number in the stream.
+    /// Number in the order of the channels together.
     pub number: u64,
+    /// Where it belongs.
+    pub place: Place,
     /// Bytes of the stream.
     pub stream_bytes: u64,
     /// Their checksum.
@@ -131,12 +142,13 @@ impl Preparer {
         Self { encoder: PageEncoder::new(limits), keeps, next: 0, keys: Vec::new() }
     }
 
-    /// Takes the next stretch of the stream. `remember`: look for references and differences, and
+    /// Takes the next stretch of any channel. `remember`: look for references and differences, and
     /// keep its pages for those to come.
-    pub fn prepare(&mut self, segment: &Segment, remember: bool) -> Prepared {
+    pub fn prepare(&mut self, segment: &Segment, place: Place, remember: bool) -> Prepared {
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
+            place,
             stream_bytes: segment.stream_bytes() as u64,
             checksum: checksum(segment),
             ..Prepared::default()
@@ -177,7 +189,8 @@ impl Packer {
             *block = Block { codec, raw_bytes: raw.len() as u32, packed_bytes };
             payload.extend_from_slice(encoded.payload);
         }
-        let header = SegmentHeader { number: prepared.number, checksum: prepared.checksum, blocks };
+        let Prepared { number, place: Place { channel, before_end }, checksum, .. } = prepared;
+        let header = SegmentHeader { number, channel, before_end, checksum, blocks };
         let mut head = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         header.encode(&mut head);
         payload[..SEGMENT_HEADER_BYTES].copy_from_slice(&head);
@@ -292,11 +305,13 @@ mod tests {
             let mut unpack = Unpacker::new(limits_for(pages));
             for number in 0..60 {
                 let sent = segment(&mut random);
-                let prepared = prepare.prepare(&sent, number % 5 != 4);
+                let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
+                let prepared = prepare.prepare(&sent, place, number % 5 != 4);
                 let choice = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
                 let packed = pack.pack(prepared, choice[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&packed.payload).unwrap();
                 assert_eq!(header.number, number as u64);
+                assert_eq!((header.channel, header.before_end), (place.channel, place.before_end));
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);
@@ -308,7 +323,10 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(6);
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
-        let payload = pack.pack(prepare.prepare(&sent, true), CodecChoice::None).unwrap().payload;
+        let payload = pack
+            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .unwrap()
+            .payload;
         for _ in 0..400 {
             let mut changed = payload.clone();
             let at = random.usize(SEGMENT_HEADER_BYTES..changed.len());

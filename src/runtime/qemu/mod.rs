@@ -2,11 +2,14 @@
 
 pub mod codec_choice;
 pub mod commands;
+mod door;
 pub mod guest;
 pub mod incoming;
+mod intake;
 mod line;
 pub mod outgoing;
 pub mod qmp;
+mod replay;
 pub mod watch;
 
 pub use commands::{Accelerator, MachineInfo, MigrationInfo, RamInfo, RunState};

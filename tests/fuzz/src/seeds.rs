@@ -83,7 +83,7 @@ fn replies() -> Vec<Vec<u8>> {
 }
 
 fn features() -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 20, baseline_pages: 1 << 10 }
+    Features { codecs: 7, chunk_bytes: 1 << 20, baseline_pages: 1 << 10, multifd_channels: 4 }
 }
 
 fn controls() -> Vec<Vec<u8>> {

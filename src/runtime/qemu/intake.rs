@@ -1,0 +1,158 @@
+//! What QEMU writes to one connection, cut into segments, and what all its connections share: the
+//! numbers of the segments, their sum, and the memory of pages that were sent.
+
+use crate::migration::relay::StreamSum;
+use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
+use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, StreamParser};
+use crate::runtime::lock::lock;
+use std::sync::Mutex;
+
+/// What the channels of one migration share.
+pub struct Together {
+    /// How many multifd channels there are.
+    channels: u8,
+    state: Mutex<State>,
+}
+
+struct State {
+    preparer: Preparer,
+    sum: StreamSum,
+    has_main: bool,
+    /// Multifd channels so far.
+    channels_seen: u8,
+    /// Names of RAM blocks; each channel numbers them as they come, these numbers hold for all.
+    blocks: Vec<String>,
+    ram_pages: u64,
+    pages_seen: u64,
+    /// Every channel is understood, and the main one has not come to its end.
+    in_memory: bool,
+}
+
+/// One connection's bytes.
+pub struct Intake {
+    channel: u8,
+    parser: ChannelParser,
+    /// What was read and is not prepared.
+    pub segment: Segment,
+    pages_counted: u64,
+}
+
+impl Together {
+    /// For so many multifd channels beside the main stream.
+    pub fn new(channels: u8, baseline_pages: u32) -> Self {
+        let state = State {
+            preparer: Preparer::new(limits_for(baseline_pages)),
+            sum: StreamSum::default(),
+            has_main: false,
+            channels_seen: 0,
+            blocks: Vec::new(),
+            ram_pages: 0,
+            pages_seen: 0,
+            in_memory: true,
+        };
+        Self { channels, state: Mutex::new(state) }
+    }
+
+    /// Takes on a connection that begins so.
+    ///
+    /// # Errors
+    /// It is not one of those that are due.
+    pub fn take_on(&self, first_four: [u8; 4]) -> Result<Intake, String> {
+        let mut state = lock(&self.state);
+        let parser = match ChannelParser::for_channel(first_four) {
+            // Alone, it is what QEMU calls its stream, whatever is in it.
+            _ if self.channels == 0 => ChannelParser::Main(StreamParser::new()),
+            Some(parser) => parser,
+            None => {
+                let text = "neither the main stream nor a multifd channel";
+                return Err(format!("a connection begins with {first_four:02x?}: {text}"));
+            }
+        };
+        let channel = match &parser {
+            ChannelParser::Main(_) if state.has_main => return Err("a second main stream".into()),
+            ChannelParser::Main(_) => {
+                state.has_main = true;
+                0
+            }
+            ChannelParser::Multifd(_) if state.channels_seen == self.channels => {
+                return Err(format!("more than {} multifd channels", self.channels));
+            }
+            ChannelParser::Multifd(_) => {
+                state.channels_seen += 1;
+                state.channels_seen
+            }
+        };
+        Ok(Intake { channel, parser, segment: Segment::default(), pages_counted: 0 })
+    }
+
+    /// The sum of all that was prepared.
+    pub fn sum(&self) -> StreamSum {
+        lock(&self.state).sum
+    }
+}
+
+impl Intake {
+    /// Which channel this is; 0 is the main stream.
+    pub fn channel(&self) -> u8 {
+        self.channel
+    }
+
+    /// As [`StreamParser::feed`].
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        self.parser.feed(bytes, &mut self.segment)
+    }
+
+    /// As [`StreamParser::finish`].
+    pub fn finish(&mut self) {
+        self.parser.finish(&mut self.segment);
+    }
+
+    /// Pages of QEMU's first pass that are still to come on any channel; none where that cannot be
+    /// told.
+    pub fn first_pass_left(&mut self, together: &Together) -> Option<u64> {
+        let mut state = lock(&together.state);
+        let seen = self.parser.pages_seen();
+        state.pages_seen += seen - self.pages_counted;
+        self.pages_counted = seen;
+        state.in_memory &= self.parser.is_in_memory();
+        if let ChannelParser::Main(parser) = &self.parser {
+            state.ram_pages = parser.info().ram_bytes / PAGE_BYTES as u64;
+        }
+        match state.ram_pages {
+            _ if !state.in_memory => None,
+            0 => Some(u64::MAX),
+            pages => Some(pages.saturating_sub(state.pages_seen)),
+        }
+    }
+
+    /// Prepares what was read, as the next segment of all channels.
+    pub fn prepare(&mut self, together: &Together, remember: bool) -> Prepared {
+        let mut state = lock(&together.state);
+        if together.channels > 0 {
+            self.number_blocks(&mut state.blocks);
+        }
+        let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
+        let prepared = state.preparer.prepare(&self.segment, place, remember);
+        state.sum.add(self.channel, prepared.stream_bytes, prepared.checksum);
+        self.segment.clear();
+        prepared
+    }
+
+    /// Gives the blocks of this segment's pages the numbers that hold for all channels, so that a page
+    /// is known again on whichever it comes.
+    fn number_blocks(&mut self, blocks: &mut Vec<String>) {
+        let (mut known, mut number) = (None, 0);
+        for slot in &mut self.segment.pages {
+            if known != Some(slot.block) {
+                let name = self.parser.block_name(slot.block).unwrap_or_default();
+                let found = blocks.iter().position(|block| block == name);
+                known = Some(slot.block);
+                number = found.unwrap_or(blocks.len()) as u16;
+                if found.is_none() {
+                    blocks.push(name.to_owned());
+                }
+            }
+            slot.block = number;
+        }
+    }
+}
