@@ -5,6 +5,7 @@
 //! breaks off lets its guest go on, one that has written everything leaves it paused, and one that
 //! has not got the stream's end never runs it.
 
+use super::channels::{Queues, Scripts, Sockets, place_of};
 use super::network::{Pipe, Received};
 use dwcp::Status;
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
@@ -17,12 +18,14 @@ use dwcp::migration::source::Work;
 use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
 use dwcp::wire::hello::Ended;
 use dwcp::wire::{Frame, FrameKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Steps with faults, and as many again in which everything must come to an end.
 const STORM_STEPS: u64 = 3_000;
 const CALM_STEPS: u64 = 400_000;
+/// Steps from an outage to the next, at least.
+const REST_STEPS: u64 = 200;
 /// No run takes longer on the virtual clock.
 const LONGEST: Duration = Duration::from_secs(1_800);
 /// Segments that the hypervisor's reader has under its hands, beyond the window.
@@ -68,12 +71,10 @@ struct Link {
 
 /// The hypervisor that the guest leaves, and the threads that read and pack its stream.
 struct Writer {
-    seed: u64,
-    segments: u64,
-    largest_bytes: usize,
-    /// The guest stops before this one.
+    scripts: Scripts,
+    sockets: Sockets,
+    /// The guest stops before this piece of the main stream.
     stops_at: u64,
-    made: u64,
     pushed_bytes: u64,
     packing: Vec<(u64, Vec<u8>)>,
     sum: StreamSum,
@@ -91,6 +92,8 @@ pub struct RelayWorld {
     /// Nothing passes and nobody connects until then.
     outage_until: Time,
     step: u64,
+    /// No outage begins before this step, or several would be one that nobody waits out.
+    rests_until: u64,
     options: MigrationOptions,
     keeps_records: bool,
     writer: Writer,
@@ -109,8 +112,10 @@ pub struct RelayWorld {
     crashed_releasing: bool,
     /// It could not take back in writing what it had written down.
     could_not_take_back: bool,
+    /// A segment that is being unpacked.
     in_hand: Option<Vec<u8>>,
-    replayed: u64,
+    queues: Queues,
+    arrived: Sockets,
     replayed_bytes: u64,
     arrived_runs: bool,
     links: BTreeMap<StreamId, Link>,
@@ -126,12 +131,12 @@ impl Writer {
             2 => (random.u64(3..8), 2 << 20),
             _ => (random.u64(1..120), 300),
         };
+        let channels = if random.bool() { 0 } else { random.u8(1..=4) };
+        let scripts = Scripts::new((seed, channels), (segments, largest_bytes), random);
         Self {
-            seed,
-            segments,
-            largest_bytes,
-            stops_at: segments.saturating_sub(random.u64(..6)),
-            made: 0,
+            sockets: Sockets::new(&scripts),
+            stops_at: scripts.main_pieces().saturating_sub(random.u64(..6)),
+            scripts,
             pushed_bytes: 0,
             packing: Vec::new(),
             sum: StreamSum::default(),
@@ -141,16 +146,8 @@ impl Writer {
         }
     }
 
-    /// The payload of a segment: its number, then bytes that follow from it.
-    fn payload(&self, number: u64) -> Vec<u8> {
-        let mut random = fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x1234_5677));
-        let mut payload = vec![random.u8(..); random.usize(8..=self.largest_bytes.max(16))];
-        payload[..8].copy_from_slice(&number.to_le_bytes());
-        payload
-    }
-
     fn has_written_all(&self) -> bool {
-        self.made == self.segments
+        self.sockets.all_taken() == self.scripts.pieces()
     }
 
     /// Nobody reads its stream any more.
@@ -207,7 +204,7 @@ impl RelayWorld {
             ..MigrationOptions::default()
         };
         let writer = Writer::new(seed, &mut random);
-        let source = RelaySource::new(setup(), options.clone(), Time(1));
+        let source = RelaySource::new(setup(&writer), options.clone(), Time(1));
         Self {
             keeps_records: random.u8(..4) > 0,
             random,
@@ -216,8 +213,8 @@ impl RelayWorld {
             now: Time(1),
             outage_until: Time(0),
             step: 0,
+            rests_until: 0,
             options,
-            writer,
             source,
             source_busy: None,
             source_started: false,
@@ -232,11 +229,13 @@ impl RelayWorld {
             crashed_releasing: false,
             could_not_take_back: false,
             in_hand: None,
-            replayed: 0,
+            queues: vec![VecDeque::new(); usize::from(writer.scripts.channels()) + 1],
+            arrived: Sockets::new(&writer.scripts),
             replayed_bytes: 0,
             arrived_runs: false,
             links: BTreeMap::new(),
             next_stream: 0,
+            writer,
         }
     }
 
@@ -302,13 +301,16 @@ impl RelayWorld {
         if self.chance(weather.long_pause) {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
         }
-        if self.chance(weather.outage) {
+        if self.now < self.outage_until {
+            self.rests_until = self.step + REST_STEPS;
+        }
+        if self.chance(weather.outage) && self.step >= self.rests_until {
             let seconds = self.random.u64(1..=weather.longest_outage_s);
             self.outage_until = self.now + Duration::from_secs(seconds);
             self.say(&format!("no network until {}", self.outage_until.0));
         }
         // What is being written down or set in motion at the end is the worst moment.
-        let delicate = self.destination_busy.is_some() && self.replayed > 0;
+        let delicate = self.destination_busy.is_some() && self.replayed_bytes > 0;
         let crash = if delicate { weather.crash * 20 } else { weather.crash };
         if self.chance(crash) && !self.destination_crashed && !self.source_crashed {
             self.crash();
@@ -400,13 +402,13 @@ impl RelayWorld {
         if let Some(ended) = self.ended_there() {
             return self.source.refused(-17, "over", ended, self.now);
         }
-        let now = self.now;
+        let (now, setup) = (self.now, setup(&self.writer));
         let destination = self.destination.get_or_insert_with(|| {
             let patience = Patience {
                 reconnect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(20),
             };
-            RelayDestination::new(setup(), patience, now)
+            RelayDestination::new(setup, patience, now)
         });
         if !destination.may_join(id) {
             let busy = Status::Busy.code();
@@ -493,7 +495,8 @@ impl RelayWorld {
             let (number, payload) = self.writer.packing.remove(self.random.usize(..packing));
             self.writer.pushed_bytes += payload.len() as u64;
             let stream_bytes = sum_of(&payload).0;
-            return self.source.push(number, stream_bytes, payload, PageCounts::default());
+            let place = (place_of(&payload).0, number);
+            return self.source.push(place, stream_bytes, payload, PageCounts::default());
         }
         if !self.source.wants_segments() {
             // The reader is gone, or has read all.
@@ -502,7 +505,8 @@ impl RelayWorld {
             }
             return;
         }
-        if self.writer.made == self.writer.stops_at && !self.writer.stop_told {
+        let main_taken = self.writer.sockets.main_taken();
+        if main_taken >= self.writer.stops_at && !self.writer.stop_told {
             self.writer.runs = false;
             self.writer.stop_told = true;
             return self.source.guest_stopped(self.now);
@@ -511,16 +515,32 @@ impl RelayWorld {
             self.writer.end_told = true;
             return self.source.stream_ended(self.writer.sum, self.now);
         }
-        let left = self.writer.stops_at.saturating_sub(self.writer.made);
+        let left = self.writer.stops_at.saturating_sub(main_taken);
         // A page stands for a thousand, so that some streams have both kinds of window.
         self.source.first_pass_left(Some(left * 1000));
-        if self.source.has_room(packing) && self.writer.packing.len() < MOST_IN_PACKERS {
-            let number = self.writer.made;
-            let payload = self.writer.payload(number);
+        for channel in 0..=self.writer.scripts.channels() {
+            if self.random.u8(..4) > 0 {
+                self.writer.sockets.write(&self.writer.scripts, channel);
+            }
+            if self.random.bool() {
+                self.read_channel(channel);
+            }
+        }
+    }
+
+    /// One step of a channel's reader.
+    fn read_channel(&mut self, channel: u8) {
+        let writer = &mut self.writer;
+        let packing = &writer.packing;
+        let of_channel = packing.iter().filter(|(_, one)| place_of(one).0 == channel).count();
+        let Some(piece) = writer.sockets.next(channel) else { return };
+        if self.source.has_room(channel, of_channel) && packing.len() < MOST_IN_PACKERS {
+            let number = writer.sockets.all_taken();
+            let payload = writer.scripts.payload(number, channel, piece);
             let (bytes, checksum) = sum_of(&payload);
-            self.writer.sum.add(bytes, checksum);
-            self.writer.packing.push((number, payload));
-            self.writer.made += 1;
+            writer.sum.add(channel, bytes, checksum);
+            writer.packing.push((number, payload));
+            writer.sockets.take(channel);
         }
     }
 
@@ -570,17 +590,29 @@ impl RelayWorld {
     /// The hypervisor gets the end of the stream: from now on the guest runs there.
     fn release_end(&mut self) {
         let sent_all = self.writer.has_written_all();
-        assert!(sent_all && self.replayed == self.writer.segments, "{}", self.describe());
+        let all_put = self.arrived.all_put() == self.writer.scripts.pieces();
+        assert!(sent_all && all_put, "{}", self.describe());
         assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
         assert!(self.destination_endings.is_empty(), "{}", self.describe());
         self.arrived_runs = true;
     }
 
-    /// One step of the replay's thread.
+    /// One step of the replay's threads, and of the hypervisor that reads.
     fn replay(&mut self) {
         if self.destination_crashed || self.chance(self.weather.slow_replay) {
             return;
         }
+        for _ in 0..8 {
+            let channel = self.random.u8(..=self.writer.scripts.channels());
+            match self.random.u8(..3) {
+                0 => self.unpack(),
+                1 => self.write_channel(channel),
+                _ => self.arrived.read(&self.writer.scripts, channel),
+            }
+        }
+    }
+
+    fn unpack(&mut self) {
         let Some(destination) = &mut self.destination else { return };
         let Some(payload) = self.in_hand.take() else {
             if destination.wants_segments() {
@@ -588,12 +620,30 @@ impl RelayWorld {
             }
             return;
         };
-        // Order, completeness and content in one.
-        assert!(payload == self.writer.payload(self.replayed), "segment {} differs", self.replayed);
-        self.replayed += 1;
+        let (channel, _) = place_of(&payload);
         let (bytes, checksum) = sum_of(&payload);
-        self.replayed_bytes += bytes;
-        destination.replayed(bytes, checksum, self.now);
+        if let Some(number) = destination.unpacked(channel, bytes, checksum) {
+            assert_eq!(payload[..8], number.to_le_bytes(), "out of order");
+            self.queues[usize::from(channel)].push_back(payload);
+        }
+        self.flush_acks();
+    }
+
+    /// One step of a channel's thread.
+    fn write_channel(&mut self, channel: u8) {
+        let Some(destination) = &mut self.destination else { return };
+        let queue = &mut self.queues[usize::from(channel)];
+        let Some(payload) = queue.front() else { return };
+        let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
+        let (of, piece) = place_of(payload);
+        if !destination.wants_segments() || !self.arrived.put(channel, piece) {
+            return;
+        }
+        // Order, completeness and content in one.
+        assert!(of == channel && *payload == self.writer.scripts.payload(number, channel, piece));
+        self.replayed_bytes += payload.len() as u64;
+        queue.pop_front();
+        destination.replayed(number, self.now);
         self.flush_acks();
     }
 
@@ -713,7 +763,8 @@ impl RelayWorld {
 
     fn check(&self) {
         assert!(!(self.writer.runs && self.arrived_runs), "it runs twice: {}", self.describe());
-        let slack = MOST_IN_PACKERS as u64 * self.writer.largest_bytes as u64;
+        let in_packers = MOST_IN_PACKERS as u64 + u64::from(self.writer.scripts.channels());
+        let slack = in_packers * self.writer.scripts.largest_bytes() as u64;
         let (here, there) =
             (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
         assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
@@ -722,6 +773,9 @@ impl RelayWorld {
         let known_bytes = here + self.replayed_bytes;
         assert!(!counts || known_bytes >= self.writer.pushed_bytes, "{}", self.describe());
         assert!(there <= Some(WINDOW_BYTES + slack), "{there:?} bytes early: {}", self.describe());
+        let in_hand = self.destination.as_ref().map(RelayDestination::in_hand_bytes);
+        let most = if self.writer.scripts.channels() == 0 { 4 << 20 } else { WINDOW_BYTES };
+        assert!(in_hand <= Some(most + slack), "{in_hand:?} bytes in hand: {}", self.describe());
         let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
         let both = owners == (Owner::Source, Some(Owner::Destination));
         assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
@@ -813,14 +867,14 @@ impl RelayWorld {
         };
         let there = self.destination.as_ref();
         format!(
-            "step {} at {} us; {}/{} segments made, {} replayed; source {:?} {:?} record {:?} \
+            "step {} at {} us; {:?}; {:?} read, {:?} replayed; source {:?} {:?} record {:?} \
              crashed {} endings {:?} runs {}; destination {:?} {:?} record {:?} crashed {} endings \
              {:?} runs {}; {} links; {:?}",
             self.step,
             self.now.0,
-            self.writer.made,
-            self.writer.segments,
-            self.replayed,
+            self.writer.scripts,
+            self.writer.sockets,
+            self.arrived,
             self.source.progress(self.now).phase,
             shown(self.source.report()),
             self.source_record,
@@ -839,7 +893,8 @@ impl RelayWorld {
     }
 }
 
-fn setup() -> RelaySetup {
+fn setup(writer: &Writer) -> RelaySetup {
     let facts = MachineFacts { machine: "sim".into(), ram_bytes: 1 << 20, cpus: 1 };
-    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts }
+    let channels = writer.scripts.channels();
+    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts, channels }
 }

@@ -15,6 +15,7 @@ use crate::wire::frame::HEADER_BYTES;
 use crate::wire::hello::{Ended, Features};
 use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -550,9 +551,7 @@ impl RelaySource {
             }
             return;
         }
-        // What our own pacer holds back is not the destination's fault: it can replay nothing
-        // before the segment that is due.
-        let waits = self.segments.values().next().is_some_and(|due| due.sent.is_some())
+        let waits = self.awaits_replay()
             || !self.session.all_acknowledged()
             || self.stage >= Stage::EndSent && self.unsent.is_empty();
         if !waits {
@@ -567,6 +566,16 @@ impl RelaySource {
             let text = format!("did not converge: deadline of {deadline:?} reached");
             self.fail(Failure::new(Status::DidNotConverge, text), now);
         }
+    }
+
+    /// Whether the destination could replay something. What our own pacer holds back is not its fault:
+    /// it can go on with no channel before the segment that is due there, and maybe with none at all.
+    fn awaits_replay(&self) -> bool {
+        let mut begun = vec![false; usize::from(self.setup.channels) + 1];
+        let mut dues = self.segments.values().filter(|segment| {
+            begun.get_mut(usize::from(segment.channel)).is_some_and(|begun| !replace(begun, true))
+        });
+        !self.segments.is_empty() && dues.all(|due| due.sent.is_some())
     }
 
     /// Gives up if the peer moves nothing, though it is connected or connects again and again.
