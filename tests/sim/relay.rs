@@ -112,6 +112,8 @@ pub struct RelayWorld {
     crashed_releasing: bool,
     /// It could not take back in writing what it had written down.
     could_not_take_back: bool,
+    /// The channel whose threads hardly get to run.
+    sleeper: Option<u8>,
     /// A segment that is being unpacked.
     in_hand: Option<Vec<u8>>,
     queues: Queues,
@@ -132,7 +134,11 @@ impl Writer {
             _ => (random.u64(1..120), 300),
         };
         let channels = if random.bool() { 0 } else { random.u8(1..=4) };
-        let scripts = Scripts::new((seed, channels), (segments, largest_bytes), random);
+        Self::with(seed, channels, (segments, largest_bytes), random)
+    }
+
+    fn with(seed: u64, channels: u8, pieces: (u64, usize), random: &mut fastrand::Rng) -> Self {
+        let scripts = Scripts::new((seed, channels), pieces, random);
         Self {
             sockets: Sockets::new(&scripts),
             stops_at: scripts.main_pieces().saturating_sub(random.u64(..6)),
@@ -195,7 +201,29 @@ impl RelayWorld {
         Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
     }
 
+    /// A world in which nothing goes wrong, but for readers and writers of channels that sleep while
+    /// others go on, with pieces that fill windows.
+    pub fn out_of_step(seed: u64, talk: bool) -> Self {
+        let weather = Weather { slow_replay: 3_000, ..Weather::default() };
+        let mut random = fastrand::Rng::with_seed(seed);
+        let channels = random.u8(1..=4);
+        let segments = (random.u64(1..40), 300 << 10);
+        let writer = Writer::with(seed, channels, segments, &mut random);
+        let sleeper = Some(random.u8(..=channels));
+        Self { sleeper, ..Self::with_writer(random, weather, writer, talk) }
+    }
+
     fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+        let writer = Writer::new(seed, &mut random);
+        Self::with_writer(random, weather, writer, talk)
+    }
+
+    fn with_writer(
+        mut random: fastrand::Rng,
+        weather: Weather,
+        writer: Writer,
+        talk: bool,
+    ) -> Self {
         let options = MigrationOptions {
             streams: random.u16(1..5),
             bandwidth_limit_bytes_per_s: random.bool().then(|| 65_536 << random.u8(..8)),
@@ -203,7 +231,6 @@ impl RelayWorld {
             stall_timeout: Duration::from_secs(20),
             ..MigrationOptions::default()
         };
-        let writer = Writer::new(seed, &mut random);
         let source = RelaySource::new(setup(&writer), options.clone(), Time(1));
         Self {
             keeps_records: random.u8(..4) > 0,
@@ -228,6 +255,7 @@ impl RelayWorld {
             destination_crashed: false,
             crashed_releasing: false,
             could_not_take_back: false,
+            sleeper: None,
             in_hand: None,
             queues: vec![VecDeque::new(); usize::from(writer.scripts.channels()) + 1],
             arrived: Sockets::new(&writer.scripts),
@@ -522,10 +550,14 @@ impl RelayWorld {
             if self.random.u8(..4) > 0 {
                 self.writer.sockets.write(&self.writer.scripts, channel);
             }
-            if self.random.bool() {
+            if self.random.bool() && !self.sleeps(channel) {
                 self.read_channel(channel);
             }
         }
+    }
+
+    fn sleeps(&mut self, channel: u8) -> bool {
+        self.sleeper == Some(channel) && self.random.u8(..5) > 0
     }
 
     /// One step of a channel's reader.
@@ -606,6 +638,7 @@ impl RelayWorld {
             let channel = self.random.u8(..=self.writer.scripts.channels());
             match self.random.u8(..3) {
                 0 => self.unpack(),
+                1 if self.sleeps(channel) => {}
                 1 => self.write_channel(channel),
                 _ => self.arrived.read(&self.writer.scripts, channel),
             }
