@@ -351,6 +351,21 @@ mod tests {
     }
 
     #[test]
+    fn a_source_with_channels_needs_a_destination_that_knows_them() {
+        let none = Features { multifd_channels: 0, ..FEATURES };
+        let (with, without) = (hello().encode(), Hello { features: none, ..hello() }.encode());
+        assert_eq!(Hello::decode(&without).unwrap().features, none);
+        assert_eq!(with.len(), without.len() + 12, "no channels, no word of them");
+        // As one that does not know the feature reads it.
+        let id = FEATURE_MULTIFD_CHANNELS.to_le_bytes();
+        let named = [&id[..], &CRITICAL.to_le_bytes(), &4_u32.to_le_bytes(), &4_u32.to_le_bytes()];
+        let at = with.windows(12).position(|bytes| bytes == named.concat()).unwrap();
+        let mut unknown = with;
+        unknown[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
+        assert_eq!(Hello::decode(&unknown), Err(WireError::UnknownFeature(999)));
+    }
+
+    #[test]
     fn a_page_count_that_overflows_is_named() {
         let mut bytes = hello().encode();
         let at = bytes.len() - 8;

@@ -637,6 +637,54 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_that_stands_still_keeps_back_the_end_and_nothing_else() {
+        let mut destination = with_channels(2);
+        let mut sum = StreamSum::default();
+        for (number, channel) in [(0, 1), (1, 2), (2, 0)] {
+            destination.frame(A, segment(number), NOW).unwrap();
+            assert!(destination.next_segment().is_some());
+            assert_eq!(destination.unpacked(channel, 8, 7), Some(number));
+            sum.add(channel, 8, 7);
+        }
+        let StreamSum { segments, bytes, digest } = sum;
+        let end = Control::StreamEnd { segments, bytes, digest };
+        let end = Frame { kind: FrameKind::Control, payload: end.encode(0) };
+        destination.frame(A, end, NOW).unwrap();
+        assert_eq!(actions(&mut destination), [Action::Persist(Mark::Receiving)]);
+        destination.replayed(2, NOW);
+        destination.replayed(1, NOW);
+        assert_eq!(destination.waiting_acks(A), 2);
+        assert_eq!((actions(&mut destination), destination.in_hand_bytes()), (Vec::new(), 8));
+        destination.replayed(0, NOW);
+        assert_eq!(actions(&mut destination), [Action::Persist(Mark::Owned)]);
+    }
+
+    #[test]
+    fn the_replay_gets_no_more_than_its_bounds() {
+        for (channels, most) in [(0, MAX_IN_HAND_BYTES), (1, MAX_IN_HAND_BYTES_WITH_CHANNELS)] {
+            let mut destination = with_channels(channels);
+            destination.frame(A, segment(0), NOW).unwrap();
+            destination.frame(A, segment(1), NOW).unwrap();
+            assert!(destination.next_segment().is_some());
+            assert!(destination.next_segment().is_none(), "one is being unpacked");
+            assert_eq!(destination.unpacked(0, most, 7), Some(0));
+            assert!(destination.next_segment().is_none() && !destination.has_segment());
+            destination.replayed(0, NOW);
+            assert!(destination.next_segment().is_some());
+        }
+    }
+
+    #[test]
+    fn a_channel_that_was_not_agreed_on_is_refused() {
+        let mut destination = with_channels(2);
+        destination.frame(A, segment(0), NOW).unwrap();
+        assert!(destination.next_segment().is_some());
+        assert_eq!(destination.unpacked(3, 8, 7), None);
+        let expected = [Action::Persist(Mark::Discarded), Action::Finish(Ending::Discard)];
+        assert_eq!(actions(&mut destination), expected);
+    }
+
+    #[test]
     fn more_than_was_promised_is_refused() {
         let mut destination = destination();
         for number in 0..3 {

@@ -156,3 +156,61 @@ impl Intake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::PageSlot;
+
+    const MAIN: [u8; 4] = *b"QEVM";
+    const MULTIFD: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+
+    #[test]
+    fn connections_may_come_in_any_order_but_none_too_many() {
+        let together = Together::new(2, 0);
+        let order = [MULTIFD, MAIN, MULTIFD];
+        let channels = order.map(|first| together.take_on(first).map(|intake| intake.channel()));
+        assert_eq!(channels, [Ok(1), Ok(0), Ok(2)]);
+        let refused = |first| together.take_on(first).err().unwrap();
+        assert!(refused(MAIN).contains("a second main stream"));
+        assert!(refused(MULTIFD).contains("more than 2 multifd channels"));
+        assert!(refused(*b"\x16\x03\x01\x02").contains("[16, 03, 01, 02]"));
+    }
+
+    #[test]
+    fn alone_any_stream_is_the_main_one() {
+        for first in [MAIN, MULTIFD, *b"what"] {
+            let intake = Together::new(0, 0).take_on(first);
+            assert_eq!(intake.map(|intake| intake.channel()), Ok(0));
+        }
+    }
+
+    /// A multifd channel up to its first page, which is of this block.
+    fn packet(block: &str) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 320 + 8 + PAGE_BYTES];
+        for at in [0, 64] {
+            bytes[at..at + 4].copy_from_slice(&MULTIFD);
+            bytes[at + 7] = 1;
+        }
+        let header = &mut bytes[64..];
+        (header[15], header[19]) = (1, 1);
+        header[20..24].copy_from_slice(&(PAGE_BYTES as u32).to_be_bytes());
+        header[64..64 + block.len()].copy_from_slice(block.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_block_has_one_number_on_all_channels() {
+        let together = Together::new(3, 0);
+        let mut blocks = Vec::new();
+        let numbers = ["pc.ram", "vga.vram", "pc.ram"].map(|name| {
+            let mut intake = together.take_on(MULTIFD).unwrap();
+            let bytes = packet(name);
+            assert_eq!(intake.feed(&bytes), bytes.len());
+            intake.number_blocks(&mut blocks);
+            let [PageSlot { block, .. }] = intake.segment.pages[..] else { panic!("one page") };
+            block
+        });
+        assert_eq!(numbers, [0, 1, 0]);
+    }
+}
