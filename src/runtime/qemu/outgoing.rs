@@ -37,6 +37,7 @@ use crate::transport::SessionError;
 use crate::wire::hello::{Ended, Features};
 use crate::wire::{Frame, FrameKind};
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,6 +77,8 @@ pub struct QemuOutgoing {
     watch: Mutex<Option<Arc<Watch>>>,
     /// The whole stream, once QEMU has closed its socket.
     stream: Mutex<Option<Result<StreamSum, String>>>,
+    /// QEMU's, open until QEMU knows what becomes of its migration.
+    connections: Mutex<Vec<Arc<UnixStream>>>,
     chooser: CodecChooser,
     /// What QEMU was told last of how long the guest may stand still.
     told_downtime: Mutex<Duration>,
@@ -106,6 +109,7 @@ impl QemuOutgoing {
             outcome: Outcome::default(),
             watch: Mutex::new(None),
             stream: Mutex::new(None),
+            connections: Mutex::default(),
             chooser,
             told_downtime,
             waiting: (0..=setup_channels).map(|_| AtomicUsize::new(0)).collect(),
@@ -164,6 +168,7 @@ impl QemuOutgoing {
             }
         }
         feeders.into_iter().for_each(|thread| drop(thread.join()));
+        self.hang_up();
         self.slots.join(senders);
         // Lets go of QEMU's only QMP connection.
         drop(lock(&self.watch).take());
@@ -284,11 +289,24 @@ impl QemuOutgoing {
             }
             Action::Finish(ending) => {
                 let result = match (ending, self.watch()) {
-                    (Ending::Keep, Some(watch)) => watch.undo(),
+                    (Ending::Keep, Some(watch)) => {
+                        watch.cancel();
+                        self.hang_up();
+                        watch.undo()
+                    }
                     _ => Ok(()),
                 };
+                self.hang_up();
                 self.slots.machine().finished(result, now());
             }
+        }
+    }
+
+    /// Ends QEMU's connections.
+    fn hang_up(&self) {
+        for socket in lock(&self.connections).drain(..) {
+            // One that QEMU has closed is closed.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
@@ -347,7 +365,9 @@ impl QemuOutgoing {
     }
 
     /// Each connection has a thread, because QEMU may need one to be read when another waits.
-    fn read_channels(self: &Arc<Self>, mut sockets: Vec<UnixStream>, out: &SyncSender<Prepared>) {
+    fn read_channels(self: &Arc<Self>, sockets: Vec<UnixStream>, out: &SyncSender<Prepared>) {
+        let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+        *lock(&self.connections) = sockets.clone();
         let pages = self.slots.machine().baseline_pages();
         let together = Arc::new(Together::new(self.setup.channels, pages));
         let last = sockets.pop();
@@ -358,7 +378,7 @@ impl QemuOutgoing {
                 spawn_named("dwcp-qemu", move || reader.read_channel(&socket, &together, &out))
             })
             .collect();
-        let mut all = last.is_none_or(|socket| self.read_channel(&socket, &together, out));
+        let mut all = last.is_none_or(|socket: Arc<_>| self.read_channel(&socket, &together, out));
         for thread in spawned {
             match thread {
                 Ok(thread) => all &= thread.join().unwrap_or(false),

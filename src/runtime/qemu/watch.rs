@@ -19,6 +19,11 @@ const FIGURES_INTERVAL: Duration = Duration::from_millis(500);
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 /// QEMU's name for connections beside the main stream.
 const MULTIFD: &str = "multifd";
+/// How long QEMU may take to take a cancel.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// QEMU 7.2 says that it has failed before it has cleared up, and with multifd it crashes if the
+/// capability is taken from it meanwhile.
+const CLEARING_TIME: Duration = Duration::from_millis(250);
 /// Bytes per second that do not hold QEMU back.
 const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
 
@@ -68,6 +73,8 @@ pub struct Seen {
 }
 
 enum Order {
+    /// Give up what is under way; it may take its time.
+    Cancel,
     /// Undo what is under way and let the guest be as it was before.
     Undo,
     /// Whether the guest is there: it runs, or is paused and complete.
@@ -103,6 +110,13 @@ impl Watch {
     /// What has been seen.
     pub fn seen(&self) -> Seen {
         lock(&self.seen).clone()
+    }
+
+    /// Lets QEMU know that its migration is off, so that it takes the end of its connections for no
+    /// failure. [`Self::undo`] tells what came of it.
+    pub fn cancel(&self) {
+        // What QEMU does not know yet it notices by its connections.
+        let _ = self.order(Order::Cancel, CANCEL_TIMEOUT);
     }
 
     /// Ends what is under way; on return the guest is as before, if it can be.
@@ -293,6 +307,7 @@ impl Watcher {
 
     fn obey(&mut self, order: Order) -> Result<(), String> {
         match order {
+            Order::Cancel => self.cancel().map(drop),
             Order::Undo => self.undo(),
             Order::Settle => self.settle(),
             Order::SetDowntime(limit) => {
@@ -302,17 +317,26 @@ impl Watcher {
         }
     }
 
+    fn cancel(&mut self) -> Result<MigrationInfo, String> {
+        let text = |error: QmpError| error.to_string();
+        let info = self.qmp.migration_info().map_err(text)?;
+        if !info.is_over() {
+            self.qmp.migrate_cancel().map_err(text)?;
+        }
+        Ok(info)
+    }
+
     /// Ends a migration that is under way, and lets a guest that ran run again.
     fn undo(&mut self) -> Result<(), String> {
         let text = |error: QmpError| error.to_string();
         let deadline = Instant::now() + UNDO_TIMEOUT;
-        let mut info = self.qmp.migration_info().map_err(text)?;
-        if !info.is_over() {
-            self.qmp.migrate_cancel().map_err(text)?;
-        }
+        let mut info = self.cancel()?;
         while !info.is_over() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
             info = self.qmp.migration_info().map_err(text)?;
+        }
+        if info.status == "failed" {
+            std::thread::sleep(CLEARING_TIME);
         }
         self.restore();
         let state = self.qmp.status().map_err(text)?;
