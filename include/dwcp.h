@@ -638,7 +638,8 @@ typedef struct dwcp_source {
      */
     int32_t (*finish)(void *ctx, uint32_t ending);
     /**
-     * Copy memory out; required if the regions have no host pointer.
+     * Copy memory out; required if the regions have no host pointer. May be called outside of a
+     * migration too, when an operator asks what codecs would do to it.
      */
     int32_t (*read_pages)(void *ctx,
                           uint32_t region,
@@ -758,11 +759,12 @@ typedef struct dwcp_migration_options {
      */
     uint64_t bandwidth_limit_bytes_per_s;
     /**
-     * How long to go on trying to get a first or lost connection; 0 means 30,000.
+     * How long to go on trying to get a lost connection back; 0 means 60,000. For the first one it
+     * is 30,000 at most.
      */
     uint64_t reconnect_timeout_ms;
     /**
-     * How long the peer may make no progress; 0 means 30,000.
+     * How long the peer may make no progress; 0 means 60,000.
      */
     uint64_t stall_timeout_ms;
     /**

@@ -22,6 +22,7 @@ shellcheck:shellcheck
 ip:iproute2
 iperf3:iperf3
 qemu-system-x86_64:qemu-system-x86
+redis-check-rdb:redis-tools
 python3:python3
 venv:python3-venv
 asan:libasan8

@@ -137,8 +137,8 @@ class Node:
         * ``deadline_s``: give up when copying takes longer, the guest running on here (never).
         * ``bandwidth_limit_bytes_per_s``: cap on what goes on the wire, at least 65536 (none).
         * ``throttle``: whether the guest may be slowed down to converge (True).
-        * ``reconnect_timeout_s``: how long to try for a first or a lost connection (30).
-        * ``stall_timeout_s``: how long the peer may stand still (30).
+        * ``reconnect_timeout_s``: how long to try for a lost connection (60); at most 30 for the first.
+        * ``stall_timeout_s``: how long the peer may stand still (60).
         """
         native = self._native.migrate(
             guest,

@@ -24,8 +24,8 @@ pub const MAX_CONTROL_BYTES: usize = 256 * 1024;
 pub const MAX_HELLO_BYTES: usize = 128 * 1024;
 /// Payload of one frame, whatever its kind.
 pub const MAX_FRAME_BYTES: u32 = MAX_CHUNK_BYTES + 64 * 1024;
-/// Pages that one relayed migration remembers on each side: 1 GiB.
-pub const MAX_BASELINE_PAGES: u32 = 1 << 18;
+/// Pages that one relayed migration remembers on each side, whatever the configuration says: 1 TiB.
+pub const MAX_BASELINE_PAGES: u32 = 1 << 28;
 /// Payload of one segment of a relayed stream.
 pub const MAX_SEGMENT_BYTES: u32 = 3 << 20;
 /// Control messages sent and not yet acknowledged.

@@ -72,6 +72,52 @@ pub enum Command {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Show what encoding did: by class of page and by codec
+    CompressionStats {
+        /// Only of this migration, by its id or the beginning of it
+        #[arg(long, value_name = "ID")]
+        migration: Option<String>,
+    },
+    /// Show what each codec would do to a guest's memory, and which one would be taken
+    ///
+    /// Pages are taken from all over the memory of a guest that runs, which goes on meanwhile, and
+    /// packed by the node. A QEMU hands them over by a file of 64 KiB beside its QMP socket, which
+    /// is removed at the end. --file needs no node.
+    CompressionAnalyze {
+        /// The guest's name; may be left out where one guest runs
+        guest: Option<String>,
+        /// Look at a file that holds memory, such as a dump
+        #[arg(long, value_name = "DUMP", conflicts_with = "guest")]
+        file: Option<PathBuf>,
+        /// Pages to look at, 1 to 65536
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        sample: u64,
+        /// Draw ratio against speed
+        #[arg(long, value_name = "FILE.svg")]
+        plot: Option<PathBuf>,
+    },
+    /// Send memory through every codec and back, and compare
+    ///
+    /// Generated memory always; where a node answers, pages of the guests that run there too. The
+    /// exit code is 1 if anything comes back changed.
+    EncodingTest {
+        /// Ask for the learned selector of codecs
+        #[arg(long)]
+        enable_ml: bool,
+    },
+    /// Check records, remembered pages and what was moved against their checksums
+    ///
+    /// The exit code is 1 if anything differs. Chunks that came damaged and were sent again are
+    /// counted and are no failure.
+    DataIntegrityCheck,
+    /// Count the baselines that running migrations hold, 256 pages each
+    BaselinesCount,
+    /// Show how much memory the node uses
+    MemoryUsage {
+        /// Part by part
+        #[arg(long)]
+        breakdown: bool,
+    },
     /// Read or change the configuration
     #[command(subcommand)]
     Config(Config),

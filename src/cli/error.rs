@@ -37,6 +37,12 @@ pub enum CliError {
     /// An argument that only the node's answer showed to be wrong.
     #[error("{0}")]
     Argument(String),
+    /// A memory could not be sampled.
+    #[error(transparent)]
+    Sample(#[from] crate::runtime::compression::SampleError),
+    /// A codec failed.
+    #[error(transparent)]
+    Analyze(#[from] crate::runtime::compression::analysis::AnalyzeError),
     /// A file could not be written.
     #[error("cannot write {path}: {source}", path = path.display())]
     File {
@@ -72,6 +78,8 @@ impl CliError {
             CliError::Lost { .. } => crate::Status::ConnectionLost.name(),
             CliError::Answer(_) => crate::Status::BadFrame.name(),
             CliError::Argument(_) => crate::Status::InvalidArgument.name(),
+            CliError::Sample(error) => error.status().name(),
+            CliError::Analyze(_) => crate::Status::Corrupt.name(),
             CliError::File { .. } | CliError::Output(_) | CliError::Runtime(_) => {
                 crate::Status::Io.name()
             }

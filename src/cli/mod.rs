@@ -7,6 +7,7 @@ mod daemon;
 mod error;
 mod notify;
 mod output;
+mod plot;
 
 use args::{Command, Operator};
 use clap::Parser;

@@ -95,6 +95,16 @@ pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
+/// A number with so many decimals; null as `-`.
+pub fn number(value: &Value, decimals: usize) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"))
+}
+
+/// A share of a whole in percent; `-` of nothing.
+pub fn percent(part: f64, of: f64) -> String {
+    if of > 0.0 { format!("{:.1} %", 100.0 * part / of) } else { "-".to_owned() }
+}
+
 /// Bytes for people, such as `1.5 GiB`.
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()

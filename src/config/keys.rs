@@ -168,9 +168,9 @@ keys! {
         "Whether a guest may be slowed down to converge.";
     MigrationMultifdChannels "migration.multifd_channels" Kind::Integer(0, 16), "0", NextMigration,
         "Channels beside its main stream over which QEMU hands on a guest's pages.";
-    MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+    MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a first or lost connection is tried for.";
-    MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "30s", NextMigration,
+    MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a peer may go without any progress.";
 
     FlagHybridMode "feature_flags.hybrid_mode" Kind::Bool, "false", NotInUse,
@@ -205,18 +205,20 @@ keys! {
 
     HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
         "Choose the codec by a learned selector.";
-    HdeEnableDeltaEncoding "hde.enable_delta_encoding" Kind::Bool, "true", NotInUse,
-        "Send pages as differences to a baseline.";
+    HdeEnableDeltaEncoding "hde.enable_delta_encoding" Kind::Bool, "true", NextMigration,
+        "Send pages of QEMUs' guests as differences from what was sent before, where that is shorter.";
     HdeEnableCrdt "hde.enable_crdt" Kind::Bool, "true", NotInUse,
         "Share baselines between nodes.";
     HdeBaselineRefreshInterval "hde.baseline_refresh_interval" Kind::Duration(1_000, DAY_MS), "5m", NotInUse,
-        "How long a baseline is used.";
-    HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NotInUse,
-        "Baselines held at once.";
-    HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NotInUse,
-        "Drop baselines as soon as they are unused.";
-    HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.001", NotInUse,
-        "Step of the selector's learning.";
+        "How long pages of a guest that has left are worth keeping; within a migration none grow old.";
+    HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NextMigration,
+        "Baselines that a migration of a QEMU's guest may hold on each side, 1 MiB of pages each.";
+    HdeMaxMemoryPercent "hde.max_memory_percent" Kind::Percent(1.0, 100.0), "25", NextMigration,
+        "Memory that they may take on each side, in percent of the guest's; the stricter bound counts.";
+    HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NextMigration,
+        "Hold half of the baselines that the two bounds allow.";
+    HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.03", NextMigration,
+        "Least weight of a new observation in what the selector of codecs knows; higher forgets sooner.";
 
     PbaEnableHybridMode "pba.enable_hybrid_mode" Kind::Bool, "true", NotInUse,
         "Use a model for each mode.";
@@ -299,6 +301,8 @@ mod tests {
     fn migration_defaults_are_the_librarys() {
         let options = crate::config::Config::default().migration_options();
         assert_eq!(options, crate::migration::MigrationOptions::default());
+        let encoding = crate::config::Config::default().encoding_options();
+        assert_eq!(encoding, crate::migration::EncodingOptions::default());
     }
 
     #[test]

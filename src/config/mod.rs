@@ -13,7 +13,7 @@ pub use load::{ConfigError, Problem};
 pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
-use crate::migration::{CodecPolicy, MigrationOptions};
+use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -113,6 +113,29 @@ impl Config {
         match self.get(id).value {
             Value::Duration(duration) => Some(duration),
             _ => None,
+        }
+    }
+
+    /// A number or percentage; none: 0.
+    pub fn number(&self, id: Id) -> f64 {
+        match self.get(id).value {
+            Value::Number(number) => number,
+            _ => 0.0,
+        }
+    }
+
+    /// How relayed guests are encoded.
+    pub fn encoding_options(&self) -> EncodingOptions {
+        let default = EncodingOptions::default();
+        EncodingOptions {
+            delta: self.truth(Id::HdeEnableDeltaEncoding),
+            max_baselines: self.integer(Id::HdeMaxBaselines),
+            max_memory_percent: self.number(Id::HdeMaxMemoryPercent),
+            baseline_refresh_interval: self
+                .duration(Id::HdeBaselineRefreshInterval)
+                .unwrap_or(default.baseline_refresh_interval),
+            aggressive_cleanup: self.truth(Id::HdeBaselineCleanupAggressive),
+            learning_rate: self.number(Id::HdeSelectorLearningRate),
         }
     }
 

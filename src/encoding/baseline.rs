@@ -371,7 +371,7 @@ mod tests {
         }
         let kept = (0..1000).filter(|page| first_byte(&cache, *page).is_some()).count();
         assert!(kept > 700, "{kept} of 1000");
-        (3000..3500).for_each(|page| drop(cache.store(key(page), &[2; PAGE_BYTES])));
+        (3000..3500).for_each(|page| _ = cache.store(key(page), &[2; PAGE_BYTES]));
         assert!(
             (3000..3500).all(|page| first_byte(&cache, page) == Some(2)),
             "those written again"

@@ -20,6 +20,7 @@ use crate::encoding::baseline::{BaselineCache, BaselineLimits, PAGE_BYTES, PageK
 use crate::encoding::digest::page_hash;
 use crate::encoding::zero::is_zero;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Pages of one segment.
 pub const MAX_SEGMENT_PAGES: usize = 256;
@@ -200,6 +201,18 @@ impl PageEncoder {
     /// Keys that have a baseline.
     pub fn baselines(&self) -> usize {
         self.cache.len()
+    }
+
+    /// Hashes the baselines of some slots again: how many have a hash to be compared with, and how
+    /// many differ from it, as after a defect of the memory. None: there are no such slots.
+    pub fn verify(&self, slots: Range<usize>) -> Option<(u64, u64)> {
+        let end = slots.end.min(self.index.hashes.len());
+        let hashes = self.index.hashes.get(slots.start..end).filter(|some| !some.is_empty())?;
+        let held = hashes.iter().zip(slots.start as u32..);
+        let held = held.filter_map(|(hash, slot)| Some((*hash, self.cache.page(slot)?)));
+        Some(held.fold((0, 0), |(checked, differing), (hash, page)| {
+            (checked + 1, differing + u64::from((self.hash)(page) != hash))
+        }))
     }
 
     fn classify(

@@ -284,3 +284,18 @@ fn damaged_segments_never_panic_and_clear_mends_all() {
     let (keys, data) = guest.segment(100);
     pair.send(&keys, &data, BOTH);
 }
+
+#[test]
+fn a_baseline_that_changed_is_found() {
+    let mut encoder = PageEncoder::new(BaselineLimits { max_bytes: 1 << 20, max_baselines: 100 });
+    let keys: Vec<PageKey> = (0..20).map(|page| PageKey { block: 0, page }).collect();
+    let data: Vec<u8> = (1..=20).flat_map(|byte| [byte; PAGE_BYTES]).collect();
+    let options = HybridOptions { delta: true, duplicates: true };
+    encoder.encode(&keys, &data, options, &mut EncodedPages::default());
+    assert_eq!(encoder.verify(0..100), Some((20, 0)));
+    assert_eq!((encoder.verify(5..8), encoder.verify(18..40)), (Some((3, 0)), Some((2, 0))));
+    assert_eq!((encoder.verify(20..40), encoder.verify(99..100)), (None, None));
+    // As if one bit of the page of sevens had flipped.
+    encoder.hash = |page| page_hash(page) ^ u64::from(page[0] == 7);
+    assert_eq!(encoder.verify(0..100), Some((20, 1)));
+}

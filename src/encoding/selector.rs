@@ -70,6 +70,8 @@ pub struct CostSelector {
     /// Which queue is full now: 1 the encoders', -1 the link's.
     push: f64,
     random: u64,
+    /// Observations that a mean remembers.
+    memory: f64,
 }
 
 /// What one codec does to blocks of one class, as multiples of what the table, the density of the
@@ -81,7 +83,7 @@ struct Arm {
     slowness: Mean,
 }
 
-/// A mean that forgets: of all observations at first, of the last [`MEMORY`] or so later.
+/// A mean that forgets: of all observations at first, of the last so many later.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
     value: f64,
@@ -114,7 +116,20 @@ impl CostSelector {
             cpu_weight_log: 0.0,
             push: 0.0,
             random: seed,
+            memory: MEMORY,
         }
+    }
+
+    /// With another least weight of a new observation, over 0 and up to 1. A mean remembers as many
+    /// observations as go into 1.
+    pub fn with_learning_rate(mut self, rate: f64) -> Self {
+        self.memory = 1.0 / if rate > 0.0 { rate.min(1.0) } else { 1.0 / MEMORY };
+        self
+    }
+
+    /// The codecs that it chooses from, the cheapest for a processor first.
+    pub fn menu() -> impl Iterator<Item = CodecChoice> {
+        CANDIDATES.iter().map(|candidate| candidate.choice)
     }
 
     /// Moves the weight of CPU time by which queue is full.
@@ -212,20 +227,22 @@ impl Selector for CostSelector {
         let ns_per_byte = (outcome.encode_ns as f64 / raw_bytes).min(most);
         let dense = share.ln() / candidate.share.ln();
         let slow = ns_per_byte / candidate.encode_ns_per_byte;
+        let memory = self.memory;
         let arm = &mut self.arms[at][class];
         // Each is judged by what the other explains already.
         let (own_density, own_slowness) =
             (arm.density.or(1.0, PRIOR_COUNT), arm.slowness.or(1.0, PRIOR_COUNT));
-        arm.density.add(dense / self.densities[class].or(1.0, PRIOR_COUNT).max(LEAST_DENSITY));
-        arm.slowness.add(slow / self.slowness.or(1.0, PRIOR_COUNT));
-        self.densities[class].add(dense / own_density.max(LEAST_DENSITY));
-        self.slowness.add(slow / own_slowness);
+        let density = self.densities[class].or(1.0, PRIOR_COUNT).max(LEAST_DENSITY);
+        arm.density.add(dense / density, memory);
+        arm.slowness.add(slow / self.slowness.or(1.0, PRIOR_COUNT), memory);
+        self.densities[class].add(dense / own_density.max(LEAST_DENSITY), memory);
+        self.slowness.add(slow / own_slowness, memory);
     }
 }
 
 impl Mean {
-    fn add(&mut self, value: f64) {
-        self.count = (self.count + 1.0).min(MEMORY);
+    fn add(&mut self, value: f64, memory: f64) {
+        self.count = (self.count + 1.0).min(memory);
         self.value += (value - self.value) / self.count;
     }
 
@@ -282,7 +299,7 @@ const UNKNOWN_BANDWIDTH_BYTES_PER_S: u64 = 125_000_000;
 const EXPLORE_ONE_IN: u64 = 64;
 /// By candidates that are expected to cost at most so many times the best.
 const EXPLORED_COST: f64 = 1.25;
-/// Observations that a mean remembers.
+/// Observations that a mean remembers, unless another learning rate is set.
 const MEMORY: f64 = 32.0;
 /// Observations that the measured table counts for.
 const PRIOR_COUNT: f64 = 2.0;

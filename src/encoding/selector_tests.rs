@@ -279,3 +279,25 @@ fn near_the_best(world: World, speed: f64, least: f64) {
          {cores} cores, slowness {slowness}, alone: {fixed:.0?}"
     );
 }
+
+#[test]
+fn a_higher_learning_rate_forgets_sooner() {
+    let outcome = |encode_ns| BlockOutcome {
+        class: BlockClass::Mixed,
+        choice: CodecChoice::Zstd(1),
+        codec_used: Codec::Zstd,
+        raw_bytes: 1000,
+        packed_bytes: 400,
+        encode_ns,
+    };
+    let after_a_change = |rate| {
+        let mut selector = CostSelector::new(1).with_learning_rate(rate);
+        (0..200).for_each(|_| selector.learn(&outcome(1000)));
+        (0..20).for_each(|_| selector.learn(&outcome(2000)));
+        let at = CANDIDATES.iter().position(|c| c.choice == CodecChoice::Zstd(1)).unwrap();
+        selector.encode_ns_per_byte(at, BlockClass::Mixed)
+    };
+    let (slow, usual, fast) = (after_a_change(0.001), after_a_change(0.03), after_a_change(1.0));
+    assert!(slow < usual && usual < fast, "{slow} {usual} {fast}");
+    assert_eq!(after_a_change(0.0), after_a_change(1.0 / MEMORY), "out of range: as built");
+}

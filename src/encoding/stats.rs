@@ -43,7 +43,7 @@ pub struct CodecUsage {
     pub raw_bytes: u64,
     /// Bytes after.
     pub packed_bytes: u64,
-    /// Time that it took, summed over threads.
+    /// Time that it took, summed over threads; 0 where it was not measured.
     pub encode_ns: u64,
 }
 
@@ -61,6 +61,42 @@ impl HdeStats {
         self.delta.add(counts.delta, delta_packed_bytes);
         self.fresh.add(counts.fresh, fresh_packed_bytes);
         self.pages_with_baseline += u64::from(counts.with_baseline);
+    }
+
+    /// Counts a chunk: its zero pages, which cost nothing, and its full ones, which a codec packed.
+    pub fn add_chunk(
+        &mut self,
+        choice: CodecChoice,
+        page_bytes: u32,
+        [zero, full]: [u64; 2],
+        packed_bytes: u64,
+    ) {
+        let totals = |pages, packed_bytes| ClassTotals {
+            pages,
+            raw_bytes: pages * u64::from(page_bytes),
+            packed_bytes,
+        };
+        self.zero.merge(&totals(zero, 0));
+        self.fresh.merge(&totals(full, packed_bytes));
+        if full > 0 {
+            self.add_block(choice, full * u64::from(page_bytes), packed_bytes, 0);
+        }
+    }
+
+    /// What came on top of earlier totals of the same encoder.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let usage = self.algorithm_usage.iter().map(|(name, usage)| {
+            let before = earlier.algorithm_usage.get(name).copied().unwrap_or_default();
+            (name.clone(), usage.since(&before))
+        });
+        Self {
+            zero: self.zero.since(&earlier.zero),
+            duplicate: self.duplicate.since(&earlier.duplicate),
+            delta: self.delta.since(&earlier.delta),
+            fresh: self.fresh.since(&earlier.fresh),
+            pages_with_baseline: self.pages_with_baseline - earlier.pages_with_baseline,
+            algorithm_usage: usage.collect(),
+        }
     }
 
     /// Counts a block that a codec packed.
@@ -112,6 +148,14 @@ impl ClassTotals {
         self.raw_bytes.saturating_sub(self.packed_bytes)
     }
 
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            pages: self.pages - earlier.pages,
+            raw_bytes: self.raw_bytes - earlier.raw_bytes,
+            packed_bytes: self.packed_bytes - earlier.packed_bytes,
+        }
+    }
+
     fn add(&mut self, pages: u32, packed_bytes: u64) {
         let pages = u64::from(pages);
         self.merge(&Self { pages, raw_bytes: pages * PAGE_BYTES as u64, packed_bytes });
@@ -125,6 +169,15 @@ impl ClassTotals {
 }
 
 impl CodecUsage {
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            blocks: self.blocks - earlier.blocks,
+            raw_bytes: self.raw_bytes - earlier.raw_bytes,
+            packed_bytes: self.packed_bytes - earlier.packed_bytes,
+            encode_ns: self.encode_ns - earlier.encode_ns,
+        }
+    }
+
     fn merge(&mut self, other: &Self) {
         self.blocks += other.blocks;
         self.raw_bytes += other.raw_bytes;
@@ -160,6 +213,22 @@ mod tests {
         assert_eq!((stats.total().pages, stats.duplicate.packed_bytes), (10, 20));
         let empty = HdeStats::default();
         assert_eq!((empty.ratio(), empty.delta_hit_rate()), (None, None));
+    }
+
+    #[test]
+    fn chunks_count_and_growth_is_what_came_on_top() {
+        let mut stats = sample();
+        stats.add_chunk(CodecChoice::Lz4, 8192, [3, 2], 5000);
+        let grown = stats.since(&sample());
+        assert_eq!((grown.zero.raw_bytes, grown.fresh.packed_bytes), (3 * 8192, 5000));
+        assert_eq!(grown.algorithm_usage["lz4"].raw_bytes, 2 * 8192);
+        assert_eq!((grown.delta.pages, grown.pages_with_baseline), (0, 0));
+        let mut again = sample();
+        again.merge(&grown);
+        assert_eq!(again, stats);
+        let mut zeros = HdeStats::default();
+        zeros.add_chunk(CodecChoice::Lz4, 4096, [9, 0], 0);
+        assert!(zeros.algorithm_usage.is_empty(), "no codec ran");
     }
 
     #[test]

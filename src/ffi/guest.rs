@@ -77,7 +77,8 @@ pub struct dwcp_source {
     pub throttle: Option<unsafe extern "C" fn(ctx: *mut c_void, percent: u32) -> i32>,
     /// The last callback of a migration: stop logging; ending is a DWCP_ENDING_. NULL: no need.
     pub finish: Option<unsafe extern "C" fn(ctx: *mut c_void, ending: u32) -> i32>,
-    /// Copy memory out; required if the regions have no host pointer.
+    /// Copy memory out; required if the regions have no host pointer. May be called outside of a
+    /// migration too, when an operator asks what codecs would do to it.
     pub read_pages: Option<
         unsafe extern "C" fn(
             ctx: *mut c_void,

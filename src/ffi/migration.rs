@@ -40,9 +40,10 @@ pub struct dwcp_migration_options {
     pub deadline_ms: u64,
     /// Cap on what goes on the wire, at least 65536; 0 means none.
     pub bandwidth_limit_bytes_per_s: u64,
-    /// How long to go on trying to get a first or lost connection; 0 means 30,000.
+    /// How long to go on trying to get a lost connection back; 0 means 60,000. For the first one it
+    /// is 30,000 at most.
     pub reconnect_timeout_ms: u64,
-    /// How long the peer may make no progress; 0 means 30,000.
+    /// How long the peer may make no progress; 0 means 60,000.
     pub stall_timeout_ms: u64,
     /// Zero.
     pub reserved: [u64; 8],

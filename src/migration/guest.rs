@@ -64,7 +64,8 @@ pub trait GuestSource: Send + Sync {
     /// Whatever the hypervisor reports.
     fn fetch_dirty(&self, region: usize, log: &mut [u64]) -> Result<(), GuestError>;
 
-    /// Copies memory that the guest may be writing at the same time.
+    /// Copies memory that the guest may be writing at the same time. Outside of migrations too: an
+    /// operator may ask what codecs would do to it.
     ///
     /// # Errors
     /// A range outside the region, or the hypervisor's own error.

@@ -6,6 +6,7 @@
 
 pub mod convergence;
 pub mod destination;
+pub mod encoding_options;
 pub mod guest;
 pub mod options;
 pub mod ownership;
@@ -15,6 +16,7 @@ pub mod relay;
 pub mod source;
 pub mod stats;
 
+pub use encoding_options::EncodingOptions;
 pub use guest::{Ending, GuestError, GuestSink, GuestSource};
 pub use options::{CodecChoice, CodecPolicy, MigrationOptions};
 // Plain figures, which events and metrics need too; hence a layer below.

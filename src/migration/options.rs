@@ -57,11 +57,15 @@ pub struct MigrationOptions {
     /// Channels over which QEMU hands its pages to us beside its main stream; 0: the main stream
     /// carries them. Only for guests of QEMU's.
     pub multifd_channels: u8,
-    /// How long to go on trying to get a first or lost connection.
+    /// How long to go on trying to get a lost connection back; for the first one, at most
+    /// [`FIRST_CONNECTION_TIMEOUT`].
     pub reconnect_timeout: Duration,
     /// How long the peer may leave data or a request without any progress.
     pub stall_timeout: Duration,
 }
+
+/// A destination that was never there is not worth as long a wait as one that was lost.
+pub const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Default for MigrationOptions {
     fn default() -> Self {
@@ -73,8 +77,8 @@ impl Default for MigrationOptions {
             bandwidth_limit_bytes_per_s: None,
             throttle: true,
             multifd_channels: 0,
-            reconnect_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(30),
+            reconnect_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -97,6 +101,14 @@ pub enum OptionsError {
 }
 
 impl MigrationOptions {
+    /// How long to be without any connection.
+    pub fn connection_timeout(&self, ever_connected: bool) -> Duration {
+        match ever_connected {
+            true => self.reconnect_timeout,
+            false => self.reconnect_timeout.min(FIRST_CONNECTION_TIMEOUT),
+        }
+    }
+
     /// Checks every value.
     ///
     /// # Errors

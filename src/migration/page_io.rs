@@ -33,6 +33,8 @@ pub struct EncodedChunk<'a> {
     pub zero_pages: u64,
     /// Pages in the payload.
     pub full_pages: u64,
+    /// How they were packed.
+    pub codec: Codec,
 }
 
 /// A chunk could not be made.
@@ -98,7 +100,8 @@ impl ChunkWriter {
         self.head[..HEADER_BYTES].copy_from_slice(&frame.encode());
         let (zero_pages, full_pages) =
             (header.pages(ExtentKind::Zero), header.pages(ExtentKind::Data));
-        Ok(EncodedChunk { head: &self.head, payload: encoded.payload, zero_pages, full_pages })
+        let (head, payload, codec) = (&self.head, encoded.payload, encoded.codec);
+        Ok(EncodedChunk { head, payload, zero_pages, full_pages, codec })
     }
 
     fn read(

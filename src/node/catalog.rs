@@ -97,6 +97,55 @@ fn encodings() -> Vec<&'static str> {
     vec!["zero", "duplicate", "delta", "full"]
 }
 
+fn savers() -> Vec<&'static str> {
+    vec!["zero", "duplicate", "delta", "codec"]
+}
+
+/// All codecs that a configuration can name; of LZ4's accelerations the selector's own alone.
+fn codecs() -> Vec<&'static str> {
+    CODECS.to_vec()
+}
+
+/// The label under which a codec counts.
+pub fn codec_label(codec: &str) -> &'static str {
+    CODECS.iter().find(|known| **known == codec).copied().unwrap_or(OTHER_CODEC)
+}
+
+const OTHER_CODEC: &str = "lz4:other";
+const CODECS: &[&str] = &[
+    "none",
+    "lz4",
+    "lz4:8",
+    OTHER_CODEC,
+    "zstd:-7",
+    "zstd:-6",
+    "zstd:-5",
+    "zstd:-4",
+    "zstd:-3",
+    "zstd:-2",
+    "zstd:-1",
+    "zstd:0",
+    "zstd:1",
+    "zstd:2",
+    "zstd:3",
+    "zstd:4",
+    "zstd:5",
+    "zstd:6",
+    "zstd:7",
+    "zstd:8",
+    "zstd:9",
+    "zstd:10",
+    "zstd:11",
+    "zstd:12",
+    "zstd:13",
+    "zstd:14",
+    "zstd:15",
+    "zstd:16",
+    "zstd:17",
+    "zstd:18",
+    "zstd:19",
+];
+
 macro_rules! metrics {
     ($($id:ident $component:ident $name:literal $shape:expr, $unit:literal, $label:expr, $help:literal;)+) => {
         /// Names a metric in code.
@@ -148,6 +197,18 @@ metrics! {
         "Notices to the operator";
     HdePages Hde "hde.pages" Shape::Counter, "", Label::Of("encoding", encodings),
         "Pages sent by how they were encoded, counted when a migration ends at its source";
+    HdeAlgorithmUsage Hde "hde.algorithm_usage" Shape::Counter, "", Label::Of("codec", codecs),
+        "Blocks of pages by the codec that was chosen for them";
+    HdeBytesSaved Hde "hde.bytes_saved" Shape::Counter, "", Label::Of("class", savers),
+        "Bytes of pages that need not travel, by what saved them";
+    HdeCompressionRatio Hde "hde.compression_ratio" Shape::Gauge, "", Label::None,
+        "Bytes of pages for each byte that they took on the wire, since the node's start; 0 before";
+    HdeDeltaHitRate Hde "hde.delta_hit_rate" Shape::Gauge, "", Label::None,
+        "Pages sent as differences, of those that were sent before and are still remembered";
+    HdeBaselines Hde "hde.baselines" Shape::Gauge, "", SIDE,
+        "Baselines held by running migrations, 256 pages each";
+    HdeBaselineBytes Hde "hde.baseline_bytes" Shape::Gauge, "", SIDE,
+        "Memory of these baselines, indexes included";
     HdeChunksDamaged Hde "hde.chunks_damaged" Shape::Counter, "", Label::None,
         "Chunks that came damaged and were sent again";
     MigrationRunning Migration "migration.running" Shape::Gauge, "", SIDE,
@@ -189,6 +250,7 @@ metrics! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::codec::{CodecChoice, LZ4_ACCELERATIONS, ZSTD_LEVELS};
     use std::collections::BTreeSet;
 
     #[test]
@@ -198,6 +260,19 @@ mod tests {
             let component = declaration.component.name();
             assert!(declaration.name.starts_with(&format!("{component}.")), "{}", declaration.name);
             assert!(names.insert(declaration.prometheus_name()));
+        }
+    }
+
+    #[test]
+    fn every_codec_has_its_label() {
+        let accelerations = LZ4_ACCELERATIONS.map(CodecChoice::Lz4Fast);
+        let all = [CodecChoice::None, CodecChoice::Lz4].into_iter().chain(accelerations);
+        for codec in all.chain(ZSTD_LEVELS.map(CodecChoice::Zstd)).map(|codec| codec.to_string()) {
+            let label = codec_label(&codec);
+            assert!(label == codec || label == OTHER_CODEC && codec.starts_with("lz4:"), "{codec}");
+        }
+        for codec in crate::encoding::CostSelector::menu() {
+            assert_eq!(codec_label(&codec.to_string()), codec.to_string());
         }
     }
 

@@ -36,6 +36,13 @@ impl EventRing {
         self.events.iter().skip(from).cloned().collect()
     }
 
+    /// Memory of the events, but for the texts of some.
+    pub fn memory_bytes(&self) -> u64 {
+        let names = self.events.iter().filter_map(|event| event.guest.as_ref());
+        let names: usize = names.map(String::capacity).sum();
+        (self.events.capacity() * size_of::<Event>() + names) as u64
+    }
+
     /// The number of the last event.
     pub fn last(&self) -> u64 {
         self.last

@@ -3,9 +3,11 @@
 //! Pure: events and progress are handed in, so the same numbers come out of a node, a simulation
 //! or a test.
 
-use super::catalog::{Metric, Shape};
+use super::catalog::{Metric, Shape, codec_label};
 use crate::Status;
 use crate::base::MigrationId;
+use crate::encoding::HdeStats;
+use crate::migration::encoding_options::BASELINE_PAGES;
 use crate::migration::{Phase, Progress, Report};
 use crate::observe::{Event, EventKind};
 use std::collections::HashMap;
@@ -21,6 +23,10 @@ pub struct Sample {
     pub progress: Progress,
     /// Its report, once it ended.
     pub report: Option<Report>,
+    /// How pages were encoded so far; none on the side that decodes.
+    pub encoding: Option<HdeStats>,
+    /// Pages that are remembered, and their memory.
+    pub baselines: (u64, u64),
 }
 
 /// The value of one series.
@@ -43,14 +49,17 @@ pub struct Metrics {
     series: Vec<Vec<SeriesValue>>,
     last_sequence: u64,
     seen: HashMap<(MigrationId, &'static str), Seen>,
+    /// Of all migrations, those included that are no longer listed.
+    encoding: HdeStats,
 }
 
 /// What was already counted of a migration.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     wire_bytes: u64,
     reconnects: u32,
     reported: bool,
+    encoding: HdeStats,
 }
 
 impl Default for Metrics {
@@ -66,6 +75,7 @@ impl Metrics {
             series: Metric::ALL.iter().map(|metric| blank(*metric)).collect(),
             last_sequence: 0,
             seen: HashMap::new(),
+            encoding: HdeStats::default(),
         }
     }
 
@@ -77,6 +87,21 @@ impl Metrics {
     /// The values of a metric, in the order of its label's values.
     pub fn series(&self, metric: Metric) -> &[SeriesValue] {
         &self.series[metric as usize]
+    }
+
+    /// How pages were encoded by all migrations that were sampled.
+    pub fn encoding(&self) -> &HdeStats {
+        &self.encoding
+    }
+
+    /// The value of a counter or gauge; 0 where there is none.
+    pub fn value(&self, metric: Metric, label: &str) -> f64 {
+        let values = metric.declaration().label.values();
+        let series = values.iter().zip(self.series(metric)).find(|(value, _)| **value == label);
+        match series {
+            Some((_, SeriesValue::Number(number))) => *number,
+            _ => 0.0,
+        }
     }
 
     /// Counts an event; one that was counted before is passed over.
@@ -125,6 +150,7 @@ impl Metrics {
                 self.gauge_running(sample);
             }
         }
+        self.count_encoding();
         self.seen.retain(|(id, side), _| {
             samples.iter().any(|sample| sample.id == *id && sample.side == *side)
         });
@@ -142,7 +168,7 @@ impl Metrics {
         if !self.seen.contains_key(&key) {
             self.add(Metric::MigrationStarted, sample.side, 1.0);
         }
-        let mut seen = self.seen.get(&key).copied().unwrap_or_default();
+        let mut seen = self.seen.remove(&key).unwrap_or_default();
         let report = sample.report.as_ref();
         let wire_bytes = report.map_or(sample.progress.wire_bytes, |report| report.wire_bytes);
         let reconnects = report.map_or(sample.progress.reconnects, |report| report.reconnects);
@@ -156,7 +182,30 @@ impl Metrics {
         }
         seen.wire_bytes = seen.wire_bytes.max(wire_bytes);
         seen.reconnects = seen.reconnects.max(reconnects);
+        if let Some(encoding) = &sample.encoding {
+            self.encoding.merge(&encoding.since(&seen.encoding));
+            seen.encoding = encoding.clone();
+        }
         self.seen.insert(key, seen);
+    }
+
+    /// From totals, since a ratio of sums is not a sum of ratios.
+    fn count_encoding(&mut self) {
+        let stats = self.encoding.clone();
+        for (codec, usage) in &stats.algorithm_usage {
+            self.add(Metric::HdeAlgorithmUsage, codec_label(codec), usage.blocks as f64);
+        }
+        for (class, totals) in [
+            ("zero", stats.zero),
+            ("duplicate", stats.duplicate),
+            ("delta", stats.delta),
+            ("codec", stats.fresh),
+        ] {
+            // Headers may outweigh for a while what they stand for; a counter never falls.
+            self.raise_series(Metric::HdeBytesSaved, class, totals.saved_bytes() as f64);
+        }
+        self.set(Metric::HdeCompressionRatio, "", stats.ratio().unwrap_or(0.0));
+        self.set(Metric::HdeDeltaHitRate, "", stats.delta_hit_rate().unwrap_or(0.0));
     }
 
     fn count_report(&mut self, side: &str, report: &Report) {
@@ -185,6 +234,9 @@ impl Metrics {
     fn gauge_running(&mut self, sample: &Sample) {
         let (side, progress) = (sample.side, &sample.progress);
         self.add(Metric::MigrationRunning, side, 1.0);
+        let (pages, bytes) = sample.baselines;
+        self.add(Metric::HdeBaselines, side, pages.div_ceil(BASELINE_PAGES) as f64);
+        self.add(Metric::HdeBaselineBytes, side, bytes as f64);
         self.add(Metric::AmstStreams, side, f64::from(progress.streams));
         self.add(Metric::AmstBandwidth, side, progress.bandwidth_bytes_per_s as f64);
         self.add(Metric::MigrationRemainingPages, side, progress.remaining_pages as f64);
@@ -203,7 +255,11 @@ impl Metrics {
     }
 
     fn raise(&mut self, metric: Metric, value: f64) {
-        if let Some(SeriesValue::Number(number)) = self.find(metric, "") {
+        self.raise_series(metric, "", value);
+    }
+
+    fn raise_series(&mut self, metric: Metric, label: &str, value: f64) {
+        if let Some(SeriesValue::Number(number)) = self.find(metric, label) {
             *number = number.max(value);
         }
     }
@@ -235,10 +291,14 @@ fn blank(metric: Metric) -> Vec<SeriesValue> {
     vec![value; declaration.label.values().len()]
 }
 
-/// Gauges that each sample computes anew.
+/// What each sample computes anew.
 const SAMPLED: &[Metric] = &[
     Metric::AmstStreams,
     Metric::AmstBandwidth,
+    // Its values are totals, which only grow.
+    Metric::HdeAlgorithmUsage,
+    Metric::HdeBaselines,
+    Metric::HdeBaselineBytes,
     Metric::MigrationRunning,
     Metric::MigrationDirtyRate,
     Metric::MigrationRemainingPages,
@@ -249,6 +309,7 @@ const SAMPLED: &[Metric] = &[
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::encoding::{ClassCounts, CodecChoice};
     use crate::observe::{Owner, Pass};
 
     pub(crate) fn event(sequence: u64, kind: EventKind) -> Event {
@@ -303,6 +364,8 @@ pub(crate) mod tests {
             side: "source",
             progress: progress(wire_bytes),
             report: ended.then(|| report(wire_bytes)),
+            encoding: None,
+            baselines: (257, 2 << 20),
         }
     }
 
@@ -334,6 +397,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn encoding_adds_up_over_migrations_that_come_and_go() {
+        let mut stats = HdeStats::default();
+        let counts = ClassCounts { zero: 2, duplicate: 1, delta: 3, fresh: 4, with_baseline: 4 };
+        stats.add_segment(&counts, 10, 8192, 288);
+        stats.add_block(CodecChoice::Zstd(1), 4 * 4096, 8192, 5);
+        stats.add_block(CodecChoice::Lz4Fast(9), 4096, 4096, 5);
+        let with = |number: u8, stats: &HdeStats| Sample {
+            id: MigrationId([number; 16]),
+            encoding: Some(stats.clone()),
+            ..sample(1, false)
+        };
+        let mut metrics = Metrics::new();
+        assert_eq!(number(&metrics, Metric::HdeCompressionRatio, 0), 0.0);
+        metrics.sample(&[with(1, &HdeStats::default())]);
+        metrics.sample(&[with(1, &stats)]);
+        metrics.sample(&[with(1, &stats), with(2, &stats)]);
+        assert_eq!(number(&metrics, Metric::HdeBaselines, 0), 4.0, "two in each");
+        assert_eq!(number(&metrics, Metric::HdeBaselineBytes, 0), f64::from(4 << 20));
+        metrics.sample(&[with(2, &stats)]);
+        metrics.sample(&[]);
+        assert_eq!(number(&metrics, Metric::HdeDeltaHitRate, 0), 0.75);
+        assert_eq!(number(&metrics, Metric::HdeCompressionRatio, 0), 40_960.0 / 8490.0);
+        let saved = [0, 1, 2, 3].map(|class| number(&metrics, Metric::HdeBytesSaved, class));
+        assert_eq!(saved, [16_384.0, 8172.0, 24_000.0, 16_384.0]);
+        let labels = Metric::HdeAlgorithmUsage.declaration().label.values();
+        let at = |codec: &str| labels.iter().position(|label| *label == codec).unwrap();
+        assert_eq!(number(&metrics, Metric::HdeAlgorithmUsage, at("zstd:1")), 2.0);
+        assert_eq!(number(&metrics, Metric::HdeAlgorithmUsage, at("lz4:other")), 2.0);
+    }
+
+    #[test]
     fn bytes_grow_by_what_is_new_and_reports_count_once() {
         let mut metrics = Metrics::new();
         metrics.sample(&[sample(100, false)]);
@@ -348,6 +442,7 @@ pub(crate) mod tests {
         assert_eq!(number(&metrics, Metric::MigrationDowntime, 0), 1.0);
         assert_eq!(number(&metrics, Metric::MigrationPhase, 1), 1.0);
         assert_eq!(number(&metrics, Metric::MigrationStarted, 0), 1.0);
+        assert_eq!(number(&metrics, Metric::HdeBaselines, 0), 0.0, "it has ended");
         metrics.sample(&[]);
         assert!(metrics.seen.is_empty());
         assert_eq!(number(&metrics, Metric::AmstWireBytes, 0), 150.0);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Enough for the headers of a chunk; payloads bypass it.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
+pub const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A connection failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,14 @@
 //! What every migration offers, whatever carries its memory.
 
 use crate::base::{MigrationId, StreamId};
+use crate::encoding::HdeStats;
 use crate::migration::{Owner, Progress, Report};
 use crate::runtime::connection::{FrameReader, FrameWriter};
+use crate::runtime::dial::FEATURES;
+use crate::runtime::footprint::Footprint;
 use crate::runtime::listener::Refusal;
 use crate::wire::Hello;
+use crate::wire::hello::Features;
 use std::time::Duration;
 
 /// A migration, leaving or arriving. Every call may come from any thread.
@@ -27,12 +31,28 @@ pub trait Handle: Send + Sync {
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
         let _ = rate_bytes_per_s;
     }
+    /// How pages were encoded so far; none on the side that decodes.
+    fn encoding(&self) -> Option<HdeStats> {
+        None
+    }
+    /// Memory that it holds now.
+    fn footprint(&self) -> Footprint {
+        Footprint::default()
+    }
+    /// Looks at the remembered pages again: how many have a checksum, and how many differ from it.
+    fn verify_baselines(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }
 
 /// A migration that connections come in for.
 pub trait Arrival: Handle {
     /// What further connections must show.
     fn token(&self) -> [u8; 16];
+    /// What this side can do for it.
+    fn features(&self) -> Features {
+        FEATURES
+    }
     /// Whether a connection with this hello is part of it.
     ///
     /// # Errors

@@ -12,7 +12,10 @@ use crate::migration::page_io::{ChunkReader, StoreError};
 use crate::migration::{Failure, GuestError, GuestSink, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
+use crate::runtime::connection::READ_BUFFER_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming as Input};
+use crate::runtime::dial::FEATURES;
+use crate::runtime::footprint::{Footprint, HASH_BYTES};
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Refusal, check_join, no_room};
@@ -315,6 +318,16 @@ impl Handle for IncomingMigration {
     fn cancel(&self) {
         lock(&self.destination).cancel();
         self.news.notify_all();
+    }
+
+    fn footprint(&self) -> Footprint {
+        // For each stream a chunk packed and as it is, and what is read ahead.
+        let chunk = FEATURES.chunk_bytes as usize * 2 + READ_BUFFER_BYTES;
+        Footprint {
+            stream_bytes: (lock(&self.writers).len() * chunk) as u64,
+            page_table_bytes: self.setup.layout.page_count() * HASH_BYTES,
+            ..Footprint::default()
+        }
     }
 }
 

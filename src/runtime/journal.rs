@@ -45,6 +45,11 @@ impl Journal {
         }
     }
 
+    /// Memory that the events take.
+    pub fn memory_bytes(&self) -> u64 {
+        lock(&self.ring).memory_bytes()
+    }
+
     /// Adds an observer.
     pub fn observe(&self, observer: EventObserver) {
         lock(&self.observers).push(observer);

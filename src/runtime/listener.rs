@@ -6,7 +6,6 @@ use crate::base::{MigrationId, StreamId};
 use crate::observe::EventKind;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::connections::Connections;
-use crate::runtime::dial::FEATURES;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
@@ -26,7 +25,7 @@ use std::time::Duration;
 /// How long a connection may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long data streams may be silent; sources say something every two seconds.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a hello is turned down.
 #[derive(Clone, Debug)]
@@ -199,7 +198,8 @@ fn shake_hands(
     match reception.receive(&hello, peer) {
         Ok(migration) => {
             tuning::tune_receiver(&socket, STALL_TIMEOUT).map_err(|error| error.to_string())?;
-            let (token, features) = (migration.token(), FEATURES.common(hello.features));
+            let (token, features) =
+                (migration.token(), migration.features().common(hello.features));
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
             Ok((migration, hello.stream, reader, writer, hello.node))
         }

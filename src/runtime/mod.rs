@@ -1,10 +1,12 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
 pub mod clock;
+pub mod compression;
 pub mod connection;
 pub mod connections;
 pub mod control;
 pub mod dial;
+pub mod footprint;
 pub mod guarded;
 pub mod handle;
 pub mod incoming;

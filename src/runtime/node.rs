@@ -4,22 +4,27 @@
 
 use crate::Status;
 use crate::base::MigrationId;
-use crate::base::limits::{MAX_BASELINE_PAGES, MAX_GUESTS, MAX_NAME_BYTES};
+use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES};
+use crate::encoding::HdeStats;
 use crate::migration::relay::RelaySetup;
 use crate::migration::source::SourceSetup;
-use crate::migration::{GuestSink, GuestSource, MigrationOptions, Owner, Progress, Report};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions};
+use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
-use crate::qemu::PAGE_BYTES;
+use crate::runtime::clock::wall_clock_us;
+use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
 use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
+use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
-use crate::runtime::registry::{GuestEntry, Leaving, Registry};
+use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
@@ -113,6 +118,17 @@ pub enum NodeError {
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] AttachError),
+    /// A guest's memory could not be looked at.
+    #[error("guest {name:?}: {source}")]
+    Sample {
+        /// The guest.
+        name: String,
+        /// Why.
+        source: SampleError,
+    },
+    /// None or several guests to choose from.
+    #[error("{0}")]
+    WhichGuest(String),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -150,6 +166,8 @@ impl NodeError {
             NodeError::NotQemu(_) => Status::BadState,
             NodeError::NoMultifd(..) => Status::InvalidArgument,
             NodeError::Qemu(error) => error.status(),
+            NodeError::Sample { source, .. } => source.status(),
+            NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -299,6 +317,29 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Takes pages from all over the memory of a guest that runs here; of the only one, if none is
+    /// named. Gives its name too. QEMU serves one client at a time, so its guest cannot be sampled
+    /// while it moves.
+    ///
+    /// # Errors
+    /// No such guest, none or several to choose from, or its memory cannot be read.
+    pub fn sample(&self, guest: Option<&str>, pages: u64) -> Result<(String, Sample), NodeError> {
+        let registry = &self.inner.registry;
+        let name = guest.map_or_else(|| registry.only_source(), |name| Ok(name.to_string()))?;
+        let memory = registry.memory(&name)?;
+        let failed = |source| NodeError::Sample { name: name.clone(), source };
+        let seed = wall_clock_us();
+        let sample = match memory {
+            Leaving::Memory(guest) => take_sample(&mut GuestMemory(guest), pages, seed),
+            Leaving::Qemu(guest) => {
+                let unique = MigrationId(random_bytes()?).to_string();
+                QemuMemory::open(&guest, &unique[..16])
+                    .and_then(|mut memory| take_sample(&mut memory, pages, seed))
+            }
+        };
+        Ok((name.clone(), sample.map_err(failed)?))
+    }
+
     /// Ends a registration.
     ///
     /// # Errors
@@ -339,6 +380,16 @@ impl Node {
         started
     }
 
+    /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
+    pub fn set_encoding(&self, options: EncodingOptions) {
+        self.inner.registry.set_encoding(options);
+    }
+
+    /// How guests of QEMUs are encoded.
+    pub fn encoding(&self) -> EncodingOptions {
+        self.inner.registry.encoding()
+    }
+
     /// Migrations that run or ended lately, both directions, oldest first.
     pub fn migrations(&self) -> Vec<Migration> {
         self.inner.registry.migrations()
@@ -361,6 +412,16 @@ impl Node {
     /// timeout.
     pub fn wait_events(&self, after: u64, timeout: Duration) -> Vec<Event> {
         self.inner.registry.journal().wait_after(after, timeout)
+    }
+
+    /// Memory that the kept events take.
+    pub fn event_bytes(&self) -> u64 {
+        self.inner.registry.journal().memory_bytes()
+    }
+
+    /// Where ownership records are written.
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.inner.options.state_dir.as_deref()
     }
 
     /// Calls `observer` for every event from now on, on library threads; it must not block.
@@ -420,7 +481,8 @@ impl Node {
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
         let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
-        let baseline_pages = baseline_pages_for(facts.ram_bytes);
+        let encoding = self.inner.registry.encoding();
+        let baseline_pages = encoding.baseline_pages(facts.ram_bytes);
         let multifd_channels = options.multifd_channels;
         let dialer = Dialer::new(
             id,
@@ -434,7 +496,8 @@ impl Node {
         let setup = RelaySetup { id, guest: guest.to_string(), facts, channels: multifd_channels };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
-        let outgoing = QemuOutgoing::new(setup, options, qemu, dialer, registry.journal().clone());
+        let journal = registry.journal().clone();
+        let outgoing = QemuOutgoing::new(setup, (options, encoding), qemu, dialer, journal);
         let migration = Migration::Outgoing(outgoing.clone());
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
@@ -511,6 +574,21 @@ impl Migration {
         self.handle().owner()
     }
 
+    /// How pages were encoded so far; none on the side that decodes.
+    pub fn encoding(&self) -> Option<HdeStats> {
+        self.handle().encoding()
+    }
+
+    /// Memory that it holds now.
+    pub fn footprint(&self) -> Footprint {
+        self.handle().footprint()
+    }
+
+    /// Looks at the remembered pages again: how many have a checksum, and how many differ from it.
+    pub fn verify_baselines(&self) -> (u64, u64) {
+        self.handle().verify_baselines()
+    }
+
     fn handle(&self) -> &dyn Handle {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
@@ -521,12 +599,6 @@ impl Migration {
 
 /// Why QEMU is not asked during a migration.
 const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one client at a time";
-
-/// A quarter of the guest's memory may be remembered for references and differences.
-fn baseline_pages_for(ram_bytes: u64) -> u32 {
-    let pages = ram_bytes / 4 / PAGE_BYTES as u64;
-    u32::try_from(pages).unwrap_or(u32::MAX).min(MAX_BASELINE_PAGES)
-}
 
 fn listen(
     address: SocketAddr,

@@ -8,15 +8,16 @@
 //! calls the hypervisor.
 
 use crate::base::{MigrationId, StreamId, Time};
-use crate::encoding::ImageDigest;
+use crate::encoding::{Codec, CodecChoice, HdeStats, ImageDigest};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::ChunkWriter;
 use crate::migration::source::{Action, Answer, ChunkPlan, Source, SourceSetup, Work};
 use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
-use crate::runtime::connection::FrameWriter;
+use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::{Dialer, FEATURES};
+use crate::runtime::footprint::{Footprint, page_table_bytes};
 use crate::runtime::handle::Handle;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
@@ -41,6 +42,7 @@ pub struct Outgoing {
     journal: Arc<Journal>,
     slots: Arc<StreamSlots<Source>>,
     outcome: Outcome,
+    encoding: Mutex<HdeStats>,
 }
 
 impl Outgoing {
@@ -55,7 +57,8 @@ impl Outgoing {
         let source = Source::new(setup.clone(), digest.clone(), FEATURES.chunk_bytes, now());
         let slots = StreamSlots::new(source, dialer, setup.options.streams);
         let guest = Mutex::new(Some(guest));
-        Arc::new(Self { setup, guest, digest, journal, slots, outcome: Outcome::default() })
+        let (outcome, encoding) = (Outcome::default(), Mutex::default());
+        Arc::new(Self { setup, guest, digest, journal, slots, outcome, encoding })
     }
 
     /// Starts the driver. `on_end` runs on its thread when all is over.
@@ -204,6 +207,22 @@ impl Handle for Outgoing {
         self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
         self.slots.wake();
     }
+
+    fn encoding(&self) -> Option<HdeStats> {
+        Some(lock(&self.encoding).clone())
+    }
+
+    fn footprint(&self) -> Footprint {
+        let progress = self.progress();
+        let running = self.outcome.get().is_none();
+        // For each stream a chunk as it is and packed, and what is read from the peer.
+        let chunk = u64::from(FEATURES.chunk_bytes) * 2 + READ_BUFFER_BYTES as u64;
+        Footprint {
+            stream_bytes: if running { u64::from(progress.streams) * chunk } else { 0 },
+            page_table_bytes: page_table_bytes(self.setup.layout.page_count()),
+            ..Footprint::default()
+        }
+    }
 }
 
 impl Carrier for Outgoing {
@@ -225,6 +244,9 @@ impl Carrier for Outgoing {
         match encoded {
             Ok(chunk) => {
                 let (zero, full) = (chunk.zero_pages, chunk.full_pages);
+                let packed = chunk.payload.len() as u64;
+                let used = if chunk.codec == Codec::None { CodecChoice::None } else { codec };
+                lock(&self.encoding).add_chunk(used, layout.page_bytes(), [zero, full], packed);
                 source.chunk_encoded(plan.id, zero, full, chunk.wire_bytes(), now());
                 let news = source.has_actions();
                 drop(source);

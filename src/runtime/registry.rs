@@ -6,7 +6,7 @@ use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
 use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::Patience;
-use crate::migration::{GuestSink, GuestSource, Owner, Report};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
 use crate::runtime::dial::FEATURES;
 use crate::runtime::guarded::Guarded;
@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a destination waits for a source that is gone.
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the registry does when a migration has ended.
 type OnEnd = Box<dyn FnOnce(&Report) + Send>;
@@ -53,7 +53,7 @@ enum Role {
     QemuDestination(Arc<QemuGuest>),
 }
 
-/// A guest that was claimed for leaving.
+/// A guest that runs here, by the way to its memory.
 pub enum Leaving {
     /// Its memory is called for.
     Memory(Arc<dyn GuestSource>),
@@ -78,6 +78,7 @@ struct Tables {
     ended: HashMap<MigrationId, Owner>,
     state_dir: Option<PathBuf>,
     stopped: bool,
+    encoding: EncodingOptions,
 }
 
 impl GuestEntry {
@@ -142,6 +143,16 @@ impl Registry {
     /// The node's journal.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    /// How guests of QEMUs are encoded, from the next migration on.
+    pub fn set_encoding(&self, options: EncodingOptions) {
+        lock(&self.tables).encoding = options;
+    }
+
+    /// How guests of QEMUs are encoded.
+    pub fn encoding(&self) -> EncodingOptions {
+        lock(&self.tables).encoding
     }
 
     /// Takes over what the state directory says about earlier migrations.
@@ -230,6 +241,46 @@ impl Registry {
         let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
         let found = entry.vm_info(name).zip(entry.as_qemu().cloned());
         found.ok_or_else(|| NodeError::NotQemu(name.to_string()))
+    }
+
+    /// The one guest that runs here.
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub fn only_source(&self) -> Result<String, NodeError> {
+        let guests = self.guests();
+        let mut names =
+            guests.iter().filter(|guest| guest.role == "source").map(|g| g.name.clone());
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name),
+            (None, _) => Err(NodeError::WhichGuest(
+                "no guest runs here, so none can be looked at".to_string(),
+            )),
+            (Some(_), Some(_)) => {
+                let text = "several guests run here, and none is named; known here: ";
+                Err(NodeError::WhichGuest(text.to_string() + &lock(&self.tables).guest_names()))
+            }
+        }
+    }
+
+    /// A way to the memory of a guest that runs here.
+    ///
+    /// # Errors
+    /// Unknown, not running here, or a QEMU's that is moving.
+    pub fn memory(&self, name: &str) -> Result<Leaving, NodeError> {
+        let tables = lock(&self.tables);
+        let entry = tables.guests.get(name).ok_or_else(|| tables.unknown_guest(name))?;
+        match &entry.role {
+            Role::Source(guest) => Ok(Leaving::Memory(guest.clone())),
+            Role::QemuSource(_) if entry.migration.is_some() => {
+                Err(NodeError::Busy(name.to_string()))
+            }
+            Role::QemuSource(guest) => Ok(Leaving::Qemu(guest.clone())),
+            Role::Destination(_) | Role::QemuDestination(_) => {
+                let (name, role) = (name.to_string(), entry.role_name());
+                Err(NodeError::WrongRole { name, role })
+            }
+        }
     }
 
     /// Claims a guest for an outgoing migration.
@@ -412,18 +463,19 @@ impl Registry {
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
-        let Features { baseline_pages, multifd_channels, .. } = FEATURES.common(hello.features);
+        let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
+        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
         let setup = RelaySetup {
             id: hello.migration,
             guest: guest.to_string(),
             facts: facts.clone(),
-            channels: multifd_channels,
+            channels: features.multifd_channels,
         };
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
         let migration =
-            QemuIncoming::new(setup, token, baseline_pages, (qemu, patience), self.journal.clone());
+            QemuIncoming::new(setup, token, features, (qemu, patience), self.journal.clone());
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -613,7 +665,11 @@ fn difference(source: &MemoryLayout, ours: &MemoryLayout) -> String {
     }
 }
 
-fn random_bytes() -> Result<[u8; 16], NodeError> {
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// The system gives none.
+pub fn random_bytes() -> Result<[u8; 16], NodeError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| NodeError::Io {
         what: "random numbers",

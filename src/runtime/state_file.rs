@@ -114,12 +114,24 @@ impl StateFile {
         let file = opened.map_err(|source| io_error("open", &path, source))?;
         let mut state = Self { path, file, sequence: 0 };
         state.lock()?;
-        let mut bytes = Vec::with_capacity(2 * SLOT_BYTES);
-        io::Read::read_to_end(&mut io::Read::take(&state.file, 2 * SLOT_BYTES as u64), &mut bytes)
-            .map_err(|source| io_error("read", &state.path, source))?;
-        let found = newest(&bytes, &state.path)?;
+        let found = read(&state.file, &state.path)?;
         state.sequence = found.as_ref().map_or(0, |(sequence, _)| *sequence);
         Ok((state, found.map(|(_, content)| content)))
+    }
+
+    /// Reads the record of a file that may be in use, and leaves all as it is; none was ever
+    /// written if there is none.
+    ///
+    /// # Errors
+    /// [`StateFileError`], such as a record that does not fit its checksum.
+    pub fn check(
+        directory: &Path,
+        migration: MigrationId,
+        side: Side,
+    ) -> Result<Option<Vec<u8>>, StateFileError> {
+        let path = path_of(directory, migration, side);
+        let file = File::open(&path).map_err(|source| io_error("open", &path, source))?;
+        Ok(read(&file, &path)?.map(|(_, content)| content))
     }
 
     /// Replaces the record; it is on disk on return.
@@ -202,6 +214,14 @@ enum Slot {
     Empty,
     Torn,
     Record { sequence: u64, content: Vec<u8> },
+}
+
+/// The newer record of a file that is read from its beginning.
+fn read(file: &File, path: &Path) -> Result<Option<(u64, Vec<u8>)>, StateFileError> {
+    let mut bytes = Vec::with_capacity(2 * SLOT_BYTES);
+    io::Read::read_to_end(&mut io::Read::take(file, 2 * SLOT_BYTES as u64), &mut bytes)
+        .map_err(|source| io_error("read", path, source))?;
+    newest(&bytes, path)
 }
 
 fn newest(bytes: &[u8], path: &Path) -> Result<Option<(u64, Vec<u8>)>, StateFileError> {

@@ -3,6 +3,7 @@
 //! It has no thread of its own: whoever wants fresh numbers calls [`Telemetry::refresh`].
 
 use super::log_file::LogFile;
+use crate::encoding::HdeStats;
 use crate::node::catalog::{Declaration, Metric};
 use crate::node::exposition;
 use crate::node::metrics::{Metrics, Sample};
@@ -66,6 +67,13 @@ impl Telemetry {
         self.lock().ring.after(after).filter(|record| wanted(record)).cloned().collect()
     }
 
+    /// Memory of the kept log lines.
+    pub fn log_bytes(&self) -> u64 {
+        let state = self.lock();
+        let bytes = state.ring.after(0).map(|line| size_of::<LogRecord>() + line.message.len());
+        bytes.sum::<usize>() as u64
+    }
+
     /// The number of the newest log line.
     pub fn last_record(&self) -> u64 {
         self.lock().ring.last_sequence()
@@ -97,6 +105,18 @@ impl Telemetry {
         exposition::prometheus_text(&metrics)
     }
 
+    /// How pages were encoded by all migrations since this began.
+    pub fn encoding(&self) -> HdeStats {
+        self.refresh();
+        self.lock().metrics.encoding().clone()
+    }
+
+    /// The value of a counter or gauge.
+    pub fn value(&self, metric: Metric, label: &str) -> f64 {
+        self.refresh();
+        self.lock().metrics.value(metric, label)
+    }
+
     /// The metrics that `wanted` accepts, as JSON.
     pub fn metrics_json(&self, wanted: impl Fn(&Declaration) -> bool) -> serde_json::Value {
         self.refresh();
@@ -125,10 +145,13 @@ impl State {
 }
 
 fn sample(migration: &Migration) -> Sample {
+    let footprint = migration.footprint();
     Sample {
         id: migration.id(),
         side: migration.side(),
         progress: migration.progress(),
         report: migration.report(),
+        encoding: migration.encoding(),
+        baselines: (footprint.baseline_pages, footprint.baseline_bytes),
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Unsent bytes that the kernel may hold for a stream. Little, because what waits there when the
 /// guest is paused is downtime; enough that the kernel never runs dry while a chunk is encoded.
 const UNSENT_LOW_WATER_BYTES: u32 = 512 * 1024;
+/// Data that stays unacknowledged so long costs the connection. A link that was down is then found
+/// again by connecting anew, within a second or so; what TCP resends comes ever more seldom.
+const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Round trips below this stay within a site, where loss is rare and the sender's own processor is
 /// what limits it. BBR's paced sending costs a third of the throughput there.
 const SITE_RTT_US: u32 = 2_000;
@@ -21,7 +24,7 @@ pub fn tune_sender(stream: &TcpStream, stall_timeout: Duration) -> io::Result<()
     stream.set_write_timeout(Some(stall_timeout))?;
     choose_congestion_control(stream);
     let _ = socket::set_unsent_low_water(stream, UNSENT_LOW_WATER_BYTES);
-    let _ = socket::set_user_timeout(stream, stall_timeout);
+    let _ = socket::set_user_timeout(stream, stall_timeout.min(SILENT_LINK_TIMEOUT));
     Ok(())
 }
 

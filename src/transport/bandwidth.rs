@@ -10,6 +10,9 @@ use std::time::Duration;
 
 const SLOT_US: u64 = 50_000;
 const WINDOW_SLOTS: usize = 20;
+/// How far back a peak is remembered, and the slots that it is measured over.
+const PEAK_MEMORY_SLOTS: usize = 60;
+const PEAK_SLOTS: usize = 8;
 /// Less busy time than this says nothing.
 const MIN_BUSY_US: u64 = 1_000;
 
@@ -65,10 +68,16 @@ impl BandwidthEstimator {
 
     /// Bytes per second, once there is anything to go by.
     pub fn rate_bytes_per_s(&self) -> Option<u64> {
-        let busy_us: u64 = self.slots.iter().map(|slot| slot.busy_us).sum();
-        let bytes: u64 = self.slots.iter().map(|slot| slot.bytes).sum();
-        let rate = u128::from(bytes) * 1_000_000 / u128::from(busy_us.max(1));
-        (busy_us >= MIN_BUSY_US && bytes > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
+        let recent = self.slots.len().saturating_sub(WINDOW_SLOTS);
+        rate_over(self.slots.range(recent..))
+    }
+
+    /// The most that the link has lately carried over some time. A sender that is itself the
+    /// bottleneck sees its own pace in the mean, and takes the link for slow.
+    pub fn peak_bytes_per_s(&self) -> Option<u64> {
+        let windows = 0..self.slots.len().saturating_sub(PEAK_SLOTS);
+        let peaks = windows.filter_map(|at| rate_over(self.slots.range(at..at + PEAK_SLOTS)));
+        peaks.max().max(self.rate_bytes_per_s())
     }
 
     /// The shortest time from handing a chunk over to its acknowledgement.
@@ -81,7 +90,7 @@ impl BandwidthEstimator {
         if now.0 >= self.slot_start.0 + SLOT_US || self.slots.is_empty() {
             self.slots.push_back(Slot::default());
             self.slot_start = now;
-            if self.slots.len() > WINDOW_SLOTS {
+            if self.slots.len() > PEAK_MEMORY_SLOTS {
                 self.slots.pop_front();
             }
         }
@@ -101,6 +110,13 @@ impl BandwidthEstimator {
     }
 }
 
+fn rate_over<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<u64> {
+    let (bytes, busy_us) =
+        slots.fold((0, 0), |(bytes, busy), slot| (bytes + slot.bytes, busy + slot.busy_us));
+    let rate = u128::from(bytes) * 1_000_000 / u128::from(busy_us.max(1));
+    (busy_us >= MIN_BUSY_US && bytes > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +130,17 @@ mod tests {
             estimator.on_acked(chunk, Duration::from_micros(chunk * 1_000_000 / rate), Time(now));
         }
         now
+    }
+
+    #[test]
+    fn a_sender_that_slows_down_itself_does_not_make_the_link_slow() {
+        let mut estimator = BandwidthEstimator::default();
+        let now = run(&mut estimator, 0, 2, 40_000_000);
+        run(&mut estimator, now, 1, 10_000_000);
+        assert!(close(estimator.rate_bytes_per_s(), 10_000_000));
+        assert!(close(estimator.peak_bytes_per_s(), 40_000_000));
+        run(&mut estimator, now + 1_000_000, 3, 10_000_000);
+        assert!(close(estimator.peak_bytes_per_s(), 10_000_000), "a peak is forgotten");
     }
 
     fn close(found: Option<u64>, expected: u64) -> bool {

@@ -36,7 +36,7 @@ fn set_edits_the_file_and_nothing_else() {
     let before = std::fs::read_to_string(&config).unwrap();
     let daemon = Daemon::start(&scratch, &config);
     let said = stdout(&daemon.run(&["config", "set", "hde.max_baselines", "500"]));
-    assert!(said.contains("hde.max_baselines = 500") && said.contains("not in use yet"), "{said}");
+    assert!(said.contains("hde.max_baselines = 500") && said.contains("next migration"), "{said}");
     let said = stdout(&daemon.run(&["config", "set", "migration.max_downtime", "30ms"]));
     assert!(said.contains("with the next migration"), "{said}");
     let after = std::fs::read_to_string(&config).unwrap();

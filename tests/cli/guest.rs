@@ -48,6 +48,13 @@ impl MemoryGuest {
         true
     }
 
+    /// Writes a page byte by byte, as before a migration.
+    pub fn fill(&self, page: usize, byte: impl Fn(usize) -> u8) {
+        let mut state = self.state.lock().unwrap();
+        let bytes = &mut state.memory[page * PAGE..(page + 1) * PAGE];
+        bytes.iter_mut().enumerate().for_each(|(at, place)| *place = byte(at));
+    }
+
     /// Dirties pages until the guest has gone.
     pub fn keep_busy(
         self: &Arc<Self>,

@@ -15,6 +15,11 @@ fn help_is_as_agreed() {
         &["events", "--help"],
         &["metrics", "--help"],
         &["logs", "--help"],
+        &["compression-stats", "--help"],
+        &["compression-analyze", "--help"],
+        &["encoding-test", "--help"],
+        &["data-integrity-check", "--help"],
+        &["memory-usage", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

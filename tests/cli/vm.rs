@@ -269,3 +269,73 @@ fn a_hypervisors_own_guest_is_not_let_go_by_vm_detach() {
     assert!(stdout(&pair.run(&["vm", "list"])).starts_with("VM"));
     assert_eq!(pair.json(&["guests"])["guests"][0]["name"], "own");
 }
+
+#[test]
+fn a_guests_memory_is_looked_at_without_disturbing_it() {
+    let (host, noise) = (Host::start(), Scratch::new());
+    let machine = Machine::full(&noise);
+    host.attach("vm", &machine, &[]);
+    let found = host.json(&["compression-analyze", "--sample", "4000"]);
+    assert_eq!((&found["guest"], &found["pages"]), (&"vm".into(), &4000.into()));
+    // 8 of 64 MiB are noise: 500 of the pages, give or take, and little else is there.
+    let rest = found["block_raw_bytes"].as_u64().unwrap() / 4096;
+    assert!((300..900).contains(&rest), "{found}");
+    let stored = found["codecs"][0]["packed_bytes"].as_u64().unwrap();
+    let packed = found["codecs"][6]["packed_bytes"].as_u64().unwrap();
+    assert!(packed > stored / 2, "noise does not shrink: {found}");
+    let tested = host.json(&["encoding-test"]);
+    assert_eq!((&tested["passed"], &tested["skipped"]), (&true.into(), &Value::Array(vec![])));
+    let left = std::fs::read_dir(&machine.folder.0).unwrap().filter_map(Result::ok);
+    let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.starts_with("dwcp-sample")), "{left:?}");
+    assert_eq!(machine.state().as_deref(), Some("running"));
+    let waiting = Machine::incoming();
+    host.attach("to-come", &waiting, &["--incoming"]);
+    let text = refusal(&host.run(&["compression-analyze", "to-come"]), 1);
+    assert!(text.contains("registered as destination"), "{text}");
+}
+
+#[test]
+fn baselines_keep_to_what_is_configured_and_are_counted() {
+    let (from, to) = (Host::start(), Host::start());
+    let noise = Scratch::new();
+    let (source, destination) = (Machine::full(&noise), Machine::incoming());
+    from.attach("vm", &source, &[]);
+    to.attach("vm", &destination, &["--incoming"]);
+    // The stricter side decides: 2 baselines, halved, of 256 pages each.
+    stdout(&to.run(&["config", "set", "hde.max_baselines", "2"]));
+    stdout(&to.run(&["config", "set", "hde.baseline_cleanup_aggressive", "true"]));
+    let address = to.daemon.address();
+    let args = ["migrate", "vm", "--to", &address, "--bandwidth-limit", "4mbit", "--detach"];
+    let started = from.json(&args);
+    for host in [&from, &to] {
+        let held = wait_until("baselines fill up", || {
+            let held = host.json(&["baselines-count"]);
+            (held["baselines"].as_u64()? == 1).then_some(held)
+        });
+        let row = &held["migrations"][0];
+        assert_eq!((&row["limit"], &row["guest"]), (&1.into(), &"vm".into()), "{held}");
+        let (pages, bytes) = (row["pages"].as_u64().unwrap(), row["bytes"].as_u64().unwrap());
+        assert!((1..=256).contains(&pages) && bytes >= pages * 4096, "{held}");
+    }
+    let text = refusal(&from.run(&["compression-analyze", "vm"]), 1);
+    assert!(text.contains("is being migrated"), "{text}");
+    let checks = from.json(&["data-integrity-check"]);
+    assert_eq!((&checks["sound"], &checks["checks"][1]["failed"]), (&true.into(), &0.into()));
+    assert!(checks["checks"][1]["checked"].as_u64() > Some(0), "{checks}");
+    let parts = from.json(&["memory-usage"]);
+    let parts = parts["parts"].as_array().unwrap().clone();
+    assert!(parts.iter().any(|part| part["part"] == "baselines" && part["guest"] == "vm"));
+    let gauge = from.json(&["metrics", "hde.baselines"]);
+    assert_eq!(gauge["metrics"][0]["series"][0]["value"], 1, "{gauge}");
+    let id = started["id"].as_str().unwrap();
+    let text = refusal(&to.run(&["compression-stats", "--migration", id]), 1);
+    assert!(text.contains("arrives here; the node that sends it encodes it"), "{text}");
+    assert!(from.json(&["compression-stats", "--migration", id])["pages"].as_u64() > Some(0));
+    stdout(&from.run(&["cancel", id]));
+    for host in [&from, &to] {
+        wait_until("they are let go", || {
+            (host.json(&["baselines-count"])["pages"] == 0).then_some(())
+        });
+    }
+}

@@ -1,6 +1,7 @@
 //! The protocol spoken by hand, with the crate's own codecs: for peers that do not keep to it.
 
 use dwcp::base::{ChunkId, MemoryLayout, MigrationId, StreamId};
+use dwcp::encoding::Codec;
 use dwcp::encoding::digest::{ChunkChecksum, page_hash};
 use dwcp::migration::page_io::EncodedChunk;
 use dwcp::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
@@ -86,7 +87,8 @@ impl Hand {
 
     pub fn chunk(&mut self, header: &ChunkHeader, payload: &[u8]) {
         let head = chunk_head(header, payload.len(), self.writer.sequence());
-        let chunk = EncodedChunk { head: &head, payload, zero_pages: 0, full_pages: 0 };
+        let chunk =
+            EncodedChunk { head: &head, payload, zero_pages: 0, full_pages: 0, codec: Codec::None };
         let _ = self.writer.chunk(&chunk);
     }
 

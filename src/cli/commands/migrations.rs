@@ -66,7 +66,7 @@ fn describe(migration: &Value) -> Vec<String> {
 }
 
 /// The full id of the one migration that begins like this.
-async fn complete(prefix: &str, client: &Client) -> Result<String, CliError> {
+pub(super) async fn complete(prefix: &str, client: &Client) -> Result<String, CliError> {
     let answer = client.get("/v3/migrations").await?;
     let list = answer["migrations"].as_array().into_iter().flatten();
     let mut ids: Vec<&str> = list.filter_map(|migration| migration["id"].as_str()).collect();

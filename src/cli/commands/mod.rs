@@ -1,10 +1,14 @@
 //! One file a command; each asks the node and prints the answer.
 
+mod compression;
 mod config;
+mod encoding_test;
 mod events;
 pub mod generate;
 mod guests;
+mod integrity;
 mod logs;
+mod memory;
 mod metrics;
 mod migrate;
 mod migrations;
@@ -34,6 +38,19 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Metrics { name, component, watch } => {
             metrics::run(name.as_deref(), component.as_deref(), watch, client, output).await?;
         }
+        Command::CompressionStats { migration } => {
+            compression::stats(migration.as_deref(), client, output).await?;
+        }
+        Command::CompressionAnalyze { guest, file, sample, plot } => {
+            let memory = compression::Of { guest: guest.as_deref(), file: file.as_deref() };
+            compression::analyze(memory, sample, plot.as_deref(), client, output).await?;
+        }
+        Command::EncodingTest { enable_ml } => {
+            return encoding_test::run(enable_ml, client, output).await;
+        }
+        Command::DataIntegrityCheck => return integrity::run(client, output).await,
+        Command::BaselinesCount => memory::baselines(client, output).await?,
+        Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,
         Command::Logs { component, level, follow } => {
             logs::run(component.as_deref(), level.as_deref(), follow, client, output).await?;

@@ -15,6 +15,7 @@ use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
 use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader};
 use std::mem::take;
+use std::ops::Range;
 
 /// How blocks other than fresh pages are packed: they are small, and shrink a lot.
 const SIDE_CODEC: CodecChoice = CodecChoice::Zstd(1);
@@ -74,6 +75,8 @@ pub struct Preparer {
     encoder: PageEncoder,
     /// Whether the caches hold anything at all.
     keeps: bool,
+    /// Whether pages may travel as differences.
+    delta: bool,
     next: u64,
     keys: Vec<PageKey>,
 }
@@ -139,7 +142,13 @@ impl Preparer {
     /// For the beginning of a stream; the other side's [`Unpacker`] has the same limits.
     pub fn new(limits: BaselineLimits) -> Self {
         let keeps = limits.capacity() > 0;
-        Self { encoder: PageEncoder::new(limits), keeps, next: 0, keys: Vec::new() }
+        Self { encoder: PageEncoder::new(limits), keeps, delta: true, next: 0, keys: Vec::new() }
+    }
+
+    /// The same, with or without differences; the other side need not know.
+    pub fn with_delta(mut self, delta: bool) -> Self {
+        self.delta = delta;
+        self
     }
 
     /// Takes the next stretch of any channel. `remember`: look for references and differences, and
@@ -155,7 +164,7 @@ impl Preparer {
         };
         segment.encode_framing(&mut prepared.framing);
         let on = remember && self.keeps;
-        let options = HybridOptions { delta: on, duplicates: on };
+        let options = HybridOptions { delta: on && self.delta, duplicates: on };
         self.encoder.encode(&self.keys, &segment.data, options, &mut prepared.pages);
         self.next += 1;
         prepared
@@ -164,6 +173,16 @@ impl Preparer {
     /// Memory held for references and differences.
     pub fn memory_bytes(&self) -> u64 {
         self.encoder.memory_bytes()
+    }
+
+    /// Pages that are remembered.
+    pub fn held_pages(&self) -> u64 {
+        self.encoder.baselines() as u64
+    }
+
+    /// Looks at some of the remembered pages again; as [`PageEncoder::verify`].
+    pub fn verify(&self, slots: Range<usize>) -> Option<(u64, u64)> {
+        self.encoder.verify(slots)
     }
 }
 
@@ -256,6 +275,11 @@ impl Unpacker {
     pub fn memory_bytes(&self) -> u64 {
         self.pages.memory_bytes()
     }
+
+    /// Pages that are remembered.
+    pub fn held_pages(&self) -> u64 {
+        self.pages.baselines() as u64
+    }
 }
 
 /// The limits that both sides use for so many pages.
@@ -316,6 +340,33 @@ mod tests {
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);
         }
+    }
+
+    #[test]
+    fn without_differences_pages_come_whole_or_as_references() {
+        let mut random = fastrand::Rng::with_seed(8);
+        let segments: Vec<Segment> = (0..60).map(|_| segment(&mut random)).collect();
+        let run = |delta: bool| {
+            let mut prepare = Preparer::new(limits_for(1000)).with_delta(delta);
+            let (mut pack, mut unpack) = (Packer::default(), Unpacker::new(limits_for(1000)));
+            let mut counts = PageCounts::default();
+            for sent in &segments {
+                let packed = pack
+                    .pack(prepare.prepare(sent, Place::default(), true), CodecChoice::Lz4)
+                    .unwrap();
+                assert_eq!(unpack.unpack(&packed.payload).unwrap().1, *sent);
+                counts.delta += packed.counts.delta;
+                counts.duplicate += packed.counts.duplicate;
+            }
+            let held = prepare.held_pages();
+            assert_eq!(held, unpack.held_pages());
+            let (checked, differing) = prepare.verify(0..1000).unwrap();
+            assert!(checked > 0 && checked <= held && differing == 0, "{checked} of {held}");
+            counts
+        };
+        let (with, without) = (run(true), run(false));
+        assert!(with.delta > 0 && without.delta == 0, "{with:?} {without:?}");
+        assert_eq!(with.duplicate, without.duplicate);
     }
 
     #[test]

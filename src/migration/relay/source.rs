@@ -324,6 +324,13 @@ impl RelaySource {
         }
     }
 
+    /// What the link can carry, for choosing codecs: the most that it lately did.
+    pub fn link_bytes_per_s(&self) -> Option<u64> {
+        let cap = self.options.bandwidth_limit_bytes_per_s;
+        let peak = self.bandwidth.peak_bytes_per_s();
+        peak.map(|peak| cap.map_or(peak, |cap| peak.min(cap))).or(cap)
+    }
+
     /// Time that what is under way and the handover add to the downtime.
     pub fn latency(&self) -> Duration {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
@@ -539,7 +546,7 @@ impl RelaySource {
             return;
         }
         if let Some(since) = self.without_streams_since {
-            if now - since >= self.options.reconnect_timeout {
+            if now - since >= self.options.connection_timeout(self.streams_seen > 0) {
                 let why = match self.last_connect_error.as_str() {
                     "" => String::new(),
                     error => format!("; last attempt: {error}"),
@@ -708,7 +715,7 @@ impl RelaySource {
 
     fn link(&self) -> Link {
         let round_trip = self.bandwidth.min_round_trip().unwrap_or_default();
-        Link { rate_bytes_per_s: self.bandwidth_bytes_per_s(), round_trip }
+        Link { rate_bytes_per_s: self.link_bytes_per_s(), round_trip }
     }
 
     fn enter(&mut self, phase: Phase, now: Time) {

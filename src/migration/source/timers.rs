@@ -14,7 +14,7 @@ impl Source {
         }
         self.maybe_fetch(now);
         if let Some(since) = self.without_streams_since
-            && now - since >= self.setup.options.reconnect_timeout
+            && now - since >= self.connection_timeout()
         {
             return self.on_disconnected(now - since, now);
         }
@@ -34,7 +34,7 @@ impl Source {
         let options = &self.setup.options;
         let mut next = now + Duration::from_secs(1);
         if let Some(since) = self.without_streams_since {
-            next = next.min(since + options.reconnect_timeout);
+            next = next.min(since + self.connection_timeout());
         }
         if let Some(deadline) = options.deadline {
             let elapsed = self.clock.elapsed(now);
@@ -73,6 +73,10 @@ impl Source {
         !self.flights.is_empty()
             || !self.session.all_acknowledged()
             || self.finalize_sent && self.commitment != Commitment::Recording
+    }
+
+    fn connection_timeout(&self) -> Duration {
+        self.setup.options.connection_timeout(self.streams_seen > 0)
     }
 
     fn on_disconnected(&mut self, how_long: Duration, now: Time) {

@@ -4,7 +4,7 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{status, vm, watch};
+use super::{compression, integrity, memory, status, vm, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -33,6 +33,9 @@ pub(super) async fn handle(
         ["v3", "config", key] if put => set_config(context, key, &request).await,
         ["v3", "vms", "status"] if get => vm::status(context, &request).await,
         ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
+        ["v3", "integrity"] if get => integrity::check(context, &request).await,
+        ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
+        ["v3", "compression", "test"] if post => compression::test(context, &request).await,
         ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
         ["v3", rest @ ..] if post => change(context, rest, &request).map(Reply::Json),
         _ => Err(no_route(&request)),
@@ -51,6 +54,9 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         }
         ["migrations", id] => Ok(migration_json(&find_migration(context, id)?)),
         ["metrics"] => metrics(context, request),
+        ["compression"] => compression::stats(context, request),
+        ["baselines"] => request.allow(&[], &[]).map(|()| memory::baselines(context)),
+        ["memory"] => request.allow(&[], &[]).and_then(|()| memory::breakdown(context)),
         ["config"] => list_config(context),
         ["config", key] => {
             let id = store::find(key)?;
@@ -118,7 +124,7 @@ fn override_key(config: &mut Config, id: Id, name: &str, text: &str) -> Result<(
     Ok(())
 }
 
-fn find_migration(context: &Context, id: &str) -> Result<Migration, ApiError> {
+pub(super) fn find_migration(context: &Context, id: &str) -> Result<Migration, ApiError> {
     let id = id.parse().map_err(|error| ApiError::argument(format!("{error}")))?;
     Ok(context.node.migration(id)?)
 }
@@ -131,6 +137,7 @@ fn migration_json(migration: &Migration) -> Value {
         "owner": migration.owner(),
         "progress": migration.progress(),
         "report": migration.report(),
+        "encoding": migration.encoding(),
     })
 }
 

@@ -5,8 +5,11 @@
 
 mod api;
 mod bind;
+mod compression;
 mod error;
 mod http;
+mod integrity;
+mod memory;
 mod request;
 mod status;
 mod vm;
@@ -191,6 +194,9 @@ impl Drop for ControlServer {
 impl Context {
     fn new(node: &Node, config: Option<Arc<ConfigStore>>) -> Self {
         let (sender, events) = channel::channel(0);
+        if let Some(store) = &config {
+            node.set_encoding(store.config().encoding_options());
+        }
         node.observe(Arc::new(move |event| {
             sender.send_replace(event.sequence);
         }));
@@ -224,6 +230,9 @@ impl Context {
         let config = self.config();
         let (max_bytes, keep, level) = log_settings(&config);
         self.telemetry.set_log_bounds(max_bytes, keep, level);
+        if self.config.is_some() {
+            self.node.set_encoding(config.encoding_options());
+        }
         let names: Vec<_> = changed.iter().map(|id| id.key().name).collect();
         let what = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
         self.log(Level::Info, format!("configuration {how}; changed: {what}"));

@@ -38,7 +38,7 @@ fn components(migrations: &[Migration]) -> Vec<Value> {
         running.iter().map(|migration| u64::from(migration.progress().streams)).sum();
     let built = [
         ("amst", "multi-stream transport", format!("TCP; {streams} streams connected")),
-        ("hde", "page encoding", "zero pages, none, lz4, zstd".to_owned()),
+        ("hde", "page encoding", "zero pages, references, differences, none, lz4, zstd".to_owned()),
         ("migration", "pre-copy migration", format!("{} running", running.len())),
     ];
     let built = built.into_iter().map(|(name, title, state)| {

@@ -64,7 +64,8 @@ fn document(node: &Node, name: &str) -> Result<Value, ApiError> {
     Ok(document)
 }
 
-async fn aside<F>(work: F) -> Result<Reply, ApiError>
+/// Does work that takes its time on a thread of its own.
+pub(super) async fn aside<F>(work: F) -> Result<Reply, ApiError>
 where
     F: FnOnce() -> Result<Value, ApiError> + Send + 'static,
 {
@@ -72,7 +73,7 @@ where
     done.map_err(|error| ApiError::new(Status::Panic, error.to_string()))?.map(Reply::Json)
 }
 
-fn in_json(value: &impl Serialize) -> Result<Value, ApiError> {
+pub(super) fn in_json(value: &impl Serialize) -> Result<Value, ApiError> {
     serde_json::to_value(value)
         .map_err(|error| ApiError::new(Status::BadState, format!("cannot write JSON: {error}")))
 }

@@ -20,10 +20,12 @@ pub struct CodecChooser {
 }
 
 impl CodecChooser {
-    /// Chooses by this policy.
-    pub fn new(policy: CodecPolicy) -> Self {
+    /// Chooses by this policy; `learning_rate` is the least weight of a new observation.
+    pub fn new(policy: CodecPolicy, learning_rate: f64) -> Self {
         let selector: Box<dyn Selector> = match policy {
-            CodecPolicy::Auto => Box::new(CostSelector::new(SEED)),
+            CodecPolicy::Auto => {
+                Box::new(CostSelector::new(SEED).with_learning_rate(learning_rate))
+            }
             CodecPolicy::Fixed(choice) => Box::new(FixedSelector(choice)),
         };
         Self { selector: Mutex::new(selector), stats: Mutex::default() }

@@ -198,7 +198,7 @@ impl QemuGuest {
 
     /// QEMU often runs as a user of its own, the one that its QMP socket belongs to; connecting
     /// takes the right to write.
-    fn hand_over(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn hand_over(&self, path: &Path) -> io::Result<()> {
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         let (theirs, ours) = (std::fs::metadata(&self.qmp_path)?, std::fs::metadata(path)?);
         if theirs.uid() != ours.uid() {

@@ -14,10 +14,14 @@ use crate::base::{MigrationId, StreamId};
 use crate::migration::ownership::Mark;
 use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::{Action, Patience, RelayDestination, Released};
+use crate::migration::relay::segment_io::{Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
+use crate::qemu::Segment;
 use crate::runtime::clock::now;
+use crate::runtime::connection::READ_BUFFER_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Refusal, check_join, no_room};
@@ -29,7 +33,8 @@ use crate::runtime::qemu::replay::replay;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
-use crate::wire::hello::Purpose;
+use crate::wire::hello::{Features, Purpose};
+use crate::wire::segment::SegmentHeader;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -50,7 +55,10 @@ const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 pub struct QemuIncoming {
     setup: RelaySetup,
     token: [u8; 16],
-    baseline_pages: u32,
+    /// What this side can do, and how many pages both remember.
+    features: Features,
+    /// While the stream flows.
+    unpacker: Mutex<Option<Unpacker>>,
     guest: Arc<QemuGuest>,
     journal: Arc<Journal>,
     machine: Mutex<RelayDestination>,
@@ -70,7 +78,7 @@ impl QemuIncoming {
     pub fn new(
         setup: RelaySetup,
         token: [u8; 16],
-        baseline_pages: u32,
+        features: Features,
         (guest, patience): (Arc<QemuGuest>, Patience),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
@@ -78,7 +86,8 @@ impl QemuIncoming {
         Arc::new(Self {
             setup,
             token,
-            baseline_pages,
+            features,
+            unpacker: Mutex::new(None),
             guest,
             journal,
             machine: Mutex::new(machine),
@@ -101,8 +110,13 @@ impl QemuIncoming {
         on_end: Box<dyn FnOnce(&Report) + Send>,
     ) -> io::Result<JoinHandle<()>> {
         let (driver, replayer) = (self.clone(), self.clone());
-        let replay =
-            spawn_named("dwcp-replay", move || replay(&replayer, replayer.baseline_pages))?;
+        let replay = spawn_named("dwcp-replay", move || {
+            let limits = limits_for(replayer.features.baseline_pages);
+            *lock(&replayer.unpacker) = Some(Unpacker::new(limits));
+            replay(&replayer);
+            // Nothing more will refer to what came.
+            drop(lock(&replayer.unpacker).take());
+        })?;
         spawn_named("dwcp-drive", move || driver.drive(keeper, on_end, replay))
     }
 
@@ -256,6 +270,14 @@ impl QemuIncoming {
         &self.end
     }
 
+    /// Both steps of a segment's way back.
+    pub(super) fn unpack(&self, payload: &[u8]) -> Result<(SegmentHeader, Segment), Failure> {
+        let corrupt = |error: String| Failure::new(Status::Corrupt, error);
+        let mut unpacker = lock(&self.unpacker);
+        let unpacker = unpacker.as_mut().ok_or_else(|| corrupt("the stream has ended".into()))?;
+        unpacker.unpack(payload).map_err(|error| corrupt(error.to_string()))
+    }
+
     fn door(&self) -> Option<Arc<QemuDoor>> {
         lock(&self.door).clone()
     }
@@ -362,11 +384,30 @@ impl Handle for QemuIncoming {
         lock(&self.machine).cancel();
         self.news.notify_all();
     }
+
+    fn footprint(&self) -> Footprint {
+        let held = lock(&self.unpacker).as_ref().map(|u| (u.held_pages(), u.memory_bytes()));
+        let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        let writers = lock(&self.writers).len();
+        let machine = lock(&self.machine);
+        Footprint {
+            baseline_pages,
+            baseline_bytes,
+            baseline_pages_limit: self.features.baseline_pages.into(),
+            early_bytes: machine.stored_bytes() + machine.in_hand_bytes(),
+            stream_bytes: (writers * READ_BUFFER_BYTES) as u64,
+            ..Footprint::default()
+        }
+    }
 }
 
 impl Arrival for QemuIncoming {
     fn token(&self) -> [u8; 16] {
         self.token
+    }
+
+    fn features(&self) -> Features {
+        self.features
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {

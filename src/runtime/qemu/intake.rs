@@ -5,6 +5,7 @@ use crate::migration::relay::StreamSum;
 use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
 use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, StreamParser};
 use crate::runtime::lock::lock;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// What the channels of one migration share.
@@ -39,9 +40,9 @@ pub struct Intake {
 
 impl Together {
     /// For so many multifd channels beside the main stream.
-    pub fn new(channels: u8, baseline_pages: u32) -> Self {
+    pub fn new(channels: u8, baseline_pages: u32, delta: bool) -> Self {
         let state = State {
-            preparer: Preparer::new(limits_for(baseline_pages)),
+            preparer: Preparer::new(limits_for(baseline_pages)).with_delta(delta),
             sum: StreamSum::default(),
             has_main: false,
             channels_seen: 0,
@@ -83,6 +84,17 @@ impl Together {
             }
         };
         Ok(Intake { channel, parser, segment: Segment::default(), pages_counted: 0 })
+    }
+
+    /// Pages and bytes that are held to compare with.
+    pub fn held(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.preparer.held_pages(), state.preparer.memory_bytes())
+    }
+
+    /// As [`Preparer::verify`].
+    pub fn verify(&self, slots: Range<usize>) -> Option<(u64, u64)> {
+        lock(&self.state).preparer.verify(slots)
     }
 
     /// The sum of all that was prepared.
@@ -167,7 +179,7 @@ mod tests {
 
     #[test]
     fn connections_may_come_in_any_order_but_none_too_many() {
-        let together = Together::new(2, 0);
+        let together = Together::new(2, 0, true);
         let order = [MULTIFD, MAIN, MULTIFD];
         let channels = order.map(|first| together.take_on(first).map(|intake| intake.channel()));
         assert_eq!(channels, [Ok(1), Ok(0), Ok(2)]);
@@ -180,7 +192,7 @@ mod tests {
     #[test]
     fn alone_any_stream_is_the_main_one() {
         for first in [MAIN, MULTIFD, *b"what"] {
-            let intake = Together::new(0, 0).take_on(first);
+            let intake = Together::new(0, 0, true).take_on(first);
             assert_eq!(intake.map(|intake| intake.channel()), Ok(0));
         }
     }
@@ -201,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_block_has_one_number_on_all_channels() {
-        let together = Together::new(3, 0);
+        let together = Together::new(3, 0, true);
         let mut blocks = Vec::new();
         let numbers = ["pc.ram", "vga.vram", "pc.ram"].map(|name| {
             let mut intake = together.take_on(MULTIFD).unwrap();

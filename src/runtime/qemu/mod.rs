@@ -7,6 +7,7 @@ pub mod guest;
 pub mod incoming;
 mod intake;
 mod line;
+pub mod memory;
 pub mod outgoing;
 pub mod qmp;
 mod replay;

@@ -15,12 +15,14 @@ use crate::migration::relay::segment_io::{Packer, Prepared};
 use crate::migration::relay::source::{Action, RelaySource};
 use crate::migration::relay::{RelaySetup, StreamSum};
 use crate::migration::source::Work;
-use crate::migration::{Ending, Failure, MigrationOptions, Owner, Progress, Report};
+use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
+use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::clock::now;
-use crate::runtime::connection::FrameWriter;
+use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
+use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::Handle;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
@@ -62,6 +64,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const LEAST_DOWNTIME: Duration = Duration::from_millis(1);
 /// What QEMU and the destination's QEMU take around the stream's end.
 const HANDOVER: Duration = Duration::from_millis(40);
+/// Remembered pages that are looked at before the stream goes on: 16 MiB, which take few ms.
+const VERIFIED_AT_ONCE: usize = 4096;
 /// How often waits look whether it is over.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -80,6 +84,10 @@ pub struct QemuOutgoing {
     /// QEMU's, open until QEMU knows what becomes of its migration.
     connections: Mutex<Vec<Arc<UnixStream>>>,
     chooser: CodecChooser,
+    /// While the stream flows.
+    together: Mutex<Option<Arc<Together>>>,
+    /// Whether pages may travel as differences.
+    delta: bool,
     /// What QEMU was told last of how long the guest may stand still.
     told_downtime: Mutex<Duration>,
     /// Segments of each channel that wait for a packer or are with one.
@@ -90,14 +98,14 @@ impl QemuOutgoing {
     /// A migration that has not started.
     pub fn new(
         setup: RelaySetup,
-        options: MigrationOptions,
+        (options, encoding): (MigrationOptions, EncodingOptions),
         guest: Arc<QemuGuest>,
         dialer: Dialer,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let machine = RelaySource::new(setup.clone(), options.clone(), now());
         let slots = StreamSlots::new(machine, dialer, options.streams);
-        let chooser = CodecChooser::new(options.codec);
+        let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
         let told_downtime = Mutex::new(LEAST_DOWNTIME);
         let setup_channels = setup.channels;
         Arc::new(Self {
@@ -111,6 +119,8 @@ impl QemuOutgoing {
             stream: Mutex::new(None),
             connections: Mutex::default(),
             chooser,
+            together: Mutex::new(None),
+            delta: encoding.delta,
             told_downtime,
             waiting: (0..=setup_channels).map(|_| AtomicUsize::new(0)).collect(),
         })
@@ -272,11 +282,6 @@ impl QemuOutgoing {
         }
     }
 
-    /// How pages were encoded so far.
-    pub fn encoding(&self) -> HdeStats {
-        self.chooser.stats()
-    }
-
     fn watch(&self) -> Option<Arc<Watch>> {
         lock(&self.watch).clone()
     }
@@ -369,7 +374,8 @@ impl QemuOutgoing {
         let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
         *lock(&self.connections) = sockets.clone();
         let pages = self.slots.machine().baseline_pages();
-        let together = Arc::new(Together::new(self.setup.channels, pages));
+        let together = Arc::new(Together::new(self.setup.channels, pages, self.delta));
+        *lock(&self.together) = Some(together.clone());
         let last = sockets.pop();
         let spawned: Vec<_> = sockets
             .into_iter()
@@ -388,6 +394,8 @@ impl QemuOutgoing {
                 }
             }
         }
+        // Nothing more will be compared with what was sent.
+        drop(lock(&self.together).take());
         if all {
             self.stream_is(Ok(together.sum()));
         }
@@ -510,11 +518,13 @@ impl QemuOutgoing {
         let socket_bytes = self.slots.socket_bytes();
         let mut machine = self.slots.machine();
         let packers = packer_count();
+        // One each is in a packer's hands, and that is no queue.
         let waiting: usize = self.waiting.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+        let queued = waiting.saturating_sub(packers);
         let state = LinkState {
-            bandwidth_bytes_per_s: machine.bandwidth_bytes_per_s(),
+            bandwidth_bytes_per_s: machine.link_bytes_per_s(),
             cores: packers as u32,
-            encode_queue_fill: (waiting as f32 / (2 * packers) as f32).min(1.0),
+            encode_queue_fill: (queued as f32 / packers as f32).min(1.0),
             send_queue_fill: machine.link_fill(socket_bytes, now()),
         };
         (state, machine.codecs())
@@ -566,6 +576,36 @@ impl Handle for QemuOutgoing {
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
         self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
         self.slots.wake();
+    }
+
+    fn encoding(&self) -> Option<HdeStats> {
+        Some(self.chooser.stats())
+    }
+
+    fn footprint(&self) -> Footprint {
+        let held = lock(&self.together).as_ref().map(|together| together.held());
+        let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        let machine = self.slots.machine();
+        Footprint {
+            baseline_pages,
+            baseline_bytes,
+            baseline_pages_limit: machine.baseline_pages().into(),
+            under_way_bytes: machine.under_way_bytes(),
+            stream_bytes: u64::from(machine.progress(now()).streams) * READ_BUFFER_BYTES as u64,
+            ..Footprint::default()
+        }
+    }
+
+    fn verify_baselines(&self) -> (u64, u64) {
+        let (mut checked, mut differing) = (0, 0);
+        for first in (0..).step_by(VERIFIED_AT_ONCE) {
+            let slots = first..first + VERIFIED_AT_ONCE;
+            let together = lock(&self.together).clone();
+            let found = together.and_then(|together| together.verify(slots));
+            let Some(found) = found else { break };
+            (checked, differing) = (checked + found.0, differing + found.1);
+        }
+        (checked, differing)
     }
 }
 

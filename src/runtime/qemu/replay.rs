@@ -8,7 +8,6 @@
 use crate::Status;
 use crate::base::limits::MAX_DEVICE_STATE_BYTES;
 use crate::migration::Failure;
-use crate::migration::relay::segment_io::{UnpackError, Unpacker, limits_for};
 use crate::qemu::{Segment, releasable_bytes};
 use crate::runtime::lock::lock;
 use crate::runtime::qemu::door::QemuDoor;
@@ -40,11 +39,10 @@ struct Writer {
 }
 
 /// The replay's thread.
-pub fn replay(incoming: &Arc<QemuIncoming>, baseline_pages: u32) {
-    let mut unpacker = Unpacker::new(limits_for(baseline_pages));
+pub fn replay(incoming: &Arc<QemuIncoming>) {
     let mut writers: Vec<Option<Writer>> = Vec::new();
     while let Some(payload) = incoming.next_segment() {
-        if let Err(failure) = take_in(incoming, &payload, &mut unpacker, &mut writers) {
+        if let Err(failure) = take_in(incoming, &payload, &mut writers) {
             incoming.fail(failure);
         }
         incoming.flush_acks();
@@ -59,11 +57,9 @@ pub fn replay(incoming: &Arc<QemuIncoming>, baseline_pages: u32) {
 fn take_in(
     incoming: &Arc<QemuIncoming>,
     payload: &[u8],
-    unpacker: &mut Unpacker,
     writers: &mut Vec<Option<Writer>>,
 ) -> Result<(), Failure> {
-    let corrupt = |error: UnpackError| Failure::new(Status::Corrupt, error.to_string());
-    let (header, segment) = unpacker.unpack(payload).map_err(corrupt)?;
+    let (header, segment) = incoming.unpack(payload)?;
     let stream_bytes = segment.stream_bytes() as u64;
     let unpacked = lock(incoming.machine()).unpacked(header.channel, stream_bytes, header.checksum);
     // It says itself why not.

@@ -10,6 +10,9 @@ use std::process::Command;
 use twox_hash::XxHash3_64;
 
 const GUESTLOAD: &str = include_str!("../guest/guestload.c");
+const REDISLOAD: &str = include_str!("../guest/redisload.c");
+/// The server, under the name by which Debian's redis-tools ships it.
+const REDIS_SERVER: &str = "/usr/bin/redis-check-rdb";
 const COMPILER: &str = "cc";
 const COMPILER_OPTIONS: [&str; 5] = ["-static", "-O2", "-Wall", "-Wextra", "-Werror"];
 
@@ -37,15 +40,28 @@ impl Image {
     /// # Errors
     /// No kernel can be had, or no static program can be built.
     pub fn build(cache_dir: &Path) -> Result<Self, LabError> {
+        Self::of(cache_dir, &Recipe { name: "guest", source: GUESTLOAD, server: None })
+    }
+
+    /// As [`Self::cached`], for [`Load::Redis`](crate::Load::Redis).
+    ///
+    /// # Errors
+    /// As [`Self::build`], and this machine has no redis-server to be put into the guest.
+    pub fn cached_with_redis() -> Result<Self, LabError> {
+        let server = Some(Path::new(REDIS_SERVER));
+        Self::of(&cache_dir(), &Recipe { name: "redis", source: REDISLOAD, server })
+    }
+
+    fn of(cache_dir: &Path, recipe: &Recipe<'_>) -> Result<Self, LabError> {
         let named = |what: &str| LabError::system(format!("{what} {}", cache_dir.display()));
         fs::create_dir_all(cache_dir).map_err(named("make"))?;
         // Held until the file is dropped: several test programs may want the first image.
         let lock = File::create(cache_dir.join("lock")).map_err(named("open the lock of"))?;
         lock.lock().map_err(named("lock"))?;
         let kernel = kernel::kernel(cache_dir)?;
-        let initramfs = cache_dir.join(format!("guest-{:016x}.cpio", recipe_hash()));
+        let initramfs = cache_dir.join(format!("{}-{:016x}.cpio", recipe.name, recipe.hash()));
         if !initramfs.exists() {
-            build_initramfs(cache_dir, &initramfs)?;
+            recipe.build(cache_dir, &initramfs)?;
         }
         Ok(Self { kernel, initramfs })
     }
@@ -58,26 +74,57 @@ pub fn cache_dir() -> PathBuf {
     target.join("qemulab")
 }
 
-fn recipe_hash() -> u64 {
-    let options = COMPILER_OPTIONS.join(" ");
-    // The archive's layout is part of the recipe.
-    XxHash3_64::oneshot([GUESTLOAD, &options, include_str!("cpio.rs")].concat().as_bytes())
+/// What is in the first file system.
+struct Recipe<'a> {
+    name: &'a str,
+    /// Of the first program.
+    source: &'a str,
+    /// A program of this machine that it starts, with the libraries that this one needs.
+    server: Option<&'a Path>,
 }
 
-fn build_initramfs(cache_dir: &Path, initramfs: &Path) -> Result<(), LabError> {
-    let source = cache_dir.join("guestload.c");
-    let program = cache_dir.join("guestload");
-    fs::write(&source, GUESTLOAD).map_err(LabError::system(source.display().to_string()))?;
-    let mut compiler = Command::new(COMPILER);
-    output_of(compiler.args(COMPILER_OPTIONS).arg("-o").arg(&program).arg(&source))?;
-    let content = fs::read(&program).map_err(LabError::system(program.display().to_string()))?;
-    let mut archive = Archive::default();
-    archive.folder("dev");
-    // The kernel opens it for the first process's output.
-    archive.device("dev/console", 5, 1);
-    archive.program("init", &content);
-    let unfinished = cache_dir.join("guest.new");
-    fs::write(&unfinished, archive.finish())
-        .and_then(|()| fs::rename(&unfinished, initramfs))
-        .map_err(LabError::system(initramfs.display().to_string()))
+impl Recipe<'_> {
+    fn hash(&self) -> u64 {
+        let options = COMPILER_OPTIONS.join(" ");
+        // The archive's layout is part of the recipe.
+        XxHash3_64::oneshot([self.source, &options, include_str!("cpio.rs")].concat().as_bytes())
+    }
+
+    fn build(&self, cache_dir: &Path, initramfs: &Path) -> Result<(), LabError> {
+        let program = cache_dir.join(self.name);
+        let source = program.with_extension("c");
+        fs::write(&source, self.source).map_err(LabError::system(source.display().to_string()))?;
+        let mut compiler = Command::new(COMPILER);
+        output_of(compiler.args(COMPILER_OPTIONS).arg("-o").arg(&program).arg(&source))?;
+        let mut archive = Archive::default();
+        archive.folder("dev");
+        // The kernel opens it for the first process's output.
+        archive.device("dev/console", 5, 1);
+        archive.device("dev/null", 1, 3);
+        archive.program("init", &read(&program)?);
+        if let Some(server) = self.server {
+            add_server(&mut archive, server)?;
+        }
+        let unfinished = program.with_extension("new");
+        fs::write(&unfinished, archive.finish())
+            .and_then(|()| fs::rename(&unfinished, initramfs))
+            .map_err(LabError::system(initramfs.display().to_string()))
+    }
+}
+
+/// Adds a program and the libraries that the loader would give it, under their own names.
+fn add_server(archive: &mut Archive, server: &Path) -> Result<(), LabError> {
+    for folder in ["usr", "usr/bin", "lib", "lib/x86_64-linux-gnu", "lib64"] {
+        archive.folder(folder);
+    }
+    archive.program("usr/bin/redis-server", &read(server)?);
+    let listed = output_of(Command::new("ldd").arg(server))?;
+    for path in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+        archive.program(path.trim_start_matches('/'), &read(Path::new(path))?);
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LabError> {
+    fs::read(path).map_err(LabError::system(path.display().to_string()))
 }

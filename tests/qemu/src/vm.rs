@@ -40,6 +40,13 @@ pub enum Load {
         /// Pages that it writes to in a second, in MiB.
         rate_mib: u32,
     },
+    /// A redis-server that stores text and rewrites it; with an image that has one only.
+    Redis {
+        /// Text that it stores.
+        mib: u32,
+        /// Of this, what is rewritten in a second.
+        rate_mib: u32,
+    },
     /// Noise, which no codec makes smaller.
     Random {
         /// What it fills.
@@ -275,6 +282,7 @@ fn kernel_command_line(config: &VmConfig<'_>) -> String {
     let (mode, mib, rate_mib) = match config.load {
         Load::Idle => ("idle", 0, 0),
         Load::Text { mib, rate_mib } => ("text", mib, rate_mib),
+        Load::Redis { mib, rate_mib } => ("redis", mib, rate_mib),
         Load::Random { mib, rate_mib } => ("random", mib, rate_mib),
     };
     let share = config.verify_share;

@@ -1,7 +1,12 @@
 //! What networks do to a relayed migration costs time and connections, never the guest.
 
 use crate::proxy::{BACK, FORWARD, Proxy};
-use crate::stage::{Stage, end_of, slow_and_patient, wait_for_middle, wait_until};
+use crate::stage::{
+    PATIENCE, Stage, end_of, node, node_at, slow_and_patient, wait_for_middle, wait_until,
+};
+use dwcp::migration::MigrationOptions;
+use dwcp_netlab::{Lab, LinkConfig};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 fn proxied(stage: &Stage) -> Proxy {
@@ -46,6 +51,29 @@ fn the_link_stands_still_for_a_while() {
     assert!(migration.report().is_none());
     assert!(stage.source.qmp().unwrap().status().unwrap().running);
     [FORWARD, BACK].into_iter().for_each(|direction| proxy.handle().hold(direction, false));
+    stage.assert_moved(&end_of(&migration), &stage.destination);
+}
+
+/// With what a caller gets who asks for nothing, over a link between two hosts.
+#[test]
+fn the_link_is_down_for_half_a_minute() {
+    let lab = Lab::emulated(LinkConfig::default().rate(20_000_000)).unwrap();
+    let mut stage = Stage::unattached(|config| config, |config| config);
+    stage.here = lab.a().enter(|| node("here"));
+    let address = SocketAddr::new(lab.b().ipv4().into(), 0);
+    stage.there = lab.b().enter(|| node_at("there", address));
+    stage.attach();
+    let to = stage.there.local_address().unwrap().to_string();
+    let migration = lab.a().enter(|| stage.migrate(&to, MigrationOptions::default()));
+    wait_for_middle(&migration);
+    lab.set_link_up(false);
+    let counted = stage.source.last_tick();
+    std::thread::sleep(Duration::from_secs(31));
+    assert!(migration.report().is_none());
+    let info = stage.source.qmp().unwrap().migration_info().unwrap();
+    assert!(!info.is_over(), "QEMU has noticed: {info:?}");
+    stage.source.wait_for_tick(counted + 5, PATIENCE).unwrap();
+    lab.set_link_up(true);
     stage.assert_moved(&end_of(&migration), &stage.destination);
 }
 

@@ -1,6 +1,7 @@
 //! Relayed migrations of real guests in a world that goes wrong: whatever happens, the guest runs
 //! on exactly one side, with the memory that it wrote.
 
+mod capture;
 mod channels;
 mod child;
 mod kills;

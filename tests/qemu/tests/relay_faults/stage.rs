@@ -4,6 +4,7 @@
 use dwcp::migration::{MigrationOptions, Owner, Report};
 use dwcp::{Migration, Node, NodeOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,11 @@ pub struct Stage {
 }
 
 pub fn node(name: &str) -> Node {
-    let listen = Some("127.0.0.1:0".parse().unwrap());
+    node_at(name, "127.0.0.1:0".parse().unwrap())
+}
+
+pub fn node_at(name: &str, address: SocketAddr) -> Node {
+    let listen = Some(address);
     Node::start(NodeOptions { name: name.into(), listen, state_dir: None }).unwrap()
 }
 
@@ -68,9 +73,13 @@ impl Stage {
         at_destination: fn(VmConfig<'_>) -> VmConfig<'_>,
     ) -> Self {
         let stage = Self::unattached(at_source, at_destination);
-        stage.here.attach_qemu("vm", &stage.source.qmp_path(), false).unwrap();
-        stage.there.attach_qemu("vm", &stage.destination.qmp_path(), true).unwrap();
+        stage.attach();
         stage
+    }
+
+    pub fn attach(&self) {
+        self.here.attach_qemu("vm", &self.source.qmp_path(), false).unwrap();
+        self.there.attach_qemu("vm", &self.destination.qmp_path(), true).unwrap();
     }
 
     /// QEMUs that no node knows yet.

@@ -3,7 +3,7 @@
 use crate::Failure;
 use dwcp_netlab::{Lab, LinkConfig};
 use dwcp_qemulab::baseline::Mode;
-use dwcp_qemulab::{Load, VmConfig};
+use dwcp_qemulab::{Image, Load, VmConfig};
 use std::fmt;
 use std::time::Duration;
 
@@ -19,13 +19,22 @@ pub struct Guest {
 }
 
 /// The guests.
-pub const GUESTS: [Guest; 3] = [
+pub const GUESTS: [Guest; 4] = [
     Guest { name: "idle", memory_mib: 512, load: Load::Idle },
     Guest { name: "text", memory_mib: 512, load: Load::Text { mib: 384, rate_mib: 4 } },
+    Guest { name: "redis", memory_mib: 512, load: Load::Redis { mib: 160, rate_mib: 1 } },
     Guest { name: "random", memory_mib: 256, load: Load::Random { mib: 128, rate_mib: 1 } },
 ];
 
 impl Guest {
+    /// What it boots.
+    pub fn image(&self) -> Result<Image, Failure> {
+        Ok(match self.load {
+            Load::Redis { .. } => Image::cached_with_redis()?,
+            _ => Image::cached()?,
+        })
+    }
+
     /// How its QEMU is started.
     pub fn config(&self) -> VmConfig<'static> {
         // Little is verified each second: the guest shares two cores with those that move it.
@@ -147,15 +156,15 @@ pub struct Bounds {
 
 /// What is wanted of a cell.
 pub fn wanted(guest: &Guest, link: &Link) -> Bounds {
-    let is_text = matches!(guest.load, Load::Text { .. });
-    let total = match (link.mbit_per_s, is_text) {
+    let packs = matches!(guest.load, Load::Text { .. } | Load::Redis { .. });
+    let total = match (link.mbit_per_s, packs) {
         (Some(..=300), true) => 0.7,
         (Some(_), _) => 1.0,
         (None, _) => 1.25,
     };
     let (wire, wire_peer) = match guest.load {
         Load::Idle => (0.02, WirePeer::Ram),
-        Load::Text { .. } => (0.75, WirePeer::Means(MULTIFD_ZSTD)),
+        Load::Text { .. } | Load::Redis { .. } => (0.75, WirePeer::Means(MULTIFD_ZSTD)),
         Load::Random { .. } => (1.0, WirePeer::Best),
     };
     // An idle guest's memory is so little that connecting takes longer.

@@ -12,14 +12,13 @@ use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
 use crate::{Failure, Plan};
 use cases::{Guest, Link, MEANS, Means, WirePeer};
-use dwcp_qemulab::{Image, VmConfig};
+use dwcp_qemulab::VmConfig;
 use floor::Floor;
 use std::collections::HashMap;
 use trip::{Taken, Traveller};
 
 /// Runs the cells that the plan asks for; one that fails does not keep the others from running.
 pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
-    let image = Image::cached()?;
     let guests = cases::chosen(&plan.qemu_guests, &cases::GUESTS, |guest| guest.name)?;
     let links = cases::chosen(&plan.qemu_links, &cases::LINKS, |link| link.key)?;
     let mut floors = HashMap::new();
@@ -28,7 +27,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         for guest in &guests {
             let rounds = plan.rounds.min(MOST_ROUNDS);
             let cell = Cell { link, guest, name: format!("{}, {}", guest.name, link.name) };
-            match cell.measure(&image, rounds, floors.get(guest.name).copied()) {
+            match cell.measure(rounds, floors.get(guest.name).copied()) {
                 Ok((all, floor)) => {
                     floors.insert(guest.name, floor);
                     cell.report(&all, floor, results)?;
@@ -59,16 +58,15 @@ struct Figures {
 
 impl Cell<'_> {
     /// Moves the guest to and fro.
-    fn measure(
-        &self,
-        image: &Image,
-        rounds: usize,
-        floor: Option<Floor>,
-    ) -> Result<(Measured, Floor), Failure> {
+    fn measure(&self, rounds: usize, floor: Option<Floor>) -> Result<(Measured, Floor), Failure> {
         let lab = self.link.lab()?;
-        let config = VmConfig { image: Some(image), ..self.guest.config() };
+        let image = self.guest.image()?;
+        let config = VmConfig { image: Some(&image), ..self.guest.config() };
         let mut traveller = Traveller::boot(&lab, &config)?;
         let mut all = Measured::default();
+        // Whoever goes first has the machine's memory touched for the first time, which on a
+        // virtual machine costs more than the trip.
+        traveller.go(Means::Relay)?;
         for round in 0..rounds {
             // Who begins changes, so that none always follows the same other.
             for turn in 0..MEANS.len() {
