@@ -71,3 +71,12 @@ fn a_bad_network_never_costs_a_relayed_migration() {
         assert_eq!(outcome, relay::Outcome::Moved, "seed {seed}");
     }
 }
+
+#[test]
+fn channels_that_wait_for_each_other_never_stop_a_relayed_migration() {
+    for seed in 0..1_000 {
+        let talk = environment("SIM_CALM_SEED") == Some(seed);
+        let outcome = RelayWorld::out_of_step(seed, talk).run();
+        assert_eq!(outcome, relay::Outcome::Moved, "seed {seed}");
+    }
+}

@@ -63,5 +63,7 @@ pub const MAX_QMP_EVENTS: usize = 1024;
 pub const MAX_SEGMENT_PAGES: usize = 256;
 /// Everything else in one segment of QEMU's stream.
 pub const MAX_SEGMENT_SKELETON_BYTES: usize = 1 << 20;
+/// Multifd channels of one migration of QEMU's.
+pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 /// Pages in one multifd packet; QEMU itself makes them 512 KiB.
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;

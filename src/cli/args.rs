@@ -177,6 +177,9 @@ pub struct Migrate {
     /// Never slow the guest down
     #[arg(long)]
     pub no_throttle: bool,
+    /// QEMU hands its pages on over so many multifd channels, 0 to 16; 0: over its main stream
+    #[arg(long, value_name = "N")]
+    pub multifd_channels: Option<u8>,
     /// Return at once, the migration goes on
     #[arg(long)]
     pub detach: bool,

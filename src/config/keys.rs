@@ -166,6 +166,8 @@ keys! {
         "Cap on what one migration sends.";
     MigrationThrottle "migration.throttle" Kind::Bool, "true", NextMigration,
         "Whether a guest may be slowed down to converge.";
+    MigrationMultifdChannels "migration.multifd_channels" Kind::Integer(0, 16), "0", NextMigration,
+        "Channels beside its main stream over which QEMU hands on a guest's pages.";
     MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a first or lost connection is tried for.";
     MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,

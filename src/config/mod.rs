@@ -150,6 +150,8 @@ impl Config {
             bandwidth_limit_bytes_per_s: Some(self.integer(Id::MigrationBandwidthLimit))
                 .filter(|rate| *rate > 0),
             throttle: self.truth(Id::MigrationThrottle),
+            multifd_channels: u8::try_from(self.integer(Id::MigrationMultifdChannels))
+                .unwrap_or(default.multifd_channels),
             reconnect_timeout: self
                 .duration(Id::MigrationReconnectTimeout)
                 .unwrap_or(default.reconnect_timeout),

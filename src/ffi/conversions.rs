@@ -113,6 +113,7 @@ pub unsafe fn options_in(
         deadline: (options.deadline_ms != 0).then(|| Duration::from_millis(options.deadline_ms)),
         bandwidth_limit_bytes_per_s: (limit != 0).then_some(limit),
         throttle: options.flags & DWCP_MIGRATION_NO_THROTTLE == 0,
+        multifd_channels: defaults.multifd_channels,
         reconnect_timeout: or(options.reconnect_timeout_ms, defaults.reconnect_timeout),
         stall_timeout: or(options.stall_timeout_ms, defaults.stall_timeout),
     })

@@ -1,5 +1,6 @@
 //! What a caller may set for one migration.
 
+use crate::base::limits::MAX_MULTIFD_CHANNELS;
 pub use crate::encoding::codec::{ChoiceError, CodecChoice};
 use std::str::FromStr;
 use std::time::Duration;
@@ -53,6 +54,9 @@ pub struct MigrationOptions {
     pub bandwidth_limit_bytes_per_s: Option<u64>,
     /// Whether the guest may be slowed down to converge.
     pub throttle: bool,
+    /// Channels over which QEMU hands its pages to us beside its main stream; 0: the main stream
+    /// carries them. Only for guests of QEMU's.
+    pub multifd_channels: u8,
     /// How long to go on trying to get a lost connection back; for the first one, at most
     /// [`FIRST_CONNECTION_TIMEOUT`].
     pub reconnect_timeout: Duration,
@@ -72,6 +76,7 @@ impl Default for MigrationOptions {
             deadline: None,
             bandwidth_limit_bytes_per_s: None,
             throttle: true,
+            multifd_channels: 0,
             reconnect_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
         }
@@ -87,6 +92,9 @@ pub enum OptionsError {
     /// The codec's name or level.
     #[error(transparent)]
     Codec(#[from] ChoiceError),
+    /// The channel count.
+    #[error("multifd_channels is {0}; it must be 0 to {MAX_MULTIFD_CHANNELS}")]
+    MultifdChannels(u8),
     /// A cap too low to make progress.
     #[error("bandwidth limit is {0} bytes/s; it must be at least 65536")]
     Bandwidth(u64),
@@ -109,6 +117,9 @@ impl MigrationOptions {
         if self.streams == 0 || self.streams > crate::base::limits::MAX_STREAMS {
             return Err(OptionsError::Streams(self.streams));
         }
+        if self.multifd_channels > MAX_MULTIFD_CHANNELS {
+            return Err(OptionsError::MultifdChannels(self.multifd_channels));
+        }
         self.codec.one().validate()?;
         match self.bandwidth_limit_bytes_per_s {
             Some(rate) if rate < 65_536 => Err(OptionsError::Bandwidth(rate)),
@@ -127,6 +138,8 @@ mod tests {
         assert_eq!(good.validate(), Ok(()));
         let bad = MigrationOptions { streams: 65, ..good.clone() };
         assert!(bad.validate().unwrap_err().to_string().contains("65"));
+        let bad = MigrationOptions { multifd_channels: 17, ..good.clone() };
+        assert!(bad.validate().unwrap_err().to_string().contains("17; it must be 0 to 16"));
         let bad = MigrationOptions { codec: CodecChoice::Zstd(20).into(), ..good.clone() };
         assert!(bad.validate().unwrap_err().to_string().contains("20"));
         let bad = MigrationOptions { bandwidth_limit_bytes_per_s: Some(9), ..good };

@@ -10,6 +10,7 @@
 //! know makes it pass every further byte through, and say why ([`Phase::Opaque`]). Whether payloads
 //! are found or not, what comes out is what went in. All integers of QEMU's are big-endian.
 
+mod channel;
 mod configuration;
 mod framing;
 mod info;
@@ -28,6 +29,7 @@ mod parser_tests;
 #[path = "../../tests/support/qemu_stream.rs"]
 mod synthetic;
 
+pub use channel::ChannelParser;
 pub use framing::FramingError;
 pub use info::{NotUnderstood, Phase, RamBlock, StreamInfo};
 pub use intake::SegmentLimits;

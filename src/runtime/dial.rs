@@ -1,7 +1,7 @@
 //! Connecting to the destination: socket, preface, hello. The first connection opens the
 //! migration; all others join it with the token that the first one brought.
 
-use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES};
+use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS};
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
@@ -29,6 +29,7 @@ pub const FEATURES: Features = Features {
     chunk_bytes: CHUNK_BYTES,
     baseline_pages: MAX_BASELINE_PAGES,
     held_pages: true,
+    multifd_channels: MAX_MULTIFD_CHANNELS,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);

@@ -107,6 +107,9 @@ pub enum NodeError {
     /// The guest was registered by a hypervisor.
     #[error("guest {0:?} was registered by a hypervisor, not attached")]
     NotQemu(String),
+    /// An option for guests of QEMU's.
+    #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
+    NoMultifd(String, u8),
     /// The destination's address.
     #[error("address {address:?} is not HOST:PORT: {reason}")]
     Address {
@@ -164,6 +167,7 @@ impl NodeError {
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
+            NodeError::NoMultifd(..) => Status::InvalidArgument,
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
@@ -383,6 +387,9 @@ impl Node {
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
         let started = match source {
+            Leaving::Memory(_) if options.multifd_channels > 0 => {
+                Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
+            }
             Leaving::Memory(source) => self.launch(id, guest, source, to, options),
             Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
         };
@@ -464,7 +471,7 @@ impl Node {
         let opening = Purpose::Open { guest: guest.to_string(), layout: layout.clone() };
         let dialer = Dialer::new(
             id,
-            (opening, FEATURES),
+            (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
             to.to_string(),
             options.stall_timeout,
@@ -495,16 +502,17 @@ impl Node {
         let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
         let encoding = self.inner.registry.encoding();
         let baseline_pages = encoding.baseline_pages(facts.ram_bytes);
+        let multifd_channels = options.multifd_channels;
         let dialer = Dialer::new(
             id,
-            (opening, Features { baseline_pages, ..FEATURES }),
+            (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
             to.to_string(),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
         let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
-        let setup = RelaySetup { id, guest: guest.to_string(), facts };
+        let setup = RelaySetup { id, guest: guest.to_string(), facts, channels: multifd_channels };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
         let held = registry.held().begin(guest, setup.facts.ram_bytes);

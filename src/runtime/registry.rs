@@ -34,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a destination waits for a source that is gone.
-const RECONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the registry does when a migration has ended.
 type OnEnd = Box<dyn FnOnce(&Report) + Send>;
@@ -470,13 +470,17 @@ impl Registry {
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
-        let setup =
-            RelaySetup { id: hello.migration, guest: guest.to_string(), facts: facts.clone() };
+        let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
+        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
+        let setup = RelaySetup {
+            id: hello.migration,
+            guest: guest.to_string(),
+            facts: facts.clone(),
+            channels: features.multifd_channels,
+        };
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
         let on_end = self.on_end(guest, hello.migration);
-        let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
-        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
         let (journal, held) = (self.journal.clone(), self.held.clone());
         let migration =
             QemuIncoming::new(setup, (token, features), (qemu, patience), held, journal);

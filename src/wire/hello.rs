@@ -12,6 +12,7 @@ const FEATURE_CODECS: u16 = 1;
 const FEATURE_CHUNK_BYTES: u16 = 2;
 const FEATURE_BASELINE_PAGES: u16 = 3;
 const FEATURE_HELD_PAGES: u16 = 4;
+const FEATURE_MULTIFD_CHANNELS: u16 = 5;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -27,6 +28,9 @@ pub struct Features {
     /// The destination of a relayed migration announces which pages it holds, and the source waits
     /// for that before it begins.
     pub held_pages: bool,
+    /// Multifd channels of QEMU's that a relayed migration carries. A source that has some makes
+    /// this feature critical; one that has none does not name it.
+    pub multifd_channels: u8,
 }
 
 /// What the connection is for.
@@ -111,28 +115,37 @@ impl Features {
             chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
             baseline_pages: self.baseline_pages.min(other.baseline_pages),
             held_pages: self.held_pages && other.held_pages,
+            multifd_channels: self.multifd_channels.min(other.multifd_channels),
         }
     }
 
     fn encode(self, out: &mut Vec<u8>) {
+        let channels = u32::from(self.multifd_channels);
         let values = [
-            (FEATURE_CODECS, self.codecs),
-            (FEATURE_CHUNK_BYTES, self.chunk_bytes),
-            (FEATURE_BASELINE_PAGES, self.baseline_pages),
-            (FEATURE_HELD_PAGES, self.held_pages.into()),
+            (FEATURE_CODECS, 0, self.codecs),
+            (FEATURE_CHUNK_BYTES, 0, self.chunk_bytes),
+            (FEATURE_BASELINE_PAGES, 0, self.baseline_pages),
+            (FEATURE_HELD_PAGES, 0, self.held_pages.into()),
+            (FEATURE_MULTIFD_CHANNELS, CRITICAL, channels),
         ];
-        out.extend_from_slice(&(values.len() as u32).to_le_bytes());
-        for (id, value) in values {
+        let named = values.len() - usize::from(channels == 0);
+        out.extend_from_slice(&(named as u32).to_le_bytes());
+        for (id, flags, value) in &values[..named] {
             out.extend_from_slice(&id.to_le_bytes());
-            out.extend_from_slice(&0_u16.to_le_bytes());
+            out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&4_u32.to_le_bytes());
             out.extend_from_slice(&value.to_le_bytes());
         }
     }
 
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let mut features =
-            Self { codecs: 1, chunk_bytes: 64 * 1024, baseline_pages: 0, held_pages: false };
+        let mut features = Self {
+            codecs: 1,
+            chunk_bytes: 64 * 1024,
+            baseline_pages: 0,
+            held_pages: false,
+            multifd_channels: 0,
+        };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
             let length = reader.count("feature", MAX_FEATURE_BYTES)?;
@@ -142,6 +155,10 @@ impl Features {
                 FEATURE_CHUNK_BYTES => features.chunk_bytes = value.u32("chunk size")?,
                 FEATURE_BASELINE_PAGES => features.baseline_pages = value.u32("baselines")?,
                 FEATURE_HELD_PAGES => features.held_pages = value.u32("held pages")? != 0,
+                FEATURE_MULTIFD_CHANNELS => {
+                    let channels = value.u32("multifd channels")?;
+                    features.multifd_channels = u8::try_from(channels).unwrap_or(u8::MAX);
+                }
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -292,8 +309,13 @@ fn decode_layout(reader: &mut Reader) -> Result<MemoryLayout, WireError> {
 mod tests {
     use super::*;
 
-    const FEATURES: Features =
-        Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9, held_pages: true };
+    const FEATURES: Features = Features {
+        codecs: 7,
+        chunk_bytes: 1 << 18,
+        baseline_pages: 9,
+        held_pages: true,
+        multifd_channels: 4,
+    };
 
     fn hello() -> Hello {
         let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };
@@ -342,6 +364,21 @@ mod tests {
         assert_eq!(Hello::decode(&bytes).unwrap().features.codecs, 1);
         bytes[at + 6] = 1;
         assert_eq!(Hello::decode(&bytes), Err(WireError::UnknownFeature(999)));
+    }
+
+    #[test]
+    fn a_source_with_channels_needs_a_destination_that_knows_them() {
+        let none = Features { multifd_channels: 0, ..FEATURES };
+        let (with, without) = (hello().encode(), Hello { features: none, ..hello() }.encode());
+        assert_eq!(Hello::decode(&without).unwrap().features, none);
+        assert_eq!(with.len(), without.len() + 12, "no channels, no word of them");
+        // As one that does not know the feature reads it.
+        let id = FEATURE_MULTIFD_CHANNELS.to_le_bytes();
+        let named = [&id[..], &CRITICAL.to_le_bytes(), &4_u32.to_le_bytes(), &4_u32.to_le_bytes()];
+        let at = with.windows(12).position(|bytes| bytes == named.concat()).unwrap();
+        let mut unknown = with;
+        unknown[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
+        assert_eq!(Hello::decode(&unknown), Err(WireError::UnknownFeature(999)));
     }
 
     #[test]

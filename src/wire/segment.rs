@@ -1,7 +1,7 @@
 //! A segment of a relayed stream: header and four packed blocks, as one frame's payload.
 //!
 //! ```text
-//! number u64 | reserved u32 | checksum u64
+//! number u64 | channel u8 | flags u8 | reserved u16 | checksum u64
 //! | 4 x (codec u8 | reserved 3 | raw_bytes u32 | packed_bytes u32) | the four packed blocks
 //! ```
 //! The checksum is that of the stream's bytes, so it covers unpacking and references too.
@@ -13,6 +13,9 @@ use crate::wire::cursor::{Reader, WireError};
 pub const BLOCKS: usize = 4;
 /// Length of the header.
 pub const SEGMENT_HEADER_BYTES: usize = 8 + 4 + 8 + BLOCKS * 12;
+
+/// A flag of the header.
+const BEFORE_END: u8 = 1;
 
 /// How one block is packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,8 +31,12 @@ pub struct Block {
 /// The header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Number in the stream, from 0.
+    /// Number in the order in which the source read the channels, from 0.
     pub number: u64,
+    /// The hypervisor's connection that these bytes belong to: 0 is its main stream.
+    pub channel: u8,
+    /// The end of the main stream cannot begin in this segment.
+    pub before_end: bool,
     /// Checksum of the stream's bytes.
     pub checksum: u64,
     /// Framing, page classes, fresh pages, differences.
@@ -48,7 +55,7 @@ impl SegmentHeader {
     /// Appends the header's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&[self.channel, u8::from(self.before_end) * BEFORE_END, 0, 0]);
         out.extend_from_slice(&self.checksum.to_le_bytes());
         for block in &self.blocks {
             out.extend_from_slice(&[block.codec, 0, 0, 0]);
@@ -68,7 +75,7 @@ impl SegmentHeader {
         }
         let mut reader = Reader::new(payload);
         let number = reader.u64("segment number")?;
-        reader.u32("reserved")?;
+        let [channel, flags, ..] = reader.u32("channel")?.to_le_bytes();
         let checksum = reader.u64("segment checksum")?;
         let mut blocks = [Block::default(); BLOCKS];
         for block in &mut blocks {
@@ -87,7 +94,8 @@ impl SegmentHeader {
             *bytes = reader.bytes("packed block", block.packed_bytes as usize)?;
         }
         reader.end("segment")?;
-        Ok((Self { number, checksum, blocks }, packed))
+        let before_end = flags & BEFORE_END != 0;
+        Ok((Self { number, channel, before_end, checksum, blocks }, packed))
     }
 }
 
@@ -99,7 +107,8 @@ mod tests {
         let mut blocks = [Block::default(); BLOCKS];
         blocks[0] = Block { codec: 2, raw_bytes: 10, packed_bytes: 3 };
         blocks[2] = Block { codec: 0, raw_bytes: 2, packed_bytes: 2 };
-        let header = SegmentHeader { number: 9, checksum: 77, blocks };
+        let header =
+            SegmentHeader { number: 9, channel: 4, before_end: true, checksum: 77, blocks };
         let mut out = Vec::new();
         header.encode(&mut out);
         assert_eq!(out.len(), SEGMENT_HEADER_BYTES);
@@ -112,6 +121,7 @@ mod tests {
         let bytes = sample();
         let (header, packed) = SegmentHeader::decode(&bytes).unwrap();
         assert_eq!((header.number, header.checksum), (9, 77));
+        assert_eq!((header.channel, header.before_end), (4, true));
         assert_eq!(packed, [&b"abc"[..], b"", b"de", b""]);
         assert_eq!(number_of(&bytes), Ok(9));
     }

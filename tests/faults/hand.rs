@@ -15,8 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub const PAGE_BYTES: u32 = 4096;
-pub const FEATURES: Features =
-    Features { codecs: 7, chunk_bytes: 256 * 1024, baseline_pages: 0, held_pages: false };
+pub const FEATURES: Features = Features {
+    codecs: 7,
+    chunk_bytes: 256 * 1024,
+    baseline_pages: 0,
+    held_pages: false,
+    multifd_channels: 0,
+};
 
 /// One connection, either end.
 pub struct Hand {

@@ -1,5 +1,6 @@
 //! The parts of the simulator.
 
+pub mod channels;
 pub mod guest;
 pub mod network;
 pub mod relay;

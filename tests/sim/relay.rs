@@ -5,6 +5,7 @@
 //! breaks off lets its guest go on, one that has written everything leaves it paused, and one that
 //! has not got the stream's end never runs it.
 
+use super::channels::{Queues, Scripts, Sockets, place_of};
 use super::network::{Pipe, Received};
 use dwcp::Status;
 use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
@@ -18,12 +19,14 @@ use dwcp::migration::source::Work;
 use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
 use dwcp::wire::hello::{Ended, Features};
 use dwcp::wire::{Frame, FrameKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Steps with faults, and as many again in which everything must come to an end.
 const STORM_STEPS: u64 = 3_000;
 const CALM_STEPS: u64 = 400_000;
+/// Steps from an outage to the next, at least.
+const REST_STEPS: u64 = 200;
 /// No run takes longer on the virtual clock.
 const LONGEST: Duration = Duration::from_secs(1_800);
 /// Segments that the hypervisor's reader has under its hands, beyond the window.
@@ -73,12 +76,10 @@ struct Link {
 
 /// The hypervisor that the guest leaves, and the threads that read and pack its stream.
 struct Writer {
-    seed: u64,
-    segments: u64,
-    largest_bytes: usize,
-    /// The guest stops before this one.
+    scripts: Scripts,
+    sockets: Sockets,
+    /// The guest stops before this piece of the main stream.
     stops_at: u64,
-    made: u64,
     pushed_bytes: u64,
     packing: Vec<(u64, Vec<u8>)>,
     sum: StreamSum,
@@ -96,6 +97,8 @@ pub struct RelayWorld {
     /// Nothing passes and nobody connects until then.
     outage_until: Time,
     step: u64,
+    /// No outage begins before this step, or several would be one that nobody waits out.
+    rests_until: u64,
     options: MigrationOptions,
     keeps_records: bool,
     writer: Writer,
@@ -116,8 +119,12 @@ pub struct RelayWorld {
     crashed_releasing: bool,
     /// It could not take back in writing what it had written down.
     could_not_take_back: bool,
+    /// The channel whose threads hardly get to run.
+    sleeper: Option<u8>,
+    /// A segment that is being unpacked.
     in_hand: Option<Vec<u8>>,
-    replayed: u64,
+    queues: Queues,
+    arrived: Sockets,
     replayed_bytes: u64,
     arrived_runs: bool,
     links: BTreeMap<StreamId, Link>,
@@ -133,12 +140,16 @@ impl Writer {
             2 => (random.u64(3..8), 2 << 20),
             _ => (random.u64(1..120), 300),
         };
+        let channels = if random.bool() { 0 } else { random.u8(1..=4) };
+        Self::with(seed, channels, (segments, largest_bytes), random)
+    }
+
+    fn with(seed: u64, channels: u8, pieces: (u64, usize), random: &mut fastrand::Rng) -> Self {
+        let scripts = Scripts::new((seed, channels), pieces, random);
         Self {
-            seed,
-            segments,
-            largest_bytes,
-            stops_at: segments.saturating_sub(random.u64(..6)),
-            made: 0,
+            sockets: Sockets::new(&scripts),
+            stops_at: scripts.main_pieces().saturating_sub(random.u64(..6)),
+            scripts,
             pushed_bytes: 0,
             packing: Vec::new(),
             sum: StreamSum::default(),
@@ -148,16 +159,8 @@ impl Writer {
         }
     }
 
-    /// The payload of a segment: its number, then bytes that follow from it.
-    fn payload(&self, number: u64) -> Vec<u8> {
-        let mut random = fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x1234_5677));
-        let mut payload = vec![random.u8(..); random.usize(8..=self.largest_bytes.max(16))];
-        payload[..8].copy_from_slice(&number.to_le_bytes());
-        payload
-    }
-
     fn has_written_all(&self) -> bool {
-        self.made == self.segments
+        self.sockets.all_taken() == self.scripts.pieces()
     }
 
     /// Nobody reads its stream any more.
@@ -206,7 +209,29 @@ impl RelayWorld {
         Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
     }
 
+    /// A world in which nothing goes wrong, but for readers and writers of channels that sleep while
+    /// others go on, with pieces that fill windows.
+    pub fn out_of_step(seed: u64, talk: bool) -> Self {
+        let weather = Weather { slow_replay: 3_000, ..Weather::default() };
+        let mut random = fastrand::Rng::with_seed(seed);
+        let channels = random.u8(1..=4);
+        let segments = (random.u64(1..40), 300 << 10);
+        let writer = Writer::with(seed, channels, segments, &mut random);
+        let sleeper = Some(random.u8(..=channels));
+        Self { sleeper, ..Self::with_writer(random, weather, writer, talk) }
+    }
+
     fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+        let writer = Writer::new(seed, &mut random);
+        Self::with_writer(random, weather, writer, talk)
+    }
+
+    fn with_writer(
+        mut random: fastrand::Rng,
+        weather: Weather,
+        writer: Writer,
+        talk: bool,
+    ) -> Self {
         let options = MigrationOptions {
             streams: random.u16(1..5),
             bandwidth_limit_bytes_per_s: random.bool().then(|| 65_536 << random.u8(..8)),
@@ -214,7 +239,6 @@ impl RelayWorld {
             stall_timeout: Duration::from_secs(20),
             ..MigrationOptions::default()
         };
-        let writer = Writer::new(seed, &mut random);
         // Mostly little; now and then many pieces, or more than may be told.
         let announced = match seed % 1_000 {
             0 => Some(MAX_ANNOUNCED_PAGES + 1),
@@ -222,7 +246,7 @@ impl RelayWorld {
             _ if !seed.is_multiple_of(4) => Some(seed as u32 % 100),
             _ => None,
         };
-        let source = RelaySource::new(setup(), options.clone(), Time(1));
+        let source = RelaySource::new(setup(&writer), options.clone(), Time(1));
         Self {
             keeps_records: random.u8(..4) > 0,
             random,
@@ -231,8 +255,8 @@ impl RelayWorld {
             now: Time(1),
             outage_until: Time(0),
             step: 0,
+            rests_until: 0,
             options,
-            writer,
             announced,
             source,
             source_busy: None,
@@ -247,12 +271,15 @@ impl RelayWorld {
             destination_crashed: false,
             crashed_releasing: false,
             could_not_take_back: false,
+            sleeper: None,
             in_hand: None,
-            replayed: 0,
+            queues: vec![VecDeque::new(); usize::from(writer.scripts.channels()) + 1],
+            arrived: Sockets::new(&writer.scripts),
             replayed_bytes: 0,
             arrived_runs: false,
             links: BTreeMap::new(),
             next_stream: 0,
+            writer,
         }
     }
 
@@ -323,13 +350,16 @@ impl RelayWorld {
         if self.chance(weather.long_pause) {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
         }
-        if self.chance(weather.outage) {
+        if self.now < self.outage_until {
+            self.rests_until = self.step + REST_STEPS;
+        }
+        if self.chance(weather.outage) && self.step >= self.rests_until {
             let seconds = self.random.u64(1..=weather.longest_outage_s);
             self.outage_until = self.now + Duration::from_secs(seconds);
             self.say(&format!("no network until {}", self.outage_until.0));
         }
         // What is being written down or set in motion at the end is the worst moment.
-        let delicate = self.destination_busy.is_some() && self.replayed > 0;
+        let delicate = self.destination_busy.is_some() && self.replayed_bytes > 0;
         let crash = if delicate { weather.crash * 20 } else { weather.crash };
         if self.chance(crash) && !self.destination_crashed && !self.source_crashed {
             self.crash();
@@ -421,13 +451,13 @@ impl RelayWorld {
         if let Some(ended) = self.ended_there() {
             return self.source.refused(-17, "over", ended, self.now);
         }
-        let (now, announced) = (self.now, self.announced);
+        let (now, announced, setup) = (self.now, self.announced, setup(&self.writer));
         let destination = self.destination.get_or_insert_with(|| {
             let patience = Patience {
                 reconnect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(20),
             };
-            let mut destination = RelayDestination::new(setup(), patience, now);
+            let mut destination = RelayDestination::new(setup, patience, now);
             if let Some(count) = announced {
                 destination.announce(KEY, &(0..u64::from(count)).collect::<Vec<_>>());
             }
@@ -525,7 +555,8 @@ impl RelayWorld {
             let (number, payload) = self.writer.packing.remove(self.random.usize(..packing));
             self.writer.pushed_bytes += payload.len() as u64;
             let stream_bytes = sum_of(&payload).0;
-            return self.source.push(number, stream_bytes, payload, PageCounts::default());
+            let place = (place_of(&payload).0, number);
+            return self.source.push(place, stream_bytes, payload, PageCounts::default());
         }
         if !self.source.wants_segments() {
             // The reader is gone, or has read all.
@@ -534,7 +565,8 @@ impl RelayWorld {
             }
             return;
         }
-        if self.writer.made == self.writer.stops_at && !self.writer.stop_told {
+        let main_taken = self.writer.sockets.main_taken();
+        if main_taken >= self.writer.stops_at && !self.writer.stop_told {
             self.writer.runs = false;
             self.writer.stop_told = true;
             return self.source.guest_stopped(self.now);
@@ -543,16 +575,36 @@ impl RelayWorld {
             self.writer.end_told = true;
             return self.source.stream_ended(self.writer.sum, self.now);
         }
-        let left = self.writer.stops_at.saturating_sub(self.writer.made);
+        let left = self.writer.stops_at.saturating_sub(main_taken);
         // A page stands for a thousand, so that some streams have both kinds of window.
         self.source.first_pass_left(Some(left * 1000));
-        if self.source.has_room(packing) && self.writer.packing.len() < MOST_IN_PACKERS {
-            let number = self.writer.made;
-            let payload = self.writer.payload(number);
+        for channel in 0..=self.writer.scripts.channels() {
+            if self.random.u8(..4) > 0 {
+                self.writer.sockets.write(&self.writer.scripts, channel);
+            }
+            if self.random.bool() && !self.sleeps(channel) {
+                self.read_channel(channel);
+            }
+        }
+    }
+
+    fn sleeps(&mut self, channel: u8) -> bool {
+        self.sleeper == Some(channel) && self.random.u8(..5) > 0
+    }
+
+    /// One step of a channel's reader.
+    fn read_channel(&mut self, channel: u8) {
+        let writer = &mut self.writer;
+        let packing = &writer.packing;
+        let of_channel = packing.iter().filter(|(_, one)| place_of(one).0 == channel).count();
+        let Some(piece) = writer.sockets.next(channel) else { return };
+        if self.source.has_room(channel, of_channel) && packing.len() < MOST_IN_PACKERS {
+            let number = writer.sockets.all_taken();
+            let payload = writer.scripts.payload(number, channel, piece);
             let (bytes, checksum) = sum_of(&payload);
-            self.writer.sum.add(bytes, checksum);
-            self.writer.packing.push((number, payload));
-            self.writer.made += 1;
+            writer.sum.add(channel, bytes, checksum);
+            writer.packing.push((number, payload));
+            writer.sockets.take(channel);
         }
     }
 
@@ -602,17 +654,30 @@ impl RelayWorld {
     /// The hypervisor gets the end of the stream: from now on the guest runs there.
     fn release_end(&mut self) {
         let sent_all = self.writer.has_written_all();
-        assert!(sent_all && self.replayed == self.writer.segments, "{}", self.describe());
+        let all_put = self.arrived.all_put() == self.writer.scripts.pieces();
+        assert!(sent_all && all_put, "{}", self.describe());
         assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
         assert!(self.destination_endings.is_empty(), "{}", self.describe());
         self.arrived_runs = true;
     }
 
-    /// One step of the replay's thread.
+    /// One step of the replay's threads, and of the hypervisor that reads.
     fn replay(&mut self) {
         if self.destination_crashed || self.chance(self.weather.slow_replay) {
             return;
         }
+        for _ in 0..8 {
+            let channel = self.random.u8(..=self.writer.scripts.channels());
+            match self.random.u8(..3) {
+                0 => self.unpack(),
+                1 if self.sleeps(channel) => {}
+                1 => self.write_channel(channel),
+                _ => self.arrived.read(&self.writer.scripts, channel),
+            }
+        }
+    }
+
+    fn unpack(&mut self) {
         let Some(destination) = &mut self.destination else { return };
         let Some(payload) = self.in_hand.take() else {
             if destination.wants_segments() {
@@ -620,12 +685,30 @@ impl RelayWorld {
             }
             return;
         };
-        // Order, completeness and content in one.
-        assert!(payload == self.writer.payload(self.replayed), "segment {} differs", self.replayed);
-        self.replayed += 1;
+        let (channel, _) = place_of(&payload);
         let (bytes, checksum) = sum_of(&payload);
-        self.replayed_bytes += bytes;
-        destination.replayed(bytes, checksum, self.now);
+        if let Some(number) = destination.unpacked(channel, bytes, checksum) {
+            assert_eq!(payload[..8], number.to_le_bytes(), "out of order");
+            self.queues[usize::from(channel)].push_back(payload);
+        }
+        self.flush_acks();
+    }
+
+    /// One step of a channel's thread.
+    fn write_channel(&mut self, channel: u8) {
+        let Some(destination) = &mut self.destination else { return };
+        let queue = &mut self.queues[usize::from(channel)];
+        let Some(payload) = queue.front() else { return };
+        let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
+        let (of, piece) = place_of(payload);
+        if !destination.wants_segments() || !self.arrived.put(channel, piece) {
+            return;
+        }
+        // Order, completeness and content in one.
+        assert!(of == channel && *payload == self.writer.scripts.payload(number, channel, piece));
+        self.replayed_bytes += payload.len() as u64;
+        queue.pop_front();
+        destination.replayed(number, self.now);
         self.flush_acks();
     }
 
@@ -745,7 +828,8 @@ impl RelayWorld {
 
     fn check(&self) {
         assert!(!(self.writer.runs && self.arrived_runs), "it runs twice: {}", self.describe());
-        let slack = MOST_IN_PACKERS as u64 * self.writer.largest_bytes as u64;
+        let in_packers = MOST_IN_PACKERS as u64 + u64::from(self.writer.scripts.channels());
+        let slack = in_packers * self.writer.scripts.largest_bytes() as u64;
         let (here, there) =
             (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
         assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
@@ -754,6 +838,9 @@ impl RelayWorld {
         let known_bytes = here + self.replayed_bytes;
         assert!(!counts || known_bytes >= self.writer.pushed_bytes, "{}", self.describe());
         assert!(there <= Some(WINDOW_BYTES + slack), "{there:?} bytes early: {}", self.describe());
+        let in_hand = self.destination.as_ref().map(RelayDestination::in_hand_bytes);
+        let most = if self.writer.scripts.channels() == 0 { 4 << 20 } else { WINDOW_BYTES };
+        assert!(in_hand <= Some(most + slack), "{in_hand:?} bytes in hand: {}", self.describe());
         let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
         let both = owners == (Owner::Source, Some(Owner::Destination));
         assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
@@ -845,14 +932,14 @@ impl RelayWorld {
         };
         let there = self.destination.as_ref();
         format!(
-            "step {} at {} us; {}/{} segments made, {} replayed; source {:?} {:?} record {:?} \
+            "step {} at {} us; {:?}; {:?} read, {:?} replayed; source {:?} {:?} record {:?} \
              crashed {} endings {:?} runs {}; destination {:?} {:?} record {:?} crashed {} endings \
              {:?} runs {}; {} links; {:?}",
             self.step,
             self.now.0,
-            self.writer.made,
-            self.writer.segments,
-            self.replayed,
+            self.writer.scripts,
+            self.writer.sockets,
+            self.arrived,
             self.source.progress(self.now).phase,
             shown(self.source.report()),
             self.source_record,
@@ -872,10 +959,11 @@ impl RelayWorld {
 }
 
 fn features(held_pages: bool) -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages }
+    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages, multifd_channels: 0 }
 }
 
-fn setup() -> RelaySetup {
+fn setup(writer: &Writer) -> RelaySetup {
     let facts = MachineFacts { machine: "sim".into(), ram_bytes: 1 << 20, cpus: 1 };
-    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts }
+    let channels = writer.scripts.channels();
+    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts, channels }
 }

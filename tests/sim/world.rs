@@ -111,6 +111,7 @@ impl World {
             max_downtime: Duration::from_millis(random.u64(20..400)),
             deadline: random.bool().then(|| Duration::from_secs(60)),
             bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
+            multifd_channels: 0,
             throttle: random.bool(),
             reconnect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(20),

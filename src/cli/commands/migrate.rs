@@ -53,6 +53,9 @@ fn request(options: &Migrate) -> Value {
     if let Some(streams) = options.streams {
         body.insert("streams".to_owned(), streams.into());
     }
+    if let Some(channels) = options.multifd_channels {
+        body.insert("multifd_channels".to_owned(), channels.into());
+    }
     if options.no_throttle {
         body.insert("throttle".to_owned(), false.into());
     }

@@ -21,6 +21,11 @@ use std::time::Duration;
 /// Bytes that early segments may hold together; more than any source has under way.
 const MAX_EARLY_BYTES: u64 = 96 << 20;
 
+/// Bytes of unpacked segments that the replay may have in hand: enough to keep it busy. With channels
+/// more than any source has under way, because one may stand still until another has come as far.
+const MAX_IN_HAND_BYTES: u64 = 4 << 20;
+const MAX_IN_HAND_BYTES_WITH_CHANNELS: u64 = 256 << 20;
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -58,6 +63,14 @@ struct Arrived {
     streams: Vec<StreamId>,
 }
 
+#[derive(Debug)]
+struct InHand {
+    /// As of [`Arrived`].
+    streams: Vec<StreamId>,
+    /// Unpacked; zero until it is.
+    stream_bytes: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Stage {
     /// Segments come in.
@@ -79,9 +92,12 @@ pub struct RelayDestination {
     early: BTreeMap<u64, Arrived>,
     early_bytes: u64,
     next: u64,
-    /// The segment that the replay has in hand, and the streams that brought it.
-    in_hand: Option<(u64, Vec<StreamId>)>,
-    replayed: StreamSum,
+    /// Segments that the replay has taken and not yet written, by number.
+    in_hand: BTreeMap<u64, InHand>,
+    in_hand_bytes: u64,
+    /// A segment is being unpacked.
+    unpacking: bool,
+    unpacked: StreamSum,
     promised: Option<StreamSum>,
     stage: Stage,
     wire_bytes: u64,
@@ -111,8 +127,10 @@ impl RelayDestination {
             early: BTreeMap::new(),
             early_bytes: 0,
             next: 0,
-            in_hand: None,
-            replayed: StreamSum::default(),
+            in_hand: BTreeMap::new(),
+            in_hand_bytes: 0,
+            unpacking: false,
+            unpacked: StreamSum::default(),
             promised: None,
             stage: Stage::Receiving,
             wire_bytes: 0,
@@ -149,23 +167,28 @@ impl RelayDestination {
         }
     }
 
-    /// The next segment in order, for the replay, which has none in hand. Once the whole is proved
-    /// there is none, whatever else the source sends.
+    /// The next segment in order, to be unpacked; [`Self::unpacked`] is the answer. Once the whole is
+    /// proved there is none, whatever else the source sends.
     pub fn next_segment(&mut self) -> Option<Vec<u8>> {
         let receiving = self.stage == Stage::Receiving && self.failure.is_none();
-        if self.in_hand.is_some() || !receiving {
+        if !receiving || !self.has_segment() {
             return None;
         }
-        let arrived = self.early.remove(&self.next)?;
-        self.early_bytes -= arrived.payload.len() as u64;
-        self.in_hand = Some((self.next, arrived.streams));
+        let Arrived { payload, streams } = self.early.remove(&self.next)?;
+        self.early_bytes -= payload.len() as u64;
+        self.in_hand.insert(self.next, InHand { streams, stream_bytes: 0 });
+        self.unpacking = true;
         self.next += 1;
-        Some(arrived.payload)
+        Some(payload)
     }
 
-    /// Whether the next segment in order is here.
+    /// Whether the next segment in order is here and may be unpacked.
     pub fn has_segment(&self) -> bool {
-        self.early.contains_key(&self.next)
+        let most = match self.setup.channels {
+            0 => MAX_IN_HAND_BYTES,
+            _ => MAX_IN_HAND_BYTES_WITH_CHANNELS,
+        };
+        !self.unpacking && self.in_hand_bytes < most && self.early.contains_key(&self.next)
     }
 
     /// Bytes of segments that wait for the replay.
@@ -173,15 +196,37 @@ impl RelayDestination {
         self.early_bytes
     }
 
-    /// The replay has taken the segment in hand: `bytes` of the stream with this checksum.
-    pub fn replayed(&mut self, bytes: u64, checksum: u64, now: Time) {
-        if let Some((number, streams)) = self.in_hand.take() {
+    /// The segment that came last from [`Self::next_segment`] is so many bytes of a channel, with
+    /// this checksum. Its number, for the replay; none if it belongs nowhere.
+    pub fn unpacked(&mut self, channel: u8, bytes: u64, checksum: u64) -> Option<u64> {
+        let most = self.setup.channels;
+        if channel > most {
+            let text = format!("a segment of channel {channel}, where {most} were agreed on");
+            self.fail(Failure::new(Status::Corrupt, text));
+            return None;
+        }
+        self.unpacking = false;
+        let mut last = self.in_hand.last_entry()?;
+        last.get_mut().stream_bytes = bytes;
+        self.in_hand_bytes += bytes;
+        self.unpacked.add(channel, bytes, checksum);
+        Some(*last.key())
+    }
+
+    /// The replay has written all of a segment, or keeps back what could be the stream's end.
+    pub fn replayed(&mut self, number: u64, now: Time) {
+        if let Some(InHand { streams, stream_bytes }) = self.in_hand.remove(&number) {
             for stream in streams {
                 self.session.acknowledge(stream, ChunkId(number), true);
             }
-            self.replayed.add(bytes, checksum);
+            self.in_hand_bytes -= stream_bytes;
             self.judge_end(now);
         }
+    }
+
+    /// Bytes of unpacked segments that the replay has not written.
+    pub fn in_hand_bytes(&self) -> u64 {
+        self.in_hand_bytes
     }
 
     /// Whether the source has said that there is no more.
@@ -418,7 +463,7 @@ impl RelayDestination {
     pub fn report(&self) -> Option<Report> {
         let ended_at = self.ended_at?;
         let ours = self.owner == Owner::Destination;
-        let digest = ours.then(|| format!("{:016x}", self.replayed.digest));
+        let digest = ours.then(|| format!("{:016x}", self.unpacked.digest));
         Some(Report {
             id: self.setup.id,
             guest: self.setup.guest.clone(),
@@ -444,9 +489,9 @@ impl RelayDestination {
 
     fn on_segment(&mut self, stream: StreamId, payload: Vec<u8>) -> Result<(), SessionError> {
         let number = number_of(&payload)?;
-        let in_hand = self.in_hand.as_mut().filter(|(held, _)| *held == number);
+        let in_hand = self.in_hand.get_mut(&number).map(|held| &mut held.streams);
         let waiting = self.early.get_mut(&number).map(|arrived| &mut arrived.streams);
-        if let Some(streams) = in_hand.map(|(_, streams)| streams).or(waiting) {
+        if let Some(streams) = in_hand.or(waiting) {
             let session = &self.session;
             streams.retain(|before| *before != stream && session.is_up(*before));
             streams.push(stream);
@@ -496,14 +541,14 @@ impl RelayDestination {
     /// Once as many segments as promised were replayed, they must be the promised ones.
     fn judge_end(&mut self, now: Time) {
         let Some(promised) = self.promised else { return };
-        if self.stage != Stage::Receiving || self.failure.is_some() || self.in_hand.is_some() {
+        if self.stage != Stage::Receiving || self.failure.is_some() || !self.in_hand.is_empty() {
             return;
         }
-        if self.replayed.segments < promised.segments {
+        if self.unpacked.segments < promised.segments {
             return;
         }
-        if self.replayed != promised {
-            let (ours, theirs) = (self.replayed, promised);
+        if self.unpacked != promised {
+            let (ours, theirs) = (self.unpacked, promised);
             let text = format!("the stream arrived as {ours:?}, the source sent {theirs:?}");
             return self.fail(Failure::new(Status::DigestMismatch, text));
         }
@@ -543,8 +588,12 @@ mod tests {
     const NOW: Time = Time(5);
 
     fn destination() -> RelayDestination {
+        with_channels(0)
+    }
+
+    fn with_channels(channels: u8) -> RelayDestination {
         let facts = MachineFacts { machine: "pc".into(), ram_bytes: 4096, cpus: 1 };
-        let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts };
+        let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts, channels };
         let patience = Patience {
             reconnect_timeout: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(1),
@@ -560,7 +609,7 @@ mod tests {
 
     fn end_after(segments: u64) -> Frame {
         let mut sum = StreamSum::default();
-        (0..segments).for_each(|_| sum.add(8, 7));
+        (0..segments).for_each(|_| sum.add(0, 8, 7));
         let StreamSum { segments, bytes, digest } = sum;
         let end = Control::StreamEnd { segments, bytes, digest };
         Frame { kind: FrameKind::Control, payload: end.encode(0) }
@@ -568,7 +617,10 @@ mod tests {
 
     fn replay_one(destination: &mut RelayDestination) -> bool {
         let taken = destination.next_segment().is_some();
-        destination.replayed(8, 7, NOW);
+        if taken {
+            let number = destination.unpacked(0, 8, 7).unwrap();
+            destination.replayed(number, NOW);
+        }
         taken
     }
 
@@ -622,6 +674,54 @@ mod tests {
         destination.persisted(Mark::Owned, Ok(()));
         assert!(!replay_one(&mut destination));
         assert_eq!(actions(&mut destination), [Action::ReleaseEnd]);
+    }
+
+    #[test]
+    fn a_channel_that_stands_still_keeps_back_the_end_and_nothing_else() {
+        let mut destination = with_channels(2);
+        let mut sum = StreamSum::default();
+        for (number, channel) in [(0, 1), (1, 2), (2, 0)] {
+            destination.frame(A, segment(number), NOW).unwrap();
+            assert!(destination.next_segment().is_some());
+            assert_eq!(destination.unpacked(channel, 8, 7), Some(number));
+            sum.add(channel, 8, 7);
+        }
+        let StreamSum { segments, bytes, digest } = sum;
+        let end = Control::StreamEnd { segments, bytes, digest };
+        let end = Frame { kind: FrameKind::Control, payload: end.encode(0) };
+        destination.frame(A, end, NOW).unwrap();
+        assert_eq!(actions(&mut destination), [Action::Persist(Mark::Receiving)]);
+        destination.replayed(2, NOW);
+        destination.replayed(1, NOW);
+        assert_eq!(destination.waiting_acks(A), 2);
+        assert_eq!((actions(&mut destination), destination.in_hand_bytes()), (Vec::new(), 8));
+        destination.replayed(0, NOW);
+        assert_eq!(actions(&mut destination), [Action::Persist(Mark::Owned)]);
+    }
+
+    #[test]
+    fn the_replay_gets_no_more_than_its_bounds() {
+        for (channels, most) in [(0, MAX_IN_HAND_BYTES), (1, MAX_IN_HAND_BYTES_WITH_CHANNELS)] {
+            let mut destination = with_channels(channels);
+            destination.frame(A, segment(0), NOW).unwrap();
+            destination.frame(A, segment(1), NOW).unwrap();
+            assert!(destination.next_segment().is_some());
+            assert!(destination.next_segment().is_none(), "one is being unpacked");
+            assert_eq!(destination.unpacked(0, most, 7), Some(0));
+            assert!(destination.next_segment().is_none() && !destination.has_segment());
+            destination.replayed(0, NOW);
+            assert!(destination.next_segment().is_some());
+        }
+    }
+
+    #[test]
+    fn a_channel_that_was_not_agreed_on_is_refused() {
+        let mut destination = with_channels(2);
+        destination.frame(A, segment(0), NOW).unwrap();
+        assert!(destination.next_segment().is_some());
+        assert_eq!(destination.unpacked(3, 8, 7), None);
+        let expected = [Action::Persist(Mark::Discarded), Action::Finish(Ending::Discard)];
+        assert_eq!(actions(&mut destination), expected);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct RelaySetup {
     pub guest: String,
     /// Its machine.
     pub facts: MachineFacts,
+    /// Connections of the hypervisor's beside its main stream, each an ordered stream of its own.
+    pub channels: u8,
 }
 
 /// What the whole stream was.
@@ -46,17 +48,18 @@ pub struct StreamSum {
     pub segments: u64,
     /// Bytes of the stream itself.
     pub bytes: u64,
-    /// Digest of every byte, in order.
+    /// Digest of every byte and its channel, in order.
     pub digest: u64,
 }
 
 impl StreamSum {
-    /// Adds a segment of `bytes` stream bytes with this checksum.
-    pub fn add(&mut self, bytes: u64, checksum: u64) {
+    /// Adds the next segment: its channel, the length of its stretch of stream, its checksum.
+    pub fn add(&mut self, channel: u8, bytes: u64, checksum: u64) {
         self.segments += 1;
         self.bytes += bytes;
         // Order matters: the state is multiplied before each sum is mixed in.
         let mixed = self.digest.rotate_left(23) ^ checksum ^ bytes.rotate_left(48);
+        let mixed = mixed ^ u64::from(channel).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
         self.digest = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
     }
 }

@@ -26,11 +26,22 @@ const SIDE_CODEC: CodecChoice = CodecChoice::Zstd(1);
 /// Blocks shorter than this are stored.
 const LEAST_PACKED_BYTES: usize = 64;
 
+/// Where a segment belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The hypervisor's connection; 0 is its main stream.
+    pub channel: u8,
+    /// The end of the main stream cannot begin in it.
+    pub before_end: bool,
+}
+
 /// A segment between its two steps.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    /// Number in the stream.
+    /// Number in the order of the channels together.
     pub number: u64,
+    /// Where it belongs.
+    pub place: Place,
     /// Bytes of the stream.
     pub stream_bytes: u64,
     /// Their checksum.
@@ -158,12 +169,13 @@ impl Preparer {
         self
     }
 
-    /// Takes the next stretch of the stream. `remember`: look for references and differences, and
+    /// Takes the next stretch of any channel. `remember`: look for references and differences, and
     /// keep its pages for those to come.
-    pub fn prepare(&mut self, segment: &Segment, remember: bool) -> Prepared {
+    pub fn prepare(&mut self, segment: &Segment, place: Place, remember: bool) -> Prepared {
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
+            place,
             stream_bytes: segment.stream_bytes() as u64,
             checksum: checksum(segment),
             ..Prepared::default()
@@ -232,7 +244,8 @@ impl Packer {
             *block = Block { codec, raw_bytes: raw.len() as u32, packed_bytes };
             payload.extend_from_slice(encoded.payload);
         }
-        let header = SegmentHeader { number: prepared.number, checksum: prepared.checksum, blocks };
+        let Prepared { number, place: Place { channel, before_end }, checksum, .. } = prepared;
+        let header = SegmentHeader { number, channel, before_end, checksum, blocks };
         let mut head = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         header.encode(&mut head);
         payload[..SEGMENT_HEADER_BYTES].copy_from_slice(&head);
@@ -385,11 +398,13 @@ mod tests {
             let mut unpack = Unpacker::new(limits_for(pages));
             for number in 0..60 {
                 let sent = segment(&mut random);
-                let prepared = prepare.prepare(&sent, number % 5 != 4);
+                let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
+                let prepared = prepare.prepare(&sent, place, number % 5 != 4);
                 let choice = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
                 let packed = pack.pack(prepared, choice[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&packed.payload).unwrap();
                 assert_eq!(header.number, number as u64);
+                assert_eq!((header.channel, header.before_end), (place.channel, place.before_end));
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);
@@ -417,8 +432,9 @@ mod tests {
         assert!(announced.add(hashes.collect::<Vec<_>>().into_iter()));
         let mut prepare = Preparer::new(limits_for(16));
         prepare.announce(Arc::new(announced));
-        let packed =
-            Packer::default().pack(prepare.prepare(&sent, true), CodecChoice::None).unwrap();
+        let packed = Packer::default()
+            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .unwrap();
         // A page that is written twice is looked up once.
         assert!(packed.classes.held > 5, "{:?}", packed.classes);
         let unpack_with = |pages: Vec<u8>| {
@@ -440,7 +456,9 @@ mod tests {
         let mut unpack = Unpacker::new(limits_for(16));
         for round in 0..20 {
             let (sent, remember) = (segment(&mut random), round % 4 != 3);
-            let packed = pack.pack(prepare.prepare(&sent, remember), CodecChoice::Zstd(1)).unwrap();
+            let packed = pack
+                .pack(prepare.prepare(&sent, Place::default(), remember), CodecChoice::Zstd(1))
+                .unwrap();
             unpack.unpack(&packed.payload).unwrap();
             let (here, there) = (packed.fresh_block(), unpack.fresh_block(&packed.payload));
             assert_eq!(here.is_some(), remember && packed.classes.fresh > 0);
@@ -464,7 +482,9 @@ mod tests {
             let (mut pack, mut unpack) = (Packer::default(), Unpacker::new(limits_for(1000)));
             let mut counts = PageCounts::default();
             for sent in &segments {
-                let packed = pack.pack(prepare.prepare(sent, true), CodecChoice::Lz4).unwrap();
+                let packed = pack
+                    .pack(prepare.prepare(sent, Place::default(), true), CodecChoice::Lz4)
+                    .unwrap();
                 assert_eq!(unpack.unpack(&packed.payload).unwrap().1, *sent);
                 counts.delta += packed.counts.delta;
                 counts.duplicate += packed.counts.duplicate;
@@ -485,7 +505,10 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(6);
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
-        let payload = pack.pack(prepare.prepare(&sent, true), CodecChoice::None).unwrap().payload;
+        let payload = pack
+            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .unwrap()
+            .payload;
         for _ in 0..400 {
             let mut changed = payload.clone();
             let at = random.usize(SEGMENT_HEADER_BYTES..changed.len());

@@ -17,6 +17,7 @@ use crate::wire::frame::HEADER_BYTES;
 use crate::wire::hello::{Ended, Features};
 use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ pub struct PageCounts {
 #[derive(Debug)]
 struct Segment {
     payload: Arc<Vec<u8>>,
+    channel: u8,
     stream_bytes: u64,
     sent: Option<(StreamId, Time)>,
 }
@@ -82,8 +84,8 @@ pub struct RelaySource {
     unsent: BTreeSet<u64>,
     unsent_bytes: u64,
     window: Window,
-    /// All segments before this one are acknowledged.
-    first_unacked: u64,
+    /// The destination has unpacked all segments before this one.
+    unpacked: u64,
     pacer: Pacer,
     bandwidth: BandwidthEstimator,
     agreed: Option<Features>,
@@ -114,6 +116,7 @@ impl RelaySource {
     /// A source about to connect.
     pub fn new(setup: RelaySetup, options: MigrationOptions, now: Time) -> Self {
         let pacer = Pacer::new(options.bandwidth_limit_bytes_per_s);
+        let window = Window::new(setup.channels);
         Self {
             setup,
             options,
@@ -121,8 +124,8 @@ impl RelaySource {
             segments: BTreeMap::new(),
             unsent: BTreeSet::new(),
             unsent_bytes: 0,
-            window: Window::default(),
-            first_unacked: 0,
+            window,
+            unpacked: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
             agreed: None,
@@ -151,8 +154,13 @@ impl RelaySource {
     }
 
     /// What the hello agreed on; only the first time counts.
-    pub fn agree(&mut self, features: Features) {
-        self.agreed.get_or_insert(features);
+    pub fn agree(&mut self, features: Features, now: Time) {
+        let agreed = *self.agreed.get_or_insert(features);
+        let (wanted, most) = (self.setup.channels, agreed.multifd_channels);
+        if most < wanted {
+            let text = format!("multifd_channels is {wanted}, the destination carries {most}");
+            self.fail(Failure::new(Status::Unsupported, text), now);
+        }
     }
 
     /// Pages that both sides remember.
@@ -190,9 +198,9 @@ impl RelaySource {
         start
     }
 
-    /// Whether another segment may be begun while so many are being packed.
-    pub fn has_room(&self, packing: usize) -> bool {
-        self.window.has_room(packing, self.link())
+    /// Whether another segment of a channel may be begun while so many of it are being packed.
+    pub fn has_room(&self, channel: u8, packing: usize) -> bool {
+        self.window.has_room(channel, packing, self.link())
     }
 
     /// So many pages of the hypervisor's first pass are still to come; none where that cannot be
@@ -212,16 +220,22 @@ impl RelaySource {
         self.stage == Stage::Streaming && self.failure.is_none()
     }
 
-    /// Queues a segment. Numbers come in any order, each once; the last may come after
+    /// Queues a segment of a channel. Numbers come in any order, each once; the last may come after
     /// [`Self::stream_ended`], because packing takes its time.
-    pub fn push(&mut self, number: u64, stream_bytes: u64, payload: Vec<u8>, pages: PageCounts) {
+    pub fn push(
+        &mut self,
+        (channel, number): (u8, u64),
+        stream_bytes: u64,
+        payload: Vec<u8>,
+        pages: PageCounts,
+    ) {
         if self.failure.is_some() || self.finish_asked {
             return;
         }
-        self.window.add(payload.len() as u64, stream_bytes);
+        self.window.add(channel, payload.len() as u64, stream_bytes);
         self.unsent.insert(number);
         self.unsent_bytes += payload.len() as u64;
-        let segment = Segment { payload: Arc::new(payload), stream_bytes, sent: None };
+        let segment = Segment { payload: Arc::new(payload), channel, stream_bytes, sent: None };
         self.segments.insert(number, segment);
         self.pages.zero += pages.zero;
         self.pages.duplicate += pages.duplicate;
@@ -479,7 +493,7 @@ impl RelaySource {
         }
         let mut wait_until = now + KEEP_ALIVE;
         let next = self.unsent.first().copied().filter(|number| {
-            self.failure.is_none() && *number < self.first_unacked + MAX_EARLY_SEGMENTS
+            self.failure.is_none() && *number < self.unpacked + MAX_EARLY_SEGMENTS
         });
         if let Some(number) = next {
             wait_until = wait_until.min(self.pacer.ready_at(now));
@@ -572,9 +586,7 @@ impl RelaySource {
             }
             return;
         }
-        // What our own pacer holds back is not the destination's fault: it can replay nothing
-        // before the segment that is due.
-        let waits = self.segments.values().next().is_some_and(|due| due.sent.is_some())
+        let waits = self.awaits_replay()
             || !self.session.all_acknowledged()
             || self.awaits_announcement()
             || self.stage >= Stage::EndSent && self.unsent.is_empty();
@@ -590,6 +602,16 @@ impl RelaySource {
             let text = format!("did not converge: deadline of {deadline:?} reached");
             self.fail(Failure::new(Status::DidNotConverge, text), now);
         }
+    }
+
+    /// Whether the destination could replay something. What our own pacer holds back is not its fault:
+    /// it can go on with no channel before the segment that is due there, and maybe with none at all.
+    fn awaits_replay(&self) -> bool {
+        let mut begun = vec![false; usize::from(self.setup.channels) + 1];
+        let mut dues = self.segments.values().filter(|segment| {
+            begun.get_mut(usize::from(segment.channel)).is_some_and(|begun| !replace(begun, true))
+        });
+        !self.segments.is_empty() && dues.all(|due| due.sent.is_some())
     }
 
     /// Gives up if the peer moves nothing, though it is connected or connects again and again.
@@ -628,15 +650,13 @@ impl RelaySource {
             if self.unsent.remove(&id.0) {
                 self.unsent_bytes -= bytes;
             }
-            self.window.remove(bytes, segment.stream_bytes);
+            self.window.remove(segment.channel, bytes, segment.stream_bytes);
             if let Some((_, sent_at)) = segment.sent {
                 self.bandwidth.on_acked(bytes, now - sent_at, now);
             }
-            self.first_unacked = self.first_unacked.max(id.0 + 1);
+            // It unpacks them in order, though a channel may hold back the replay of one before.
+            self.unpacked = self.unpacked.max(id.0 + 1);
             self.last_progress = now;
-        }
-        if let Some((first, _)) = self.segments.first_key_value() {
-            self.first_unacked = self.first_unacked.min(*first);
         }
     }
 

@@ -10,10 +10,17 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn source(held_pages: bool) -> RelaySource {
     let facts = MachineFacts { machine: "pc".into(), ram_bytes: 1 << 20, cpus: 1 };
-    let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts };
+    let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts, channels: 0 };
     let options = MigrationOptions { stall_timeout: 5 * SECOND, ..MigrationOptions::default() };
     let mut source = RelaySource::new(setup, options, Time(1));
-    source.agree(Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 9, held_pages });
+    let features = Features {
+        codecs: 7,
+        chunk_bytes: 1 << 18,
+        baseline_pages: 9,
+        held_pages,
+        multifd_channels: 0,
+    };
+    source.agree(features, Time(1));
     source.stream_up(STREAM, "destination", Time(1));
     source
 }

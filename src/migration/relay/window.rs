@@ -4,7 +4,12 @@
 //! guest: the window is large, so that neither a lost packet nor a busy packer lets the link run
 //! dry. After that the hypervisor may stop the guest at any moment, and what is under way then is
 //! downtime: the window is as small as keeps the link busy.
+//!
+//! Where the hypervisor has more channels than its main stream, each has a window of its own: at the
+//! destination a channel may stand still until another has come as far, and what waits for it must
+//! never keep that other one out.
 
+use super::MAX_EARLY_SEGMENTS;
 use std::time::Duration;
 
 /// Time on the link that is under way in the first pass, and the bytes that this is at least and at
@@ -20,6 +25,11 @@ const BUSY_SEGMENTS: u64 = 12;
 /// Bytes of the stream itself, which the destination has to replay however small they travel.
 const BULK_STREAM_BYTES: u64 = 256 << 20;
 const TAIL_STREAM_BYTES: u64 = 8 << 20;
+/// With channels the destination unpacks what their hypervisor does not take yet, so this is what
+/// the main stream, and the channels together, may have.
+const CHANNELS_STREAM_BYTES: u64 = 64 << 20;
+/// Beside channels the main stream carries next to nothing.
+const MAIN_BYTES: u64 = 8 << 20;
 /// A round trip that is longer counts as this.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// Pages before the end of the first pass at which it counts as over. The hypervisor is ahead of us
@@ -29,13 +39,20 @@ const MARGIN_PAGES: u64 = 24 * 1024;
 const MEAN_MEMORY: u64 = 8;
 
 /// What is under way, and how much may be.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Window {
-    bytes: u64,
-    stream_bytes: u64,
+    /// The main stream's part, then each channel's.
+    parts: Vec<Part>,
     /// Mean length of a packed segment.
     segment_bytes: u64,
     in_tail: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    segments: u64,
+    bytes: u64,
+    stream_bytes: u64,
 }
 
 /// The link as measured.
@@ -48,10 +65,19 @@ pub struct Link {
 }
 
 impl Window {
+    /// Of a hypervisor with so many channels beside its main stream.
+    pub fn new(channels: u8) -> Self {
+        let parts = vec![Part::default(); usize::from(channels) + 1];
+        Self { parts, segment_bytes: 0, in_tail: false }
+    }
+
     /// A segment was queued.
-    pub fn add(&mut self, packed_bytes: u64, stream_bytes: u64) {
-        self.bytes += packed_bytes;
-        self.stream_bytes += stream_bytes;
+    pub fn add(&mut self, channel: u8, packed_bytes: u64, stream_bytes: u64) {
+        if let Some(part) = self.parts.get_mut(usize::from(channel)) {
+            part.segments += 1;
+            part.bytes += packed_bytes;
+            part.stream_bytes += stream_bytes;
+        }
         self.segment_bytes = match self.segment_bytes {
             0 => packed_bytes,
             mean => (mean * (MEAN_MEMORY - 1) + packed_bytes) / MEAN_MEMORY,
@@ -59,14 +85,17 @@ impl Window {
     }
 
     /// It was acknowledged.
-    pub fn remove(&mut self, packed_bytes: u64, stream_bytes: u64) {
-        self.bytes -= packed_bytes;
-        self.stream_bytes -= stream_bytes;
+    pub fn remove(&mut self, channel: u8, packed_bytes: u64, stream_bytes: u64) {
+        if let Some(part) = self.parts.get_mut(usize::from(channel)) {
+            part.segments -= 1;
+            part.bytes -= packed_bytes;
+            part.stream_bytes -= stream_bytes;
+        }
     }
 
     /// Nothing is under way any more.
     pub fn clear(&mut self) {
-        (self.bytes, self.stream_bytes) = (0, 0);
+        self.parts.fill(Part::default());
     }
 
     /// So many pages of the first pass are still to come; none where that cannot be told.
@@ -81,14 +110,24 @@ impl Window {
 
     /// Bytes under way.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.parts.iter().map(|part| part.bytes).sum()
     }
 
-    /// Whether another segment may be begun while so many are being packed.
-    pub fn has_room(&self, packing: usize, link: Link) -> bool {
-        let most = if self.in_tail { TAIL_STREAM_BYTES } else { BULK_STREAM_BYTES };
-        let coming = packing as u64 * self.segment_bytes;
-        self.bytes + coming < self.limit_bytes(link) && self.stream_bytes < most
+    /// Whether another segment of a channel may be begun while so many of it are being packed.
+    pub fn has_room(&self, channel: u8, packing: usize, link: Link) -> bool {
+        let Some(part) = self.parts.get(usize::from(channel)) else { return false };
+        let channels = self.parts.len() as u64 - 1;
+        let (bytes, stream_bytes) = (self.limit_bytes(link), self.limit_stream_bytes());
+        let (bytes, stream_bytes) = match (channel, channels) {
+            (_, 0) => (bytes, stream_bytes),
+            (0, _) => (bytes.min(MAIN_BYTES), stream_bytes.min(CHANNELS_STREAM_BYTES)),
+            _ => (bytes / channels, stream_bytes.min(CHANNELS_STREAM_BYTES) / channels),
+        };
+        let packing = packing as u64;
+        // All together stay in the reach of numbers that the destination stores.
+        part.segments + packing < MAX_EARLY_SEGMENTS / (channels + 1)
+            && part.bytes + packing * self.segment_bytes < bytes
+            && part.stream_bytes < stream_bytes
     }
 
     /// How far the link is from running dry, 0 to 1, with so many bytes still before it. The window
@@ -97,6 +136,10 @@ impl Window {
         let busy = bytes_in(BUSY_TIME + link.round_trip.min(LONGEST_ROUND_TRIP), link);
         let busy = busy.max(BUSY_SEGMENTS * self.segment_bytes);
         (queued_bytes as f32 / self.limit_bytes(link).min(busy).max(1) as f32).min(1.0)
+    }
+
+    fn limit_stream_bytes(&self) -> u64 {
+        if self.in_tail { TAIL_STREAM_BYTES } else { BULK_STREAM_BYTES }
     }
 
     fn limit_bytes(&self, link: Link) -> u64 {
@@ -123,22 +166,22 @@ mod tests {
 
     #[test]
     fn the_tail_holds_far_less_than_the_first_pass() {
-        let mut window = Window::default();
+        let mut window = Window::new(0);
         let mut segments = 0;
-        while window.has_room(0, LINK) {
-            window.add(1 << 18, 1 << 18);
+        while window.has_room(0, 0, LINK) {
+            window.add(0, 1 << 18, 1 << 18);
             segments += 1;
         }
         assert_eq!(segments, (50_000_000_u64 * 640 / 1000).div_ceil(1 << 18));
         window.first_pass_left(Some(MARGIN_PAGES + 1));
         assert!(!window.in_tail());
         window.first_pass_left(Some(MARGIN_PAGES));
-        assert!(window.in_tail() && !window.has_room(0, LINK));
-        while !window.has_room(0, LINK) {
-            window.remove(1 << 18, 1 << 18);
+        assert!(window.in_tail() && !window.has_room(0, 0, LINK));
+        while !window.has_room(0, 0, LINK) {
+            window.remove(0, 1 << 18, 1 << 18);
         }
         assert!(window.bytes() < 50_000_000 * 60 / 1000);
-        assert!(!window.has_room(8, LINK), "those that are being packed count");
+        assert!(!window.has_room(0, 8, LINK), "those that are being packed count");
         window.first_pass_left(Some(u64::MAX));
         assert!(window.in_tail(), "there is no way back");
     }
@@ -146,11 +189,11 @@ mod tests {
     #[test]
     fn bytes_to_replay_are_bounded_though_they_travel_as_nothing() {
         for tail in [false, true] {
-            let mut window = Window::default();
+            let mut window = Window::new(0);
             window.first_pass_left((!tail).then_some(u64::MAX));
             let mut stream_bytes = 0;
-            while window.has_room(0, LINK) {
-                window.add(60, 1 << 20);
+            while window.has_room(0, 0, LINK) {
+                window.add(0, 60, 1 << 20);
                 stream_bytes += 1 << 20;
             }
             let most = if tail { TAIL_STREAM_BYTES } else { BULK_STREAM_BYTES };
@@ -161,12 +204,45 @@ mod tests {
     #[test]
     fn an_unknown_link_gets_the_least() {
         let unknown = Link { rate_bytes_per_s: None, round_trip: Duration::ZERO };
-        let mut window = Window::default();
-        window.add(BULK_BYTES.0 - 1, 1);
-        assert!(window.has_room(0, unknown));
-        window.add(1, 1);
-        assert!(!window.has_room(0, unknown));
+        let mut window = Window::new(0);
+        window.add(0, BULK_BYTES.0 - 1, 1);
+        assert!(window.has_room(0, 0, unknown));
+        window.add(0, 1, 1);
+        assert!(!window.has_room(0, 0, unknown));
         assert_eq!(window.fill(u64::MAX, unknown), 1.0);
         assert_eq!(window.fill(0, unknown), 0.0);
+    }
+
+    #[test]
+    fn what_waits_on_one_channel_keeps_no_other_out() {
+        let mut window = Window::new(4);
+        for channel in [1, 2, 3, 4, 0] {
+            assert!(window.has_room(channel, 0, LINK), "{channel}");
+            while window.has_room(channel, 0, LINK) {
+                window.add(channel, 1000, 1 << 20);
+            }
+        }
+        let stream_bytes: u64 = window.parts.iter().map(|part| part.stream_bytes).sum();
+        assert_eq!(stream_bytes, 2 * CHANNELS_STREAM_BYTES);
+        window.remove(3, 1000, 1 << 20);
+        let open: Vec<_> = (0..=4).filter(|channel| window.has_room(*channel, 0, LINK)).collect();
+        assert_eq!(open, [3]);
+        assert!(!window.has_room(5, 0, LINK), "there is no such channel");
+    }
+
+    #[test]
+    fn the_numbers_under_way_stay_within_the_destinations_reach() {
+        for channels in [0, 1, 16] {
+            let mut window = Window::new(channels);
+            let mut segments = 0;
+            for channel in 0..=channels {
+                while window.has_room(channel, 3, LINK) {
+                    window.add(channel, 1, 1);
+                    segments += 1;
+                }
+                segments += 3;
+            }
+            assert!(segments <= MAX_EARLY_SEGMENTS, "{segments}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::sample::{PAGE_BYTES, Sample};
 use crate::encoding::{BlockSample, Codec, CodecChoice, CostSelector, Decoder, Encoder};
 use crate::encoding::{FixedSelector, LinkState, Selector};
-use crate::migration::relay::segment_io::{Packer, Preparer, Unpacker, limits_for};
+use crate::migration::relay::segment_io::{Packer, Place, Preparer, Unpacker, limits_for};
 use crate::qemu::{PageSlot, Segment};
 use crate::wire::v1::hde::{Content, Delta, HdeError, Packet, Tier, pack_delta, pack_image};
 use serde::Serialize;
@@ -153,7 +153,9 @@ fn segments(delta: bool, sample: &Sample, tally: &mut Tally) -> Result<(), Strin
     for (number, pages) in sample.bytes.chunks(SEGMENT_PAGES * PAGE_BYTES).take(16).enumerate() {
         let mut segment = segment_of(number, pages);
         for round in 0..ROUNDS {
-            let packed = tally.encoding(|| packer.pack(preparer.prepare(&segment, true), choice));
+            let packed = tally.encoding(|| {
+                packer.pack(preparer.prepare(&segment, Place::default(), true), choice)
+            });
             let packed = packed.map_err(|error| error.to_string())?;
             let came = tally.decoding(|| unpacker.unpack(&packed.payload));
             let (_, came) = came.map_err(|error| error.to_string())?;

@@ -3,14 +3,13 @@
 //!
 //! ```text
 //! connections: frames -> machine, acknowledgements back   (one thread each)
-//! replay:      segment in order -> unpack -> QEMU         (one thread)
+//! replay:      segment in order -> unpack -> QEMU         (one thread, and one for each channel)
 //! watch:       QMP                                        driver: actions, ownership
 //! ```
 //! The replay keeps back what could be the stream's end, without which no guest runs. QEMU gets it
 //! when the whole stream is proved and the guest is ours.
 
 use crate::Status;
-use crate::base::limits::MAX_DEVICE_STATE_BYTES;
 use crate::base::{MigrationId, StreamId};
 use crate::migration::ownership::Mark;
 use crate::migration::relay::RelaySetup;
@@ -18,7 +17,7 @@ use crate::migration::relay::destination::{Action, Patience, RelayDestination, R
 use crate::migration::relay::segment_io::{UnpackError, Unpacker, limits_for};
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::{Segment, releasable_bytes};
+use crate::qemu::Segment;
 use crate::runtime::clock::now;
 use crate::runtime::connection::READ_BUFFER_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
@@ -29,17 +28,17 @@ use crate::runtime::journal::Journal;
 use crate::runtime::listener::{Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
+use crate::runtime::qemu::door::QemuDoor;
 use crate::runtime::qemu::guest::QemuGuest;
-use crate::runtime::qemu::watch::{Task, Watch};
+use crate::runtime::qemu::replay::replay;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::Hello;
 use crate::wire::hello::{Features, Purpose};
 use crate::wire::segment::SegmentHeader;
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,10 +49,6 @@ const ACK_BATCH: usize = 4;
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How long QEMU may take to listen.
-const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Slices that the kernel takes at once.
-const MOST_SLICES: usize = 1024;
 /// Size of a page's length on any stream; only chunks of other migrations use it.
 const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 
@@ -80,12 +75,6 @@ pub struct QemuIncoming {
     door: Mutex<Option<Arc<QemuDoor>>>,
     /// What the replay keeps back, and the driver releases when the guest is ours.
     end: Mutex<Vec<u8>>,
-}
-
-/// A QEMU that listens.
-struct QemuDoor {
-    watch: Watch,
-    socket: UnixStream,
 }
 
 impl QemuIncoming {
@@ -133,7 +122,7 @@ impl QemuIncoming {
         on_end: Box<dyn FnOnce(&Report) + Send>,
     ) -> io::Result<JoinHandle<()>> {
         let (driver, replayer) = (self.clone(), self.clone());
-        let replay = spawn_named("dwcp-replay", move || replayer.replay())?;
+        let replay = spawn_named("dwcp-replay", move || replayer.replay_all())?;
         spawn_named("dwcp-drive", move || driver.drive(keeper, on_end, replay))
     }
 
@@ -224,7 +213,7 @@ impl QemuIncoming {
             Action::Finish(ending) => {
                 if let (Ending::Discard, Some(door)) = (ending, self.door()) {
                     // QEMU cannot run what it has not got the end of.
-                    let _ = door.socket.shutdown(Shutdown::Both);
+                    door.close();
                 }
                 lock(&self.machine).finished(Ok(()), now());
             }
@@ -239,7 +228,7 @@ impl QemuIncoming {
     fn release_end(&self) -> Result<(), String> {
         let end = std::mem::take(&mut *lock(&self.end));
         let door = self.door().ok_or("the stream ended before it began")?;
-        let mut socket = &door.socket;
+        let mut socket = &*door.main;
         let written = socket.write_all(&end).and_then(|()| socket.shutdown(Shutdown::Write));
         // QEMU may close its side as soon as it has all it needs; only its word counts.
         door.watch.settle().map_err(|text| match written {
@@ -253,12 +242,12 @@ impl QemuIncoming {
     }
 
     /// The replay's thread.
-    fn replay(&self) {
+    fn replay_all(self: &Arc<Self>) {
         let (announced, keeper) = std::mem::take(&mut *lock(&self.held));
         let mut unpacker = Unpacker::new(limits_for(self.features.baseline_pages));
         announced.into_iter().for_each(|pages| unpacker.announce(Box::new(pages)));
         *lock(&self.unpacker) = Some(unpacker);
-        self.replay_all(keeper.as_ref());
+        replay(self, keeper.as_ref());
         // Nothing more will refer to what came; also of a migration that failed it is held, so that
         // the next attempt need not bring it again.
         if let (Some(unpacker), Some(keeper)) = (lock(&self.unpacker).take(), keeper) {
@@ -266,27 +255,8 @@ impl QemuIncoming {
         }
     }
 
-    fn replay_all(&self, keeper: Option<&HeldWriter>) {
-        while let Some(payload) = self.next_segment() {
-            match self.take_in(&payload) {
-                Ok((bytes, checksum)) => {
-                    if let (Some(keeper), Some(unpacker)) = (keeper, &*lock(&self.unpacker)) {
-                        unpacker.fresh_block(&payload).into_iter().for_each(|b| keeper.add(b));
-                    }
-                    lock(&self.machine).replayed(bytes, checksum, now());
-                    self.news.notify_all();
-                    self.flush_acks();
-                }
-                Err(failure) => {
-                    lock(&self.machine).fail(failure);
-                    self.news.notify_all();
-                    return;
-                }
-            }
-        }
-    }
-
-    fn next_segment(&self) -> Option<Vec<u8>> {
+    /// The next segment for the replay; none: there will be none.
+    pub(super) fn next_segment(&self) -> Option<Vec<u8>> {
         let mut machine = lock(&self.machine);
         while machine.wants_segments() {
             match machine.next_segment() {
@@ -297,44 +267,48 @@ impl QemuIncoming {
         None
     }
 
-    /// Replays one segment, but for what is to be kept back.
-    fn take_in(&self, payload: &[u8]) -> Result<(u64, u64), Failure> {
-        let (header, segment) = self.unpack(payload)?;
-        let (door, mut kept) = (self.open_door()?, lock(&self.end));
-        let before = std::mem::take(&mut *kept);
-        let pieces: Vec<&[u8]> = std::iter::once(&before[..]).chain(segment.pieces()).collect();
-        let early = releasable_bytes(&pieces);
-        if before.len() + segment.stream_bytes() - early > MAX_DEVICE_STATE_BYTES {
-            let text = format!("the stream's end is over {MAX_DEVICE_STATE_BYTES} bytes");
-            return Err(Failure::new(Status::LimitReached, text));
-        }
-        let rest = write_pieces(&door.socket, &pieces, early)
-            .map_err(|error| self.refused_by_qemu(&error))?;
-        *kept = rest;
-        Ok((segment.stream_bytes() as u64, header.checksum))
+    /// A segment is with QEMU.
+    pub(super) fn replayed(&self, number: u64) {
+        lock(&self.machine).replayed(number, now());
+        self.news.notify_all();
+        self.flush_acks();
     }
 
-    fn unpack(&self, payload: &[u8]) -> Result<(SegmentHeader, Segment), Failure> {
+    /// The replay cannot go on.
+    pub(super) fn fail(&self, failure: Failure) {
+        lock(&self.machine).fail(failure);
+        self.news.notify_all();
+    }
+
+    /// For the replay.
+    pub(super) fn machine(&self) -> &Mutex<RelayDestination> {
+        &self.machine
+    }
+
+    /// What the replay keeps back.
+    pub(super) fn end(&self) -> &Mutex<Vec<u8>> {
+        &self.end
+    }
+
+    /// Both steps of a segment's way back; its pages are kept by `keeper`.
+    pub(super) fn unpack(
+        &self,
+        payload: &[u8],
+        keeper: Option<&HeldWriter>,
+    ) -> Result<(SegmentHeader, Segment), Failure> {
         let corrupt = |error: String| Failure::new(Status::Corrupt, error);
         let mut unpacker = lock(&self.unpacker);
         let unpacker = unpacker.as_mut().ok_or_else(|| corrupt("the stream has ended".into()))?;
-        unpacker.unpack(payload).map_err(|error| {
+        let unpacked = unpacker.unpack(payload).map_err(|error| {
             if let UnpackError::Checksum { .. } = error {
                 self.store.distrust(&self.setup.guest);
             }
             corrupt(error.to_string())
-        })
-    }
-
-    fn refused_by_qemu(&self, error: &io::Error) -> Failure {
-        // Its own words come by QMP, and a little later.
-        std::thread::sleep(Duration::from_millis(100));
-        let words = self.door().and_then(|door| door.watch.seen().over);
-        let text = match words {
-            Some(Err(words)) => words,
-            _ => format!("QEMU at the destination takes no more of its stream: {error}"),
-        };
-        Failure::new(Status::Callback, text)
+        })?;
+        if let Some(keeper) = keeper {
+            unpacker.fresh_block(payload).into_iter().for_each(|block| keeper.add(block));
+        }
+        Ok(unpacked)
     }
 
     fn door(&self) -> Option<Arc<QemuDoor>> {
@@ -342,34 +316,17 @@ impl QemuIncoming {
     }
 
     /// The way into QEMU; the first call makes QEMU listen.
-    fn open_door(&self) -> Result<Arc<QemuDoor>, Failure> {
+    pub(super) fn open_door(&self) -> Result<Arc<QemuDoor>, Failure> {
         if let Some(door) = self.door() {
             return Ok(door);
         }
-        let path = self.guest.socket_path(&self.setup.id.to_string());
-        let _ = std::fs::remove_file(&path);
-        let failed = |text: String| Failure::new(Status::Callback, text);
-        let qmp = self.guest.connect().map_err(|error| failed(error.to_string()))?;
-        let task = Task::Receive { uri: format!("unix:{}", path.display()) };
-        let watch = Watch::start(qmp, task, Box::new(|| {}))
-            .map_err(|error| failed(format!("no thread for QMP: {error}")))?;
-        let deadline = Instant::now() + LISTEN_TIMEOUT;
-        let socket = loop {
-            let seen = watch.seen();
-            if let Some(Err(text)) = seen.over {
-                return Err(failed(text));
-            }
-            match seen.under_way.then(|| UnixStream::connect(&path)) {
-                Some(Ok(socket)) => break socket,
-                _ if Instant::now() > deadline => {
-                    return Err(failed(format!("QEMU does not listen on {}", path.display())));
-                }
-                _ => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
-        let _ = std::fs::remove_file(&path);
-        let door = Arc::new(QemuDoor { watch, socket });
+        let id = self.setup.id.to_string();
+        let door = Arc::new(QemuDoor::open(&self.guest, &id, self.setup.channels)?);
         *lock(&self.door) = Some(door.clone());
+        if !lock(&self.machine).wants_segments() {
+            // The driver may have looked for the door before it was there.
+            door.close();
+        }
         Ok(door)
     }
 
@@ -407,7 +364,7 @@ impl QemuIncoming {
     }
 
     /// Sends acknowledgements where enough of them wait, or nothing more is there to be replayed.
-    fn flush_acks(&self) {
+    pub(super) fn flush_acks(&self) {
         self.flush_where(|machine, stream| {
             let waiting = machine.waiting_acks(stream);
             waiting >= ACK_BATCH || waiting > 0 && !machine.has_segment()
@@ -429,29 +386,6 @@ impl QemuIncoming {
             }
         }
     }
-}
-
-/// Writes the first `length` bytes of the pieces; returns a copy of the rest.
-fn write_pieces(mut socket: &UnixStream, pieces: &[&[u8]], length: usize) -> io::Result<Vec<u8>> {
-    let (mut left, mut slices, mut rest) = (length, Vec::with_capacity(pieces.len()), Vec::new());
-    for piece in pieces {
-        let (now, later) = piece.split_at(left.min(piece.len()));
-        left -= now.len();
-        slices.push(IoSlice::new(now));
-        rest.extend_from_slice(later);
-    }
-    let mut slices = &mut slices[..];
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        let most = slices.len().min(MOST_SLICES);
-        match socket.write_vectored(&slices[..most]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(rest)
 }
 
 impl Handle for QemuIncoming {
@@ -487,12 +421,14 @@ impl Handle for QemuIncoming {
     fn footprint(&self) -> Footprint {
         let held = lock(&self.unpacker).as_ref().map(|u| (u.held_pages(), u.memory_bytes()));
         let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
+        let writers = lock(&self.writers).len();
+        let machine = lock(&self.machine);
         Footprint {
             baseline_pages,
             baseline_bytes,
             baseline_pages_limit: self.features.baseline_pages.into(),
-            early_bytes: lock(&self.machine).stored_bytes(),
-            stream_bytes: (lock(&self.writers).len() * READ_BUFFER_BYTES) as u64,
+            early_bytes: machine.stored_bytes() + machine.in_hand_bytes(),
+            stream_bytes: (writers * READ_BUFFER_BYTES) as u64,
             ..Footprint::default()
         }
     }
@@ -532,33 +468,5 @@ impl Arrival for QemuIncoming {
         lock(&self.machine).stream_down(stream, &reason, now());
         self.flush_any();
         self.news.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Read;
-
-    #[test]
-    fn pieces_come_out_in_order_whatever_the_socket_takes_at_once() {
-        let mut random = fastrand::Rng::with_seed(3);
-        for _ in 0..20 {
-            let (near, mut far) = UnixStream::pair().unwrap();
-            let owned: Vec<Vec<u8>> = (0..random.usize(1..3000))
-                .map(|_| (0..random.usize(..3) * 2048).map(|_| random.u8(..)).collect())
-                .collect();
-            let pieces: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-            let all = owned.concat();
-            let length = random.usize(..=all.len());
-            let reading = std::thread::spawn(move || {
-                let mut came = Vec::new();
-                far.read_to_end(&mut came).map(|_| came)
-            });
-            let rest = write_pieces(&near, &pieces, length).unwrap();
-            drop(near);
-            assert!(reading.join().unwrap().unwrap() == all[..length]);
-            assert!(rest == all[length..]);
-        }
     }
 }

@@ -2,12 +2,15 @@
 
 pub mod codec_choice;
 pub mod commands;
+mod door;
 pub mod guest;
 pub mod incoming;
+mod intake;
 mod line;
 pub mod memory;
 pub mod outgoing;
 pub mod qmp;
+mod replay;
 pub mod watch;
 
 pub use commands::{Accelerator, MachineInfo, MigrationInfo, RamInfo, RunState};

@@ -2,7 +2,7 @@
 //! segments.
 //!
 //! ```text
-//! QEMU -> reader: parse, prepare (in order) -> packers (any order) -> stream slots -> peer
+//! QEMU -> reader of each channel: parse, prepare (in order) -> packers (any order) -> slots -> peer
 //! watch:  QMP                                                    driver: actions, ownership
 //! ```
 
@@ -11,14 +11,14 @@ use crate::base::{MigrationId, StreamId, Time};
 use crate::encoding::selector::LinkState;
 use crate::encoding::stats::HdeStats;
 use crate::migration::ownership::Mark;
-use crate::migration::relay::segment_io::{Packer, Prepared, Preparer, limits_for};
+use crate::migration::relay::segment_io::{Packer, Prepared};
 use crate::migration::relay::source::{Action, RelaySource};
 use crate::migration::relay::{RelaySetup, StreamSum};
 use crate::migration::source::Work;
 use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::{PAGE_BYTES, Phase, Segment, StreamParser};
+use crate::qemu::PAGE_BYTES;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
@@ -30,6 +30,7 @@ use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
 use crate::runtime::qemu::codec_choice::CodecChooser;
 use crate::runtime::qemu::guest::QemuGuest;
+use crate::runtime::qemu::intake::{Intake, Together};
 use crate::runtime::qemu::watch::{Seen, Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
@@ -39,6 +40,7 @@ use crate::transport::SessionError;
 use crate::wire::hello::{Ended, Features};
 use crate::wire::{Frame, FrameKind};
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +53,8 @@ use std::time::Duration;
 const READ_BYTES: usize = 256 * 1024;
 /// A link that is faster than this carries pages sooner than they are looked up and kept.
 const REMEMBER_BELOW_BYTES_PER_S: u64 = 300_000_000;
+/// They tell what a connection carries.
+const FIRST_BYTES: usize = 4;
 /// Threads that pack, at most.
 const MAX_PACKERS: usize = 8;
 /// How long the reader waits for more before it ships a segment that is not full.
@@ -78,18 +82,20 @@ pub struct QemuOutgoing {
     watch: Mutex<Option<Arc<Watch>>>,
     /// The whole stream, once QEMU has closed its socket.
     stream: Mutex<Option<Result<StreamSum, String>>>,
+    /// QEMU's, open until QEMU knows what becomes of its migration.
+    connections: Mutex<Vec<Arc<UnixStream>>>,
     chooser: CodecChooser,
     /// While the stream flows.
-    preparer: Mutex<Option<Preparer>>,
+    together: Mutex<Option<Arc<Together>>>,
     /// Whether pages may travel as differences.
     delta: bool,
     /// What QEMU was told last of how long the guest may stand still.
     told_downtime: Mutex<Duration>,
-    /// Segments that wait for a packer or are with one.
-    waiting: AtomicUsize,
     /// Where the pages that leave are kept, and those that were remembered at the end.
     held: Mutex<Option<HeldWriter>>,
     last_pages: Mutex<Option<Pages>>,
+    /// Segments of each channel that wait for a packer or are with one.
+    waiting: Vec<AtomicUsize>,
 }
 
 impl QemuOutgoing {
@@ -105,6 +111,7 @@ impl QemuOutgoing {
         let slots = StreamSlots::new(machine, dialer, options.streams);
         let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
         let told_downtime = Mutex::new(LEAST_DOWNTIME);
+        let setup_channels = setup.channels;
         Arc::new(Self {
             setup,
             options,
@@ -114,13 +121,14 @@ impl QemuOutgoing {
             outcome: Outcome::default(),
             watch: Mutex::new(None),
             stream: Mutex::new(None),
+            connections: Mutex::default(),
             chooser,
-            preparer: Mutex::new(None),
+            together: Mutex::new(None),
             delta: encoding.delta,
             told_downtime,
-            waiting: AtomicUsize::new(0),
             held: Mutex::new(held),
             last_pages: Mutex::default(),
+            waiting: (0..=setup_channels).map(|_| AtomicUsize::new(0)).collect(),
         })
     }
 
@@ -176,6 +184,7 @@ impl QemuOutgoing {
             }
         }
         feeders.into_iter().for_each(|thread| drop(thread.join()));
+        self.hang_up();
         self.slots.join(senders);
         // Lets go of QEMU's only QMP connection.
         drop(lock(&self.watch).take());
@@ -210,6 +219,7 @@ impl QemuOutgoing {
             uri: format!("unix:{}", path.display()),
             max_downtime: LEAST_DOWNTIME,
             throttle: self.options.throttle,
+            multifd_channels: self.setup.channels,
         };
         let watch = Watch::start(qmp, task, Box::new(move || slots.wake_driver()))
             .map_err(|error| io("no thread for QMP", error))?;
@@ -295,11 +305,24 @@ impl QemuOutgoing {
             }
             Action::Finish(ending) => {
                 let result = match (ending, self.watch()) {
-                    (Ending::Keep, Some(watch)) => watch.undo(),
+                    (Ending::Keep, Some(watch)) => {
+                        watch.cancel();
+                        self.hang_up();
+                        watch.undo()
+                    }
                     _ => Ok(()),
                 };
+                self.hang_up();
                 self.slots.machine().finished(result, now());
             }
+        }
+    }
+
+    /// Ends QEMU's connections.
+    fn hang_up(&self) {
+        for socket in lock(&self.connections).drain(..) {
+            // One that QEMU has closed is closed.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
@@ -311,100 +334,168 @@ impl QemuOutgoing {
         self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
     }
 
-    /// The reader's thread: QEMU's connection, from its first byte to its last.
-    fn read_all(&self, listener: &UnixListener, path: PathBuf, out: &SyncSender<Prepared>) {
-        let socket = self.accept(listener);
+    /// The readers' first thread: QEMU's connections, from their first bytes to their last.
+    fn read_all(
+        self: &Arc<Self>,
+        listener: &UnixListener,
+        path: PathBuf,
+        out: &SyncSender<Prepared>,
+    ) {
+        let accepted = self.accept(listener);
         // QEMU has what it needs, or never will.
         let _ = std::fs::remove_file(path);
-        let result = match socket {
-            Ok(Some(socket)) => self.read_stream(&socket, out),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        // Nothing more will be compared with what was sent.
-        drop(lock(&self.preparer).take());
-        if let Some(result) = result.map_err(|error| format!("QEMU's stream: {error}")).transpose()
-        {
-            *lock(&self.stream) = Some(result);
-            self.slots.wake_driver();
+        match accepted {
+            Ok(Some(sockets)) => self.read_channels(sockets, out),
+            Ok(None) => {}
+            Err(error) => self.stream_is(Err(format!("QEMU's stream: {error}"))),
         }
     }
 
-    /// None: it was over before QEMU came.
-    fn accept(&self, listener: &UnixListener) -> io::Result<Option<UnixStream>> {
-        let until = now() + CONNECT_TIMEOUT;
+    /// What was read of the stream is known; only the first word counts.
+    fn stream_is(&self, result: Result<StreamSum, String>) {
+        lock(&self.stream).get_or_insert(result);
+        self.slots.wake_driver();
+    }
+
+    /// The main stream's connection and the channels', in whatever order they come. None: it was over
+    /// before they were there.
+    fn accept(&self, listener: &UnixListener) -> io::Result<Option<Vec<UnixStream>>> {
+        let wanted = usize::from(self.setup.channels) + 1;
+        let (until, mut sockets) = (now() + CONNECT_TIMEOUT, Vec::new());
         while self.slots.machine().wants_segments() {
             if wait_readable(listener, TICK) {
-                return listener.accept().map(|(socket, _)| Some(socket));
+                sockets.push(listener.accept()?.0);
+            }
+            if sockets.len() == wanted {
+                return Ok(Some(sockets));
             }
             if now() > until {
-                let text = format!("QEMU did not connect within {CONNECT_TIMEOUT:?}");
+                let text = format!(
+                    "QEMU made {} of {wanted} connections within {CONNECT_TIMEOUT:?}",
+                    sockets.len()
+                );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
         }
         Ok(None)
     }
 
-    /// None: the rest is of no use any more.
-    fn read_stream(
-        &self,
-        mut socket: &UnixStream,
-        out: &SyncSender<Prepared>,
-    ) -> io::Result<Option<StreamSum>> {
+    /// Each connection has a thread, because QEMU may need one to be read when another waits.
+    fn read_channels(self: &Arc<Self>, sockets: Vec<UnixStream>, out: &SyncSender<Prepared>) {
+        let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+        *lock(&self.connections) = sockets.clone();
         let (pages, announced) = {
             let machine = self.slots.machine();
             (machine.baseline_pages(), machine.announced())
         };
-        let mut intake = Intake {
-            parser: StreamParser::new(),
-            segment: Segment::default(),
-            sum: StreamSum::default(),
-        };
-        let mut preparer = Preparer::new(limits_for(pages)).with_delta(self.delta);
-        announced.into_iter().for_each(|pages| preparer.announce(pages));
-        *lock(&self.preparer) = Some(preparer);
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            if !wait_readable(socket, FILL_PATIENCE) {
-                // QEMU has nothing more just now: what there is goes out.
-                if !self.ship(&mut intake, out) {
-                    return Ok(None);
-                }
-                while !wait_readable(socket, TICK) {
-                    if !self.slots.machine().wants_segments() {
-                        return Ok(None);
-                    }
-                }
-            }
-            let length = socket.read(&mut buffer)?;
-            if length == 0 {
-                intake.parser.finish(&mut intake.segment);
-                let shipped = self.ship(&mut intake, out);
-                if let Some(preparer) = lock(&self.preparer).take() {
-                    let pages: Pages = Box::new(move |take| preparer.pages().for_each(take));
-                    *lock(&self.last_pages) = Some(pages);
-                }
-                return Ok(shipped.then_some(intake.sum));
-            }
-            let mut rest = &buffer[..length];
-            while !rest.is_empty() {
-                let taken = intake.parser.feed(rest, &mut intake.segment);
-                rest = &rest[taken..];
-                if !rest.is_empty() && !self.ship(&mut intake, out) {
-                    return Ok(None);
+        let together = Together::new(self.setup.channels, pages, self.delta, announced);
+        let together = Arc::new(together);
+        *lock(&self.together) = Some(together.clone());
+        let last = sockets.pop();
+        let spawned: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| {
+                let (reader, together, out) = (self.clone(), together.clone(), out.clone());
+                spawn_named("dwcp-qemu", move || reader.read_channel(&socket, &together, &out))
+            })
+            .collect();
+        let mut all = last.is_none_or(|socket: Arc<_>| self.read_channel(&socket, &together, out));
+        for thread in spawned {
+            match thread {
+                Ok(thread) => all &= thread.join().unwrap_or(false),
+                Err(error) => {
+                    self.stream_is(Err(format!("no thread for a channel of QEMU's: {error}")));
+                    all = false;
                 }
             }
+        }
+        // Nothing more will be compared with what was sent.
+        drop(lock(&self.together).take());
+        let preparer = together.take_preparer();
+        *lock(&self.last_pages) = Some(Box::new(move |take| preparer.pages().for_each(take)));
+        if all {
+            self.stream_is(Ok(together.sum()));
         }
     }
 
+    /// Whether the whole channel was read and is on its way.
+    fn read_channel(
+        &self,
+        socket: &UnixStream,
+        together: &Together,
+        out: &SyncSender<Prepared>,
+    ) -> bool {
+        let read = self.read_stream(socket, together, out);
+        read.unwrap_or_else(|error| {
+            self.stream_is(Err(format!("QEMU's stream: {error}")));
+            false
+        })
+    }
+
+    /// False: the rest is of no use any more.
+    fn read_stream(
+        &self,
+        mut socket: &UnixStream,
+        together: &Together,
+        out: &SyncSender<Prepared>,
+    ) -> io::Result<bool> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut length = 0;
+        while length < FIRST_BYTES {
+            if !self.wait_for_qemu(socket) {
+                return Ok(false);
+            }
+            match socket.read(&mut buffer[length..])? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        let first = buffer.first_chunk().copied().unwrap_or_default();
+        let mut intake = together.take_on(first).map_err(io::Error::other)?;
+        while length > 0 {
+            let mut rest = &buffer[..length];
+            while !rest.is_empty() {
+                let taken = intake.feed(rest);
+                rest = &rest[taken..];
+                if !rest.is_empty() && !self.ship(&mut intake, together, out) {
+                    return Ok(false);
+                }
+            }
+            if !wait_readable(socket, FILL_PATIENCE) {
+                // QEMU has nothing more just now: what there is goes out.
+                if !self.ship(&mut intake, together, out) || !self.wait_for_qemu(socket) {
+                    return Ok(false);
+                }
+            }
+            length = socket.read(&mut buffer)?;
+        }
+        intake.finish();
+        Ok(self.ship(&mut intake, together, out))
+    }
+
+    /// Waits for something to read. False: nobody wants it.
+    fn wait_for_qemu(&self, socket: &UnixStream) -> bool {
+        while !wait_readable(socket, TICK) {
+            if !self.slots.machine().wants_segments() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Sends a segment on its way, once there is room. False: nobody wants it.
-    fn ship(&self, intake: &mut Intake, out: &SyncSender<Prepared>) -> bool {
+    fn ship(&self, intake: &mut Intake, together: &Together, out: &SyncSender<Prepared>) -> bool {
         if intake.segment.is_empty() {
             return true;
         }
+        let channel = intake.channel();
+        let Some(waiting) = self.waiting.get(usize::from(channel)) else { return false };
+        let first_pass_left = intake.first_pass_left(together);
         let mut machine = self.slots.machine();
-        machine.first_pass_left(intake.first_pass_left());
-        while machine.wants_segments() && !machine.has_room(self.waiting.load(Ordering::Relaxed)) {
+        machine.first_pass_left(first_pass_left);
+        while machine.wants_segments()
+            && !machine.has_room(channel, waiting.load(Ordering::Relaxed))
+        {
             machine = self.slots.wait_for_work(machine, TICK);
         }
         let wanted = machine.wants_segments();
@@ -414,14 +505,8 @@ impl QemuOutgoing {
             return false;
         }
         let remember = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
-        // Let go before the queue is waited for: others ask what is held.
-        let prepared = lock(&self.preparer)
-            .as_mut()
-            .map(|preparer| preparer.prepare(&intake.segment, remember));
-        let Some(prepared) = prepared else { return false };
-        intake.segment.clear();
-        intake.sum.add(prepared.stream_bytes, prepared.checksum);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let prepared = intake.prepare(together, remember);
+        waiting.fetch_add(1, Ordering::Relaxed);
         out.send(prepared).is_ok()
     }
 
@@ -431,16 +516,17 @@ impl QemuOutgoing {
         loop {
             let next = lock(prepared).recv();
             let Ok(prepared) = next else { return };
-            let (number, stream_bytes) = (prepared.number, prepared.stream_bytes);
+            let (channel, stream_bytes) = (prepared.place.channel, prepared.stream_bytes);
+            let place = (channel, prepared.number);
             let (link, codecs) = self.link();
             let packed = self.chooser.pack(&mut packer, prepared, &link, codecs);
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.waiting[usize::from(channel)].fetch_sub(1, Ordering::Relaxed);
             if let (Some(held), Ok(packed)) = (&held, &packed) {
                 packed.fresh_block().into_iter().for_each(|block| held.add(block));
             }
             let mut machine = self.slots.machine();
             match packed {
-                Ok(packed) => machine.push(number, stream_bytes, packed.payload, packed.counts),
+                Ok(packed) => machine.push(place, stream_bytes, packed.payload, packed.counts),
                 Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),
             }
             drop(machine);
@@ -454,7 +540,8 @@ impl QemuOutgoing {
         let mut machine = self.slots.machine();
         let packers = packer_count();
         // One each is in a packer's hands, and that is no queue.
-        let queued = self.waiting.load(Ordering::Relaxed).saturating_sub(packers);
+        let waiting: usize = self.waiting.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+        let queued = waiting.saturating_sub(packers);
         let state = LinkState {
             bandwidth_bytes_per_s: machine.link_bytes_per_s(),
             cores: packers as u32,
@@ -468,28 +555,6 @@ impl QemuOutgoing {
 /// Threads that pack.
 fn packer_count() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_PACKERS)
-}
-
-/// What the reader keeps.
-struct Intake {
-    parser: StreamParser,
-    segment: Segment,
-    sum: StreamSum,
-}
-
-impl Intake {
-    /// Pages of QEMU's first pass that are still to come; none where that cannot be told.
-    fn first_pass_left(&self) -> Option<u64> {
-        let info = self.parser.info();
-        match info.phase {
-            Phase::Opaque(_) | Phase::Tail => None,
-            _ if info.ram_bytes == 0 => Some(u64::MAX),
-            _ => {
-                let seen = info.pages + info.zero_pages + info.encoded_pages;
-                Some((info.ram_bytes / PAGE_BYTES as u64).saturating_sub(seen))
-            }
-        }
-    }
 }
 
 impl Handle for QemuOutgoing {
@@ -539,7 +604,7 @@ impl Handle for QemuOutgoing {
     }
 
     fn footprint(&self) -> Footprint {
-        let held = lock(&self.preparer).as_ref().map(|p| (p.held_pages(), p.memory_bytes()));
+        let held = lock(&self.together).as_ref().map(|together| together.held());
         let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
         let machine = self.slots.machine();
         Footprint {
@@ -556,7 +621,8 @@ impl Handle for QemuOutgoing {
         let (mut checked, mut differing) = (0, 0);
         for first in (0..).step_by(VERIFIED_AT_ONCE) {
             let slots = first..first + VERIFIED_AT_ONCE;
-            let found = lock(&self.preparer).as_ref().and_then(|held| held.verify(slots));
+            let together = lock(&self.together).clone();
+            let found = together.and_then(|together| together.verify(slots));
             let Some(found) = found else { break };
             (checked, differing) = (checked + found.0, differing + found.1);
         }
@@ -584,7 +650,7 @@ impl StreamMachine for RelaySource {
     }
 
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
-        self.agree(features);
+        self.agree(features, now);
         RelaySource::stream_up(self, stream, peer, now);
     }
 

@@ -17,6 +17,13 @@ const TICK: Duration = Duration::from_millis(5);
 const FIGURES_INTERVAL: Duration = Duration::from_millis(500);
 /// How long QEMU may take to undo a migration.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
+/// QEMU's name for connections beside the main stream.
+const MULTIFD: &str = "multifd";
+/// How long QEMU may take to take a cancel.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// QEMU 7.2 says that it has failed before it has cleared up, and with multifd it crashes if the
+/// capability is taken from it meanwhile.
+const CLEARING_TIME: Duration = Duration::from_millis(250);
 /// Bytes per second that do not hold QEMU back.
 const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
 
@@ -31,12 +38,25 @@ pub enum Task {
         max_downtime: Duration,
         /// It may be slowed down.
         throttle: bool,
+        /// Multifd channels beside the main stream.
+        multifd_channels: u8,
     },
     /// Listen for a migration at this URI.
     Receive {
         /// Such as `unix:PATH`.
         uri: String,
+        /// Multifd channels beside the main stream.
+        multifd_channels: u8,
     },
+}
+
+/// QEMU did not take the task on.
+#[derive(Debug, thiserror::Error)]
+enum BeginError {
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    #[error("multifd_channels is {wanted}, but this QEMU has no capability multifd; use 0")]
+    NoMultifd { wanted: u8 },
 }
 
 /// What has become of QEMU's migration.
@@ -53,6 +73,8 @@ pub struct Seen {
 }
 
 enum Order {
+    /// Give up what is under way; it may take its time.
+    Cancel,
     /// Undo what is under way and let the guest be as it was before.
     Undo,
     /// Whether the guest is there: it runs, or is paused and complete.
@@ -88,6 +110,13 @@ impl Watch {
     /// What has been seen.
     pub fn seen(&self) -> Seen {
         lock(&self.seen).clone()
+    }
+
+    /// Lets QEMU know that its migration is off, so that it takes the end of its connections for no
+    /// failure. [`Self::undo`] tells what came of it.
+    pub fn cancel(&self) {
+        // What QEMU does not know yet it notices by its connections.
+        let _ = self.order(Order::Cancel, CANCEL_TIMEOUT);
     }
 
     /// Ends what is under way; on return the guest is as before, if it can be.
@@ -183,26 +212,28 @@ impl Watcher {
         }
     }
 
-    fn begin(&mut self) -> Result<(), QmpError> {
+    fn begin(&mut self) -> Result<(), BeginError> {
         self.ran = self.qmp.status()?.running;
         match self.task.clone() {
-            Task::Migrate { uri, max_downtime, throttle } => {
-                self.prepare(&[("auto-converge", throttle)])?;
-                self.set_parameters(max_downtime)?;
-                self.qmp.migrate(&uri)
+            Task::Migrate { uri, max_downtime, throttle, multifd_channels } => {
+                self.prepare(&[("auto-converge", throttle)], multifd_channels)?;
+                self.set_parameters(json!({
+                    "max-bandwidth": UNLIMITED_BYTES_PER_S,
+                    "downtime-limit": downtime_ms(max_downtime),
+                }))?;
+                Ok(self.qmp.migrate(&uri)?)
             }
-            Task::Receive { uri } => {
-                self.prepare(&[])?;
-                self.qmp.migrate_incoming(&uri)
+            Task::Receive { uri, multifd_channels } => {
+                self.prepare(&[], multifd_channels)?;
+                Ok(self.qmp.migrate_incoming(&uri)?)
             }
         }
     }
 
     /// Turns off what would hide pages from the relay, and turns events on.
-    fn prepare(&mut self, more: &[(&str, bool)]) -> Result<(), QmpError> {
-        const WANTED: [(&str, bool); 12] = [
+    fn prepare(&mut self, more: &[(&str, bool)], multifd_channels: u8) -> Result<(), BeginError> {
+        const WANTED: [(&str, bool); 11] = [
             ("events", true),
-            ("multifd", false),
             ("compress", false),
             ("xbzrle", false),
             ("postcopy-ram", false),
@@ -217,26 +248,32 @@ impl Watcher {
         let known = self.qmp.capabilities()?;
         let differs =
             |(name, wanted): &&(&str, bool)| known.get(*name).is_some_and(|is| is != wanted);
-        let changes: Vec<_> = WANTED.iter().chain(more).filter(differs).copied().collect();
-        if changes.is_empty() {
-            return Ok(());
+        if multifd_channels > 0 && !known.contains_key(MULTIFD) {
+            return Err(BeginError::NoMultifd { wanted: multifd_channels });
         }
-        self.qmp.set_capabilities(&changes)?;
-        let before = changes.iter().map(|(name, on)| Setting::Capability((*name).into(), !on));
-        self.before.extend(before);
+        let multifd = [(MULTIFD, multifd_channels > 0)];
+        let changes: Vec<_> =
+            WANTED.iter().chain(more).chain(&multifd).filter(differs).copied().collect();
+        if !changes.is_empty() {
+            self.qmp.set_capabilities(&changes)?;
+            let before = changes.iter().map(|(name, on)| Setting::Capability((*name).into(), !on));
+            self.before.extend(before);
+        }
+        if multifd_channels > 0 {
+            self.set_parameters(json!({
+                "multifd-channels": multifd_channels,
+                "multifd-compression": "none",
+            }))?;
+        }
         Ok(())
     }
 
-    fn set_parameters(&mut self, max_downtime: Duration) -> Result<(), QmpError> {
-        let wanted = json!({
-            "max-bandwidth": UNLIMITED_BYTES_PER_S,
-            "downtime-limit": downtime_ms(max_downtime),
-        });
+    /// Changes parameters, and keeps what they were.
+    fn set_parameters(&mut self, wanted: Value) -> Result<(), QmpError> {
         let all = self.qmp.parameters()?;
-        let before = ["max-bandwidth", "downtime-limit"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_string(), all.get(name)?.clone())))
-            .collect();
+        let names = wanted.as_object().into_iter().flat_map(Map::keys);
+        let before =
+            names.filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect();
         self.qmp.set_parameters(wanted)?;
         self.before.push(Setting::Parameters(before));
         Ok(())
@@ -270,6 +307,7 @@ impl Watcher {
 
     fn obey(&mut self, order: Order) -> Result<(), String> {
         match order {
+            Order::Cancel => self.cancel().map(drop),
             Order::Undo => self.undo(),
             Order::Settle => self.settle(),
             Order::SetDowntime(limit) => {
@@ -279,17 +317,26 @@ impl Watcher {
         }
     }
 
+    fn cancel(&mut self) -> Result<MigrationInfo, String> {
+        let text = |error: QmpError| error.to_string();
+        let info = self.qmp.migration_info().map_err(text)?;
+        if !info.is_over() {
+            self.qmp.migrate_cancel().map_err(text)?;
+        }
+        Ok(info)
+    }
+
     /// Ends a migration that is under way, and lets a guest that ran run again.
     fn undo(&mut self) -> Result<(), String> {
         let text = |error: QmpError| error.to_string();
         let deadline = Instant::now() + UNDO_TIMEOUT;
-        let mut info = self.qmp.migration_info().map_err(text)?;
-        if !info.is_over() {
-            self.qmp.migrate_cancel().map_err(text)?;
-        }
+        let mut info = self.cancel()?;
         while !info.is_over() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
             info = self.qmp.migration_info().map_err(text)?;
+        }
+        if info.status == "failed" {
+            std::thread::sleep(CLEARING_TIME);
         }
         self.restore();
         let state = self.qmp.status().map_err(text)?;

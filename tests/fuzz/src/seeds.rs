@@ -83,7 +83,13 @@ fn replies() -> Vec<Vec<u8>> {
 }
 
 fn features() -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 20, baseline_pages: 1 << 10, held_pages: true }
+    Features {
+        codecs: 7,
+        chunk_bytes: 1 << 20,
+        baseline_pages: 1 << 10,
+        held_pages: true,
+        multifd_channels: 4,
+    }
 }
 
 fn controls() -> Vec<Vec<u8>> {

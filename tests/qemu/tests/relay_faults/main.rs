@@ -2,6 +2,7 @@
 //! on exactly one side, with the memory that it wrote.
 
 mod capture;
+mod channels;
 mod child;
 mod kills;
 mod links;

@@ -1,0 +1,98 @@
+//! The way into a QEMU that waits for a guest: its migration's socket, with a connection for each
+//! channel.
+
+use crate::Status;
+use crate::migration::Failure;
+use crate::runtime::lock::lock;
+use crate::runtime::qemu::guest::QemuGuest;
+use crate::runtime::qemu::watch::{Task, Watch};
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take to listen.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A QEMU that listens.
+pub struct QemuDoor {
+    /// What becomes of its migration.
+    pub watch: Watch,
+    /// The connection for the main stream. It is the first: QEMU takes the first one for that.
+    pub main: Arc<UnixStream>,
+    path: PathBuf,
+    more: Mutex<More>,
+}
+
+struct More {
+    channels: Vec<Arc<UnixStream>>,
+    closed: bool,
+}
+
+impl QemuDoor {
+    /// Makes QEMU listen for a main stream and so many channels, and connects the main stream.
+    ///
+    /// # Errors
+    /// QEMU's words, or that it does not listen.
+    pub fn open(guest: &QemuGuest, migration: &str, multifd_channels: u8) -> Result<Self, Failure> {
+        let path = guest.socket_path(migration);
+        let _ = std::fs::remove_file(&path);
+        let failed = |text: String| Failure::new(Status::Callback, text);
+        let qmp = guest.connect().map_err(|error| failed(error.to_string()))?;
+        let task = Task::Receive { uri: format!("unix:{}", path.display()), multifd_channels };
+        let watch = Watch::start(qmp, task, Box::new(|| {}))
+            .map_err(|error| failed(format!("no thread for QMP: {error}")))?;
+        let deadline = Instant::now() + LISTEN_TIMEOUT;
+        let main = loop {
+            let seen = watch.seen();
+            if let Some(Err(text)) = seen.over {
+                return Err(failed(text));
+            }
+            match seen.under_way.then(|| UnixStream::connect(&path)) {
+                Some(Ok(socket)) => break Arc::new(socket),
+                _ if Instant::now() > deadline => {
+                    return Err(failed(format!("QEMU does not listen on {}", path.display())));
+                }
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        if multifd_channels == 0 {
+            let _ = std::fs::remove_file(&path);
+        }
+        let more = Mutex::new(More { channels: Vec::new(), closed: false });
+        Ok(Self { watch, main, path, more })
+    }
+
+    /// Connects a further channel. QEMU waits for its first bytes and does nothing else, so they must
+    /// be there.
+    ///
+    /// # Errors
+    /// The socket's, or that the door is closed.
+    pub fn connect(&self) -> io::Result<Arc<UnixStream>> {
+        let mut more = lock(&self.more);
+        if more.closed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let socket = Arc::new(UnixStream::connect(&self.path)?);
+        more.channels.push(socket.clone());
+        Ok(socket)
+    }
+
+    /// Ends every connection: QEMU gets nothing more, and whoever writes to it is let go.
+    pub fn close(&self) {
+        let mut more = lock(&self.more);
+        more.closed = true;
+        for socket in more.channels.iter().chain([&self.main]) {
+            // One that QEMU has closed is closed.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for QemuDoor {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,242 @@
+//! What QEMU writes to one connection, cut into segments, and what all its connections share: the
+//! numbers of the segments, their sum, and the memory of pages that were sent.
+
+use crate::encoding::AnnouncedPages;
+use crate::migration::relay::StreamSum;
+use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
+use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, StreamParser};
+use crate::runtime::lock::lock;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+/// What the channels of one migration share.
+pub struct Together {
+    /// How many multifd channels there are.
+    channels: u8,
+    state: Mutex<State>,
+}
+
+struct State {
+    preparer: Preparer,
+    sum: StreamSum,
+    has_main: bool,
+    /// Multifd channels so far.
+    channels_seen: u8,
+    /// Names of RAM blocks; each channel numbers them as they come, these numbers hold for all.
+    blocks: Vec<String>,
+    ram_pages: u64,
+    pages_seen: u64,
+    /// Every channel is understood, and the main one has not come to its end.
+    in_memory: bool,
+}
+
+/// One connection's bytes.
+pub struct Intake {
+    channel: u8,
+    parser: ChannelParser,
+    /// What was read and is not prepared.
+    pub segment: Segment,
+    pages_counted: u64,
+}
+
+impl Together {
+    /// For so many multifd channels beside the main stream; `announced` is what the destination
+    /// holds already.
+    pub fn new(
+        channels: u8,
+        baseline_pages: u32,
+        delta: bool,
+        announced: Option<Arc<AnnouncedPages>>,
+    ) -> Self {
+        let mut preparer = Preparer::new(limits_for(baseline_pages)).with_delta(delta);
+        announced.into_iter().for_each(|pages| preparer.announce(pages));
+        let state = State {
+            preparer,
+            sum: StreamSum::default(),
+            has_main: false,
+            channels_seen: 0,
+            blocks: Vec::new(),
+            ram_pages: 0,
+            pages_seen: 0,
+            in_memory: true,
+        };
+        Self { channels, state: Mutex::new(state) }
+    }
+
+    /// Takes on a connection that begins so.
+    ///
+    /// # Errors
+    /// It is not one of those that are due.
+    pub fn take_on(&self, first_four: [u8; 4]) -> Result<Intake, String> {
+        let mut state = lock(&self.state);
+        let parser = match ChannelParser::for_channel(first_four) {
+            // Alone, it is what QEMU calls its stream, whatever is in it.
+            _ if self.channels == 0 => ChannelParser::Main(StreamParser::new()),
+            Some(parser) => parser,
+            None => {
+                let text = "neither the main stream nor a multifd channel";
+                return Err(format!("a connection begins with {first_four:02x?}: {text}"));
+            }
+        };
+        let channel = match &parser {
+            ChannelParser::Main(_) if state.has_main => return Err("a second main stream".into()),
+            ChannelParser::Main(_) => {
+                state.has_main = true;
+                0
+            }
+            ChannelParser::Multifd(_) if state.channels_seen == self.channels => {
+                return Err(format!("more than {} multifd channels", self.channels));
+            }
+            ChannelParser::Multifd(_) => {
+                state.channels_seen += 1;
+                state.channels_seen
+            }
+        };
+        Ok(Intake { channel, parser, segment: Segment::default(), pages_counted: 0 })
+    }
+
+    /// Pages and bytes that are held to compare with.
+    pub fn held(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.preparer.held_pages(), state.preparer.memory_bytes())
+    }
+
+    /// As [`Preparer::verify`].
+    pub fn verify(&self, slots: Range<usize>) -> Option<(u64, u64)> {
+        lock(&self.state).preparer.verify(slots)
+    }
+
+    /// What was remembered, once all is read.
+    pub fn take_preparer(&self) -> Preparer {
+        std::mem::replace(&mut lock(&self.state).preparer, Preparer::new(limits_for(0)))
+    }
+
+    /// The sum of all that was prepared.
+    pub fn sum(&self) -> StreamSum {
+        lock(&self.state).sum
+    }
+}
+
+impl Intake {
+    /// Which channel this is; 0 is the main stream.
+    pub fn channel(&self) -> u8 {
+        self.channel
+    }
+
+    /// As [`StreamParser::feed`].
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        self.parser.feed(bytes, &mut self.segment)
+    }
+
+    /// As [`StreamParser::finish`].
+    pub fn finish(&mut self) {
+        self.parser.finish(&mut self.segment);
+    }
+
+    /// Pages of QEMU's first pass that are still to come on any channel; none where that cannot be
+    /// told.
+    pub fn first_pass_left(&mut self, together: &Together) -> Option<u64> {
+        let mut state = lock(&together.state);
+        let seen = self.parser.pages_seen();
+        state.pages_seen += seen - self.pages_counted;
+        self.pages_counted = seen;
+        state.in_memory &= self.parser.is_in_memory();
+        if let ChannelParser::Main(parser) = &self.parser {
+            state.ram_pages = parser.info().ram_bytes / PAGE_BYTES as u64;
+        }
+        match state.ram_pages {
+            _ if !state.in_memory => None,
+            0 => Some(u64::MAX),
+            pages => Some(pages.saturating_sub(state.pages_seen)),
+        }
+    }
+
+    /// Prepares what was read, as the next segment of all channels.
+    pub fn prepare(&mut self, together: &Together, remember: bool) -> Prepared {
+        let mut state = lock(&together.state);
+        if together.channels > 0 {
+            self.number_blocks(&mut state.blocks);
+        }
+        let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
+        let prepared = state.preparer.prepare(&self.segment, place, remember);
+        state.sum.add(self.channel, prepared.stream_bytes, prepared.checksum);
+        self.segment.clear();
+        prepared
+    }
+
+    /// Gives the blocks of this segment's pages the numbers that hold for all channels, so that a page
+    /// is known again on whichever it comes.
+    fn number_blocks(&mut self, blocks: &mut Vec<String>) {
+        let (mut known, mut number) = (None, 0);
+        for slot in &mut self.segment.pages {
+            if known != Some(slot.block) {
+                let name = self.parser.block_name(slot.block).unwrap_or_default();
+                let found = blocks.iter().position(|block| block == name);
+                known = Some(slot.block);
+                number = found.unwrap_or(blocks.len()) as u16;
+                if found.is_none() {
+                    blocks.push(name.to_owned());
+                }
+            }
+            slot.block = number;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::PageSlot;
+
+    const MAIN: [u8; 4] = *b"QEVM";
+    const MULTIFD: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+
+    #[test]
+    fn connections_may_come_in_any_order_but_none_too_many() {
+        let together = Together::new(2, 0, true, None);
+        let order = [MULTIFD, MAIN, MULTIFD];
+        let channels = order.map(|first| together.take_on(first).map(|intake| intake.channel()));
+        assert_eq!(channels, [Ok(1), Ok(0), Ok(2)]);
+        let refused = |first| together.take_on(first).err().unwrap();
+        assert!(refused(MAIN).contains("a second main stream"));
+        assert!(refused(MULTIFD).contains("more than 2 multifd channels"));
+        assert!(refused(*b"\x16\x03\x01\x02").contains("[16, 03, 01, 02]"));
+    }
+
+    #[test]
+    fn alone_any_stream_is_the_main_one() {
+        for first in [MAIN, MULTIFD, *b"what"] {
+            let intake = Together::new(0, 0, true, None).take_on(first);
+            assert_eq!(intake.map(|intake| intake.channel()), Ok(0));
+        }
+    }
+
+    /// A multifd channel up to its first page, which is of this block.
+    fn packet(block: &str) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 320 + 8 + PAGE_BYTES];
+        for at in [0, 64] {
+            bytes[at..at + 4].copy_from_slice(&MULTIFD);
+            bytes[at + 7] = 1;
+        }
+        let header = &mut bytes[64..];
+        (header[15], header[19]) = (1, 1);
+        header[20..24].copy_from_slice(&(PAGE_BYTES as u32).to_be_bytes());
+        header[64..64 + block.len()].copy_from_slice(block.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_block_has_one_number_on_all_channels() {
+        let together = Together::new(3, 0, true, None);
+        let mut blocks = Vec::new();
+        let numbers = ["pc.ram", "vga.vram", "pc.ram"].map(|name| {
+            let mut intake = together.take_on(MULTIFD).unwrap();
+            let bytes = packet(name);
+            assert_eq!(intake.feed(&bytes), bytes.len());
+            intake.number_blocks(&mut blocks);
+            let [PageSlot { block, .. }] = intake.segment.pages[..] else { panic!("one page") };
+            block
+        });
+        assert_eq!(numbers, [0, 1, 0]);
+    }
+}
