@@ -5,6 +5,7 @@
 //! has its own, and writes no channel on before; the one that reads takes no mark from its main
 //! stream before it has those of all channels, and reads no channel on before.
 
+use dwcp::migration::relay::StreamSum;
 use std::collections::VecDeque;
 
 /// Pieces that a socket holds.
@@ -192,3 +193,56 @@ impl Sockets {
 
 /// Segments of each channel that wait for its socket.
 pub type Queues = Vec<VecDeque<Vec<u8>>>;
+
+/// The hypervisor that the guest leaves, and the threads that read and pack its stream.
+pub struct Writer {
+    pub scripts: Scripts,
+    pub sockets: Sockets,
+    /// The guest stops before this piece of the main stream.
+    pub stops_at: u64,
+    pub pushed_bytes: u64,
+    pub packing: Vec<(u64, Vec<u8>)>,
+    pub sum: StreamSum,
+    /// Relay told about the stop.
+    pub stop_told: bool,
+    pub end_told: bool,
+    pub runs: bool,
+}
+
+impl Writer {
+    pub fn new(seed: u64, random: &mut fastrand::Rng) -> Self {
+        // Mostly few and small; now and then more than may be early, or more than a window holds.
+        let (segments, largest_bytes) = match random.u8(..40) {
+            0 => (random.u64(1_100..2_500), 24),
+            1 => (random.u64(20..60), 300 << 10),
+            2 => (random.u64(3..8), 2 << 20),
+            _ => (random.u64(1..120), 300),
+        };
+        let channels = if random.bool() { 0 } else { random.u8(1..=4) };
+        Self::with(seed, channels, (segments, largest_bytes), random)
+    }
+
+    pub fn with(seed: u64, channels: u8, pieces: (u64, usize), random: &mut fastrand::Rng) -> Self {
+        let scripts = Scripts::new((seed, channels), pieces, random);
+        Self {
+            sockets: Sockets::new(&scripts),
+            stops_at: scripts.main_pieces().saturating_sub(random.u64(..6)),
+            scripts,
+            pushed_bytes: 0,
+            packing: Vec::new(),
+            sum: StreamSum::default(),
+            stop_told: false,
+            end_told: false,
+            runs: true,
+        }
+    }
+
+    pub fn has_written_all(&self) -> bool {
+        self.sockets.all_taken() == self.scripts.pieces()
+    }
+
+    /// Nobody reads its stream any more.
+    pub fn break_off(&mut self) {
+        self.runs |= !self.has_written_all();
+    }
+}

@@ -5,16 +5,16 @@
 //! breaks off lets its guest go on, one that has written everything leaves it paused, and one that
 //! has not got the stream's end never runs it.
 
-use super::channels::{Queues, Scripts, Sockets, place_of};
+use super::channels::{Queues, Sockets, Writer, place_of};
 use super::network::{Pipe, Received};
 use dwcp::Status;
 use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
 use dwcp::encoding::{HeldKey, page_hash};
 use dwcp::migration::ownership::Mark;
+use dwcp::migration::relay::RelaySetup;
 use dwcp::migration::relay::destination::{self, Patience, RelayDestination, Released};
 use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
-use dwcp::migration::relay::{RelaySetup, StreamSum};
 use dwcp::migration::source::Work;
 use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
 use dwcp::wire::hello::{Ended, Features};
@@ -74,21 +74,6 @@ struct Link {
     destination_open: bool,
 }
 
-/// The hypervisor that the guest leaves, and the threads that read and pack its stream.
-struct Writer {
-    scripts: Scripts,
-    sockets: Sockets,
-    /// The guest stops before this piece of the main stream.
-    stops_at: u64,
-    pushed_bytes: u64,
-    packing: Vec<(u64, Vec<u8>)>,
-    sum: StreamSum,
-    /// Relay told about the stop.
-    stop_told: bool,
-    end_told: bool,
-    runs: bool,
-}
-
 pub struct RelayWorld {
     random: fastrand::Rng,
     talk: bool,
@@ -129,44 +114,6 @@ pub struct RelayWorld {
     arrived_runs: bool,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
-}
-
-impl Writer {
-    fn new(seed: u64, random: &mut fastrand::Rng) -> Self {
-        // Mostly few and small; now and then more than may be early, or more than a window holds.
-        let (segments, largest_bytes) = match random.u8(..40) {
-            0 => (random.u64(1_100..2_500), 24),
-            1 => (random.u64(20..60), 300 << 10),
-            2 => (random.u64(3..8), 2 << 20),
-            _ => (random.u64(1..120), 300),
-        };
-        let channels = if random.bool() { 0 } else { random.u8(1..=4) };
-        Self::with(seed, channels, (segments, largest_bytes), random)
-    }
-
-    fn with(seed: u64, channels: u8, pieces: (u64, usize), random: &mut fastrand::Rng) -> Self {
-        let scripts = Scripts::new((seed, channels), pieces, random);
-        Self {
-            sockets: Sockets::new(&scripts),
-            stops_at: scripts.main_pieces().saturating_sub(random.u64(..6)),
-            scripts,
-            pushed_bytes: 0,
-            packing: Vec::new(),
-            sum: StreamSum::default(),
-            stop_told: false,
-            end_told: false,
-            runs: true,
-        }
-    }
-
-    fn has_written_all(&self) -> bool {
-        self.sockets.all_taken() == self.scripts.pieces()
-    }
-
-    /// Nobody reads its stream any more.
-    fn break_off(&mut self) {
-        self.runs |= !self.has_written_all();
-    }
 }
 
 fn sum_of(payload: &[u8]) -> (u64, u64) {
