@@ -37,6 +37,8 @@ const ACK_BATCH: usize = 4;
 const KEY: HeldKey = HeldKey([6; 32]);
 /// The largest window that a source has.
 const WINDOW_BYTES: u64 = 64 << 20;
+/// Segments that are acknowledged before they are replayed.
+const ACKNOWLEDGED_AHEAD: u64 = 32;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,7 +172,14 @@ impl RelayWorld {
 
     fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
         let writer = Writer::new(seed, &mut random);
-        Self::with_writer(random, weather, writer, talk)
+        // Mostly little; now and then many pieces, or more than may be told.
+        let announced = match seed % 1_000 {
+            0 => Some(MAX_ANNOUNCED_PAGES + 1),
+            1..=10 => Some(seed as u32 % 11 * MAX_ANNOUNCED_PIECE_PAGES as u32 / 3),
+            _ if !seed.is_multiple_of(4) => Some(seed as u32 % 100),
+            _ => None,
+        };
+        Self { announced, ..Self::with_writer(random, weather, writer, talk) }
     }
 
     fn with_writer(
@@ -186,13 +195,6 @@ impl RelayWorld {
             stall_timeout: Duration::from_secs(20),
             ..MigrationOptions::default()
         };
-        // Mostly little; now and then many pieces, or more than may be told.
-        let announced = match seed % 1_000 {
-            0 => Some(MAX_ANNOUNCED_PAGES + 1),
-            1..=10 => Some(seed as u32 % 11 * MAX_ANNOUNCED_PIECE_PAGES as u32 / 3),
-            _ if !seed.is_multiple_of(4) => Some(seed as u32 % 100),
-            _ => None,
-        };
         let source = RelaySource::new(setup(&writer), options.clone(), Time(1));
         Self {
             keeps_records: random.u8(..4) > 0,
@@ -204,7 +206,7 @@ impl RelayWorld {
             step: 0,
             rests_until: 0,
             options,
-            announced,
+            announced: None,
             source,
             source_busy: None,
             source_started: false,
@@ -417,7 +419,7 @@ impl RelayWorld {
         destination.stream_up(id, "source", now);
         let lost = self.random.u8(..20) == 0 && self.weather.cut > 0;
         if !lost {
-            self.source.agree(features(self.announced.is_some()));
+            self.source.agree(features(self.announced.is_some()), now);
             self.source.stream_up(id, "destination", now);
         }
         let link = Link {
@@ -780,12 +782,16 @@ impl RelayWorld {
         let (here, there) =
             (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
         assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
-        // What is acknowledged was replayed; a source that has failed counts nothing any more.
-        let counts = self.source.wants_segments();
-        let known_bytes = here + self.replayed_bytes;
-        assert!(!counts || known_bytes >= self.writer.pushed_bytes, "{}", self.describe());
-        assert!(there <= Some(WINDOW_BYTES + slack), "{there:?} bytes early: {}", self.describe());
         let in_hand = self.destination.as_ref().map(RelayDestination::in_hand_bytes);
+        // What is acknowledged is with the destination, the segment being unpacked included; a side
+        // that has failed counts nothing any more.
+        let there_counts = self.destination.as_ref().is_none_or(|d| d.wants_segments());
+        let counts = self.source.wants_segments() && there_counts && !self.destination_crashed;
+        let largest = self.writer.scripts.largest_bytes() as u64;
+        let arrived = self.replayed_bytes + there.unwrap_or(0) + in_hand.unwrap_or(0) + largest;
+        assert!(!counts || here + arrived >= self.writer.pushed_bytes, "{}", self.describe());
+        let most_early = WINDOW_BYTES + slack + ACKNOWLEDGED_AHEAD * largest;
+        assert!(there <= Some(most_early), "{there:?} bytes early: {}", self.describe());
         let most = if self.writer.scripts.channels() == 0 { 4 << 20 } else { WINDOW_BYTES };
         assert!(in_hand <= Some(most + slack), "{in_hand:?} bytes in hand: {}", self.describe());
         let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
@@ -906,7 +912,7 @@ impl RelayWorld {
 }
 
 fn features(held_pages: bool) -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages, multifd_channels: 0 }
+    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages, multifd_channels: 4 }
 }
 
 fn setup(writer: &Writer) -> RelaySetup {

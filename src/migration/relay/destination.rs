@@ -18,8 +18,12 @@ use crate::wire::{Control, Frame, FrameKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Bytes that early segments may hold together; more than any source has under way.
-const MAX_EARLY_BYTES: u64 = 96 << 20;
+/// Bytes that early segments may hold together; more than any source has under way, and those that
+/// are acknowledged already.
+const MAX_EARLY_BYTES: u64 = 136 << 20;
+/// So far ahead of the replay segments are acknowledged when they arrive. One that is lost on its way
+/// then holds back no acknowledgement of those behind it, and no window is full of what is here.
+const ACKNOWLEDGED_AHEAD: u64 = 32;
 
 /// Bytes of unpacked segments that the replay may have in hand: enough to keep it busy. With channels
 /// more than any source has under way, because one may stand still until another has come as far.
@@ -59,7 +63,8 @@ pub enum Released {
 #[derive(Debug)]
 struct Arrived {
     payload: Vec<u8>,
-    /// Those that brought it. The source counts on one of them, and only it knows on which.
+    /// Those that brought it. The source counts on one of them, and only it knows on which. None: it
+    /// is acknowledged.
     streams: Vec<StreamId>,
 }
 
@@ -179,6 +184,7 @@ impl RelayDestination {
         self.in_hand.insert(self.next, InHand { streams, stream_bytes: 0 });
         self.unpacking = true;
         self.next += 1;
+        self.acknowledge_ahead(self.next + ACKNOWLEDGED_AHEAD - 1);
         Some(payload)
     }
 
@@ -491,26 +497,43 @@ impl RelayDestination {
         let number = number_of(&payload)?;
         let in_hand = self.in_hand.get_mut(&number).map(|held| &mut held.streams);
         let waiting = self.early.get_mut(&number).map(|arrived| &mut arrived.streams);
-        if let Some(streams) = in_hand.or(waiting) {
+        let known = in_hand.or(waiting);
+        if number < self.next && known.is_none() || known.as_ref().is_some_and(|s| s.is_empty()) {
+            // Its acknowledgement was lost with the stream that first brought it.
+            self.session.acknowledge(stream, ChunkId(number), true);
+            return Ok(());
+        }
+        if let Some(streams) = known {
             let session = &self.session;
             streams.retain(|before| *before != stream && session.is_up(*before));
             streams.push(stream);
             return Ok(());
         }
-        if number < self.next {
-            // Its acknowledgement was lost with the stream that first brought it.
-            self.session.acknowledge(stream, ChunkId(number), true);
-            return Ok(());
-        }
         let bytes = payload.len() as u64;
-        let far = number >= self.next + MAX_EARLY_SEGMENTS;
+        let far = number >= self.next + MAX_EARLY_SEGMENTS + ACKNOWLEDGED_AHEAD;
         if far || self.early_bytes + bytes > MAX_EARLY_BYTES {
             let expected = self.next;
             return Err(SessionError::BeyondWindow { found: number, expected });
         }
         self.early_bytes += bytes;
         self.early.insert(number, Arrived { payload, streams: vec![stream] });
+        if number < self.next + ACKNOWLEDGED_AHEAD {
+            self.acknowledge_ahead(number);
+        }
         Ok(())
+    }
+
+    /// Acknowledges a segment that waits for the replay. Not with channels: their replays wait for
+    /// each other, and the source's windows alone bound what they wait with.
+    fn acknowledge_ahead(&mut self, number: u64) {
+        if self.setup.channels > 0 {
+            return;
+        }
+        if let Some(arrived) = self.early.get_mut(&number) {
+            for stream in std::mem::take(&mut arrived.streams) {
+                self.session.acknowledge(stream, ChunkId(number), true);
+            }
+        }
     }
 
     fn on_message(&mut self, message: Control, now: Time) {

@@ -3,15 +3,15 @@
 //!
 //! ```text
 //! source                                         destination
-//! segment 0, 1, 2 ...  (any stream, any order) -> put in order, replayed; acknowledged
+//! segment 0, 1, 2 ...  (any stream, any order) -> acknowledged; put in order, replayed
 //! record: commit sent
 //! StreamEnd (how much, which digest)           -> all replayed but the end, digest equal?
 //!                                                 record: owned; the end is replayed
 //!                                              <- Committed, Resumed    or Abort: it cannot run
 //! ```
-//! A segment is acknowledged when the replay has taken it, so what is unacknowledged is at once
-//! the window of flow control and what a lost stream costs. One that comes twice is dropped by its
-//! number, so nothing needs fencing. The destination keeps back the end of the stream, without
+//! A segment is acknowledged when it has arrived, unless the replay is far behind, so what is
+//! unacknowledged is at once the window of flow control and what a lost stream costs. One that comes
+//! twice is dropped by its number, so nothing needs fencing. The destination keeps back the end of the stream, without
 //! which its guest cannot run, until the whole is proved; from `StreamEnd` on the source never
 //! runs the guest again, unless the destination says that it does not have it.
 
