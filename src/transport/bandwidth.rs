@@ -13,6 +13,9 @@ const WINDOW_SLOTS: usize = 20;
 /// How far back a peak is remembered, and the slots that it is measured over.
 const PEAK_MEMORY_SLOTS: usize = 60;
 const PEAK_SLOTS: usize = 8;
+/// How long connections count as young.
+const YOUNG_ROUND_TRIPS: u32 = 10;
+const LONGEST_YOUTH: Duration = Duration::from_secs(1);
 /// Less busy time than this says nothing.
 const MIN_BUSY_US: u64 = 1_000;
 
@@ -29,6 +32,7 @@ pub struct BandwidthEstimator {
     slot_start: Time,
     in_flight_bytes: u64,
     busy_since: Time,
+    first_sent: Option<Time>,
     /// Though bytes are under way, none is before the link.
     is_idle: bool,
     min_round_trip: Option<Duration>,
@@ -37,6 +41,7 @@ pub struct BandwidthEstimator {
 impl BandwidthEstimator {
     /// Bytes were handed to the link.
     pub fn on_sent(&mut self, bytes: u64, now: Time) {
+        self.first_sent.get_or_insert(now);
         if self.in_flight_bytes == 0 {
             self.busy_since = now;
         }
@@ -73,8 +78,13 @@ impl BandwidthEstimator {
     }
 
     /// The most that the link has lately carried over some time. A sender that is itself the
-    /// bottleneck sees its own pace in the mean, and takes the link for slow.
+    /// bottleneck sees its own pace in the mean, and takes the link for slow. None while connections
+    /// are young: TCP begins slowly.
     pub fn peak_bytes_per_s(&self) -> Option<u64> {
+        let youth = (self.min_round_trip? * YOUNG_ROUND_TRIPS).min(LONGEST_YOUTH);
+        if self.busy_since.since(self.first_sent?) < youth {
+            return None;
+        }
         let windows = 0..self.slots.len().saturating_sub(PEAK_SLOTS);
         let peaks = windows.filter_map(|at| rate_over(self.slots.range(at..at + PEAK_SLOTS)));
         peaks.max().max(self.rate_bytes_per_s())

@@ -21,10 +21,10 @@ const TAIL_TIME: Duration = Duration::from_millis(30);
 const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
 /// A link with this much before it, and so many segments, does not run dry soon.
 const BUSY_TIME: Duration = Duration::from_millis(100);
-const BUSY_SEGMENTS: u64 = 12;
+const BUSY_SEGMENTS: u64 = 8;
 /// Bytes of the stream itself, which the destination has to replay however small they travel.
 const BULK_STREAM_BYTES: u64 = 256 << 20;
-const TAIL_STREAM_BYTES: u64 = 8 << 20;
+const TAIL_STREAM_BYTES: u64 = 32 << 20;
 /// With channels the destination unpacks what their hypervisor does not take yet, so this is what
 /// the main stream, and the channels together, may have.
 const CHANNELS_STREAM_BYTES: u64 = 64 << 20;
@@ -130,12 +130,15 @@ impl Window {
             && part.stream_bytes < stream_bytes
     }
 
-    /// How far the link is from running dry, 0 to 1, with so many bytes still before it. The window
-    /// tells less: it holds many times what keeps the link busy, and what waits for the replay.
-    pub fn fill(&self, queued_bytes: u64, link: Link) -> f32 {
-        let busy = bytes_in(BUSY_TIME + link.round_trip.min(LONGEST_ROUND_TRIP), link);
-        let busy = busy.max(BUSY_SEGMENTS * self.segment_bytes);
-        (queued_bytes as f32 / self.limit_bytes(link).min(busy).max(1) as f32).min(1.0)
+    /// How far the link is from running dry, 0 to 1, with so many bytes in the sockets and before
+    /// them. What is on its way is no queue, and the window tells less: it holds many times what
+    /// keeps the link busy.
+    pub fn fill(&self, socket_bytes: u64, link: Link) -> f32 {
+        let on_the_way = bytes_in(link.round_trip.min(LONGEST_ROUND_TRIP), link);
+        let queued = socket_bytes.saturating_sub(on_the_way);
+        let busy = bytes_in(BUSY_TIME, link).max(BUSY_SEGMENTS * self.segment_bytes);
+        let most = self.limit_bytes(link).saturating_sub(on_the_way);
+        (queued as f32 / most.min(busy).max(1) as f32).min(1.0)
     }
 
     fn limit_stream_bytes(&self) -> u64 {
