@@ -763,7 +763,8 @@ mod tests {
     #[test]
     fn a_flood_of_early_segments_costs_the_connection() {
         let mut destination = destination();
-        let far = destination.frame(A, segment(MAX_EARLY_SEGMENTS), NOW).unwrap_err();
+        let beyond = segment(MAX_EARLY_SEGMENTS + ACKNOWLEDGED_AHEAD);
+        let far = destination.frame(A, beyond, NOW).unwrap_err();
         assert!(matches!(far, SessionError::BeyondWindow { .. }));
         let mut large = segment(1).payload;
         large.resize(MAX_EARLY_BYTES as usize + 1, 0);
