@@ -4,4 +4,5 @@ pub mod channels;
 pub mod guest;
 pub mod network;
 pub mod relay;
+pub mod weather;
 pub mod world;

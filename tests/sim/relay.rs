@@ -7,6 +7,7 @@
 
 use super::channels::{Queues, Sockets, Writer, place_of};
 use super::network::{Pipe, Received};
+use super::weather::Weather;
 use dwcp::Status;
 use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
@@ -48,25 +49,6 @@ pub enum Outcome {
     InDoubt,
     SourceCrashed,
     DestinationCrashed,
-}
-
-/// What may go wrong, in chances out of 10,000 a step.
-#[derive(Clone, Copy, Debug, Default)]
-struct Weather {
-    misbehave: u32,
-    cut: u32,
-    cut_all: u32,
-    hypervisor_fails: u32,
-    never_runs: u32,
-    disk_full: u32,
-    cancel: u32,
-    crash: u32,
-    long_pause: u32,
-    outage: u32,
-    longest_outage_s: u64,
-    slow_replay: u32,
-    /// The destination breaks the protocol.
-    announces_again: u32,
 }
 
 struct Link {
@@ -125,43 +107,19 @@ fn sum_of(payload: &[u8]) -> (u64, u64) {
 impl RelayWorld {
     pub fn new(seed: u64, talk: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut chance = |most: u32| if random.bool() { random.u32(..=most) } else { 0 };
-        let weather = Weather {
-            misbehave: chance(60),
-            cut: chance(100),
-            cut_all: chance(20),
-            hypervisor_fails: chance(4),
-            never_runs: chance(5_000),
-            disk_full: chance(800),
-            cancel: chance(6),
-            crash: chance(16),
-            long_pause: chance(40),
-            outage: chance(12),
-            longest_outage_s: 50,
-            slow_replay: chance(9_000),
-            announces_again: if seed % 20 == 19 { 20 } else { 0 },
-        };
+        let weather = Weather::stormy(seed, &mut random);
         Self::with(seed, random, weather, talk)
     }
 
     /// A world in which the network alone goes wrong, and never for longer than anybody waits.
     pub fn bad_network(seed: u64, talk: bool) -> Self {
-        let weather = Weather {
-            misbehave: 40,
-            cut: 80,
-            cut_all: 8,
-            outage: 6,
-            longest_outage_s: 8,
-            slow_replay: 5_000,
-            ..Weather::default()
-        };
-        Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
+        Self::with(seed, fastrand::Rng::with_seed(seed), Weather::BAD_NETWORK, talk)
     }
 
     /// A world in which nothing goes wrong, but for readers and writers of channels that sleep while
     /// others go on, with pieces that fill windows.
     pub fn out_of_step(seed: u64, talk: bool) -> Self {
-        let weather = Weather { slow_replay: 3_000, ..Weather::default() };
+        let weather = Weather::OUT_OF_STEP;
         let mut random = fastrand::Rng::with_seed(seed);
         let channels = random.u8(1..=4);
         let segments = (random.u64(1..40), 300 << 10);

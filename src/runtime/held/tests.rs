@@ -179,7 +179,7 @@ fn in_memory_no_more_is_held_than_a_quarter_of_the_guest() {
         std::thread::sleep(Duration::from_millis(3));
     }
     writer.finish(None);
-    lock(&store.shelf).threads.drain(..).for_each(|thread| thread.join().unwrap());
+    join_all(&store);
     let held = store.totals(None).bytes;
     assert!(held > 0 && held <= 1 << 18, "{held}");
 }
@@ -271,4 +271,10 @@ fn what_is_not_finished_or_turned_off_is_not_held() {
     let options = HeldOptions { enabled: false, ..HeldOptions::default() };
     let off = HeldStore::open(Some(&folder.0), options, Arc::default());
     assert!(off.begin("vm", RAM_BYTES).is_none());
+}
+
+/// Waits for all writers, with the shelf free: they need it to end.
+fn join_all(store: &HeldStore) {
+    let threads: Vec<_> = lock(&store.shelf).threads.drain(..).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
