@@ -46,7 +46,7 @@ pub struct Plan {
     #[arg(long, default_value = "target/bench/results.jsonl")]
     output: PathBuf,
     /// Guests of the `qemu` suite.
-    #[arg(long, value_delimiter = ',', default_value = "idle,text,random")]
+    #[arg(long, value_delimiter = ',', default_value = "idle,text,redis,random")]
     qemu_guests: Vec<String>,
     /// Links of the `qemu` suite: 200, 300 or 1000 Mbit/s, or an unshaped veth pair.
     #[arg(long, value_delimiter = ',', default_value = "200,300,1000,veth")]
