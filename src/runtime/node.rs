@@ -330,6 +330,11 @@ impl Node {
         self.inner.registry.held().totals(guest)
     }
 
+    /// Memory that held pages take, or their indexes where a disk has the pages.
+    pub(crate) fn held_memory_bytes(&self) -> u64 {
+        self.inner.registry.held().memory_bytes()
+    }
+
     /// Lets go of held pages: of one guest or of all, of every age or of those held at least for
     /// `older_than`. Says how much that was.
     pub fn clear_held(&self, guest: Option<&str>, older_than: Option<Duration>) -> HeldTotals {

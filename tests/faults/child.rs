@@ -1,33 +1,22 @@
 //! A node with a guest in a process of its own, to be killed at a chosen moment.
-//!
-//! The child is this test binary again, told by its environment what to be.
 
+pub use crate::process::Child;
+use crate::process::{tell, wait_for_the_end};
 use crate::stage::{PAGES, address, at_phase, node, patient};
 use crate::support::Guest;
 use dwcp::migration::Phase;
 use dwcp::{Node, NodeOptions};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 const ROLE: &str = "DWCP_TEST_ROLE";
 const STATE: &str = "DWCP_TEST_STATE";
 const HOLD_AT: &str = "DWCP_TEST_HOLD_AT";
 const ADDRESS: &str = "DWCP_TEST_ADDRESS";
-/// In front of every line for the parent, since the test harness prints too.
-const MARK: &str = "child: ";
-
-pub struct Child {
-    process: std::process::Child,
-    lines: Receiver<String>,
-}
-
 impl Child {
     /// A source that migrates to `to` and stands still when it enters the phase.
     pub fn source(to: &str, state: &Path, hold_at: Phase) -> Self {
-        Self::spawn("source", to, Some(state), Some(hold_at))
+        Self::with("source", to, Some(state), Some(hold_at))
     }
 
     /// A destination at `listen` that stands still when it enters the phase; and its address.
@@ -36,60 +25,22 @@ impl Child {
         state: Option<&Path>,
         hold_at: Option<Phase>,
     ) -> (Self, String) {
-        let child = Self::spawn("destination", listen, state, hold_at);
+        let child = Self::with("destination", listen, state, hold_at);
         let address = child.expect("listening ");
         (child, address)
     }
 
-    fn spawn(role: &str, address: &str, state: Option<&Path>, hold_at: Option<Phase>) -> Self {
-        let mut command = Command::new("/proc/self/exe");
-        command.args(["--exact", "child::be_a_child", "--ignored", "--nocapture"]);
-        command.env(ROLE, role).env(ADDRESS, address);
-        if let Some(state) = state {
-            command.env(STATE, state);
-        }
-        if let Some(phase) = hold_at {
-            command.env(HOLD_AT, phase.name());
-        }
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let _ = line.split_once(MARK).map(|(_, text)| sender.send(text.to_string()));
+    fn with(role: &str, address: &str, state: Option<&Path>, hold_at: Option<Phase>) -> Self {
+        Self::spawn(|command| {
+            command.env(ROLE, role).env(ADDRESS, address);
+            if let Some(state) = state {
+                command.env(STATE, state);
             }
-        });
-        Self { process, lines }
-    }
-
-    /// Waits for a line that begins so, and returns the rest of it.
-    pub fn expect(&self, start: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(120)).expect(start);
-            if let Some(rest) = line.strip_prefix(start) {
-                return rest.to_string();
+            if let Some(phase) = hold_at {
+                command.env(HOLD_AT, phase.name());
             }
-        }
+        })
     }
-
-    /// Kills it with no chance to say or write anything more.
-    pub fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn tell(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "\n{MARK}{line}");
-    let _ = out.flush();
 }
 
 #[test]
@@ -103,9 +54,7 @@ fn be_a_child() {
         "source" => be_source(&guest, &address, state.as_deref()),
         _ => be_destination(&guest, &address, state),
     };
-    // Until the parent kills this process, or is gone itself.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    std::process::exit(0);
+    wait_for_the_end();
 }
 
 fn be_source(guest: &Guest, to: &str, state: Option<&Path>) -> Node {

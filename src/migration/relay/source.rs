@@ -84,8 +84,9 @@ pub struct RelaySource {
     unsent: BTreeSet<u64>,
     unsent_bytes: u64,
     window: Window,
-    /// The destination has unpacked all segments before this one.
-    unpacked: u64,
+    /// One more than the highest number that is acknowledged. The destination acknowledges no number
+    /// that is far ahead of its replay, and stores none that is far ahead of this.
+    acknowledged_to: u64,
     pacer: Pacer,
     bandwidth: BandwidthEstimator,
     agreed: Option<Features>,
@@ -125,7 +126,7 @@ impl RelaySource {
             unsent: BTreeSet::new(),
             unsent_bytes: 0,
             window,
-            unpacked: 0,
+            acknowledged_to: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
             agreed: None,
@@ -316,6 +317,7 @@ impl RelaySource {
     /// Changes the bandwidth cap.
     pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
         self.pacer.set_rate(rate_bytes_per_s, now);
+        self.options.bandwidth_limit_bytes_per_s = rate_bytes_per_s;
     }
 
     /// The next thing the driver is to do.
@@ -345,18 +347,19 @@ impl RelaySource {
 
     /// Measured speed of the link.
     pub fn bandwidth_bytes_per_s(&self) -> Option<u64> {
-        let measured = self.bandwidth.rate_bytes_per_s();
-        match (measured, self.options.bandwidth_limit_bytes_per_s) {
-            (Some(measured), Some(cap)) => Some(measured.min(cap)),
-            (measured, cap) => measured.or(cap),
-        }
+        self.capped(self.bandwidth.rate_bytes_per_s())
     }
 
     /// What the link can carry, for choosing codecs: the most that it lately did.
     pub fn link_bytes_per_s(&self) -> Option<u64> {
-        let cap = self.options.bandwidth_limit_bytes_per_s;
-        let peak = self.bandwidth.peak_bytes_per_s();
-        peak.map(|peak| cap.map_or(peak, |cap| peak.min(cap))).or(cap)
+        self.capped(self.bandwidth.peak_bytes_per_s())
+    }
+
+    fn capped(&self, measured: Option<u64>) -> Option<u64> {
+        match (measured, self.options.bandwidth_limit_bytes_per_s) {
+            (Some(measured), Some(cap)) => Some(measured.min(cap)),
+            (measured, cap) => measured.or(cap),
+        }
     }
 
     /// Time that what is under way and the handover add to the downtime.
@@ -493,7 +496,7 @@ impl RelaySource {
         }
         let mut wait_until = now + KEEP_ALIVE;
         let next = self.unsent.first().copied().filter(|number| {
-            self.failure.is_none() && *number < self.unpacked + MAX_EARLY_SEGMENTS
+            self.failure.is_none() && *number < self.acknowledged_to + MAX_EARLY_SEGMENTS
         });
         if let Some(number) = next {
             wait_until = wait_until.min(self.pacer.ready_at(now));
@@ -654,8 +657,7 @@ impl RelaySource {
             if let Some((_, sent_at)) = segment.sent {
                 self.bandwidth.on_acked(bytes, now - sent_at, now);
             }
-            // It unpacks them in order, though a channel may hold back the replay of one before.
-            self.unpacked = self.unpacked.max(id.0 + 1);
+            self.acknowledged_to = self.acknowledged_to.max(id.0 + 1);
             self.last_progress = now;
         }
     }

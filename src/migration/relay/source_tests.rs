@@ -89,3 +89,14 @@ fn hostile_announcements_end_the_migration_with_the_guest_here() {
     tell(&mut again, 1, &piece(true, vec![2]));
     assert_eq!(failure(&again).0, Status::UnexpectedMessage);
 }
+
+#[test]
+fn a_changed_cap_counts_for_what_the_link_is_taken_for() {
+    let mut source = source(false);
+    assert_eq!(source.link_bytes_per_s(), None);
+    source.set_bandwidth_limit(Some(1 << 20), Time(2));
+    assert_eq!(source.link_bytes_per_s(), Some(1 << 20));
+    assert_eq!(source.bandwidth_bytes_per_s(), Some(1 << 20));
+    source.set_bandwidth_limit(None, Time(3));
+    assert_eq!(source.bandwidth_bytes_per_s(), None);
+}

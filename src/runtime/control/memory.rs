@@ -56,6 +56,7 @@ pub(super) fn breakdown(context: &Context) -> Result<Value, ApiError> {
         add("stream buffers", Some(migration), held.stream_bytes);
         add("page tables", Some(migration), held.page_table_bytes);
     }
+    add("held pages", None, context.node.held_memory_bytes());
     add("event ring", None, context.node.event_bytes());
     add("log lines", None, context.telemetry.log_bytes());
     let accounted_bytes = parts.iter().filter_map(|part| part["bytes"].as_u64()).sum::<u64>();

@@ -175,6 +175,11 @@ impl HeldStore {
         wanted.fold(HeldTotals::default(), |sum, section| sum.plus(section.totals()))
     }
 
+    /// Memory that complete sections take.
+    pub fn memory_bytes(&self) -> u64 {
+        lock(&self.shelf).sections.iter().map(|section| section.memory_bytes()).sum()
+    }
+
     /// Lets go of what is held: of one guest or of all, of any age or of sections at least as old.
     /// Says how much that was.
     pub fn clear(&self, guest: Option<&str>, older_than: Option<Duration>) -> HeldTotals {

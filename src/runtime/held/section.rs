@@ -100,15 +100,19 @@ impl Section {
     ) -> io::Result<()> {
         let nonce = nonce(self.number, self.blocks.len());
         let at = self.stored_bytes;
-        match &mut self.storage {
+        let stored_bytes = match &mut self.storage {
             Storage::File(file, _) => {
                 key.seal_in_place_append_tag(nonce, Aad::empty(), &mut packed)
                     .map_err(|_| io::Error::other("cannot encrypt"))?;
                 write(file, &packed, at)?;
+                packed.len() as u32
             }
-            Storage::Memory(blocks) => blocks.push(packed.clone().into()),
-        }
-        let stored_bytes = packed.len() as u32;
+            Storage::Memory(blocks) => {
+                let length = packed.len() as u32;
+                blocks.push(packed.into());
+                length
+            }
+        };
         let first_page = self.hashes.len() as u32;
         self.blocks.push(BlockPlace { first_page, codec, raw_bytes, at, stored_bytes });
         self.hashes.extend_from_slice(hashes);
@@ -161,6 +165,17 @@ impl Section {
     /// How much it is.
     pub fn totals(&self) -> HeldTotals {
         HeldTotals { sections: 1, pages: self.hashes.len() as u64, bytes: self.stored_bytes }
+    }
+
+    /// Memory that it takes: indexes, and the blocks where no file has them.
+    pub fn memory_bytes(&self) -> u64 {
+        let indexes = self.hashes.capacity() * size_of::<u64>()
+            + self.blocks.capacity() * size_of::<BlockPlace>();
+        let blocks = match self.storage {
+            Storage::File(..) => 0,
+            Storage::Memory(_) => self.stored_bytes,
+        };
+        indexes as u64 + blocks
     }
 
     /// Since it was begun.

@@ -182,6 +182,7 @@ fn in_memory_no_more_is_held_than_a_quarter_of_the_guest() {
     join_all(&store);
     let held = store.totals(None).bytes;
     assert!(held > 0 && held <= 1 << 18, "{held}");
+    assert!(store.memory_bytes() >= held, "blocks in memory count as memory");
 }
 
 #[test]
@@ -193,6 +194,8 @@ fn pages_that_travelled_as_differences_are_added_at_the_end_but_none_twice() {
     let give: Pages = Box::new(move |take| last.chunks(PAGE_BYTES).for_each(take));
     bring(&store, "vm", &[whole], Some(give));
     assert_eq!(store.totals(None).pages, 340);
+    let in_memory = store.memory_bytes();
+    assert!(in_memory > 0 && in_memory < store.totals(None).bytes, "the disk has the blocks");
     let mut set = store.announce("vm", RAM_BYTES);
     assert_eq!(check_all(&store, &mut set), 340);
     let again: Pages = Box::new(move |take| changed.chunks(PAGE_BYTES).for_each(take));

@@ -9,13 +9,10 @@
  *
  * The sum of each page is kept apart from the page, so a page that arrives damaged, in an older
  * version or not at all disagrees with it, whichever of the two was migrated last. */
-#define _GNU_SOURCE
-#include <stdint.h>
+#include "load.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 enum {
     PAGE_BYTES = 4096,
@@ -152,42 +149,19 @@ static void *map(uint64_t bytes) {
     return memory;
 }
 
-static uint64_t now_ms(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-}
-
-/* A late slice is not made up for, so that a pause does not end in a burst. */
-static void sleep_until(uint64_t *next_ms) {
-    uint64_t now = now_ms();
-    *next_ms += 1000 / SLICES_PER_S;
-    if (*next_ms <= now) {
-        *next_ms = now;
-        return;
-    }
-    struct timespec rest = {.tv_nsec = (long)(*next_ms - now) * 1000000};
-    nanosleep(&rest, NULL);
-}
-
 static void run(struct load *load, uint64_t writes_per_s, uint64_t share) {
     uint64_t next_ms = now_ms();
     for (uint64_t tick = 1;; tick++) {
         for (uint64_t slice = 0; slice < SLICES_PER_S; slice++) {
             uint64_t done = writes_per_s * slice / SLICES_PER_S;
             dirty(load, writes_per_s * (slice + 1) / SLICES_PER_S - done);
-            sleep_until(&next_ms);
+            sleep_until_slice(&next_ms, SLICES_PER_S);
         }
         uint64_t pages = (load->count + share - 1) / share;
         uint64_t wrong = verify(load, pages);
         printf("tick %llu checksum=%s pages=%llu\n", (unsigned long long)tick,
                wrong ? "BAD" : "OK", (unsigned long long)pages);
     }
-}
-
-static uint64_t number(const char *name, uint64_t otherwise) {
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 10) : otherwise;
 }
 
 int main(void) {

@@ -4,15 +4,11 @@
  * It is the guest's first process. mib is how much text it stores, rate_mib what it rewrites in a
  * second, and each tick reads one value in share. A value follows from its key and version, so the
  * client keeps a version for each key and nothing else. */
-#define _GNU_SOURCE
-#include <stdint.h>
+#include "load.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -182,40 +178,18 @@ static uint64_t verify(struct store *store, uint64_t values) {
     return wrong;
 }
 
-static uint64_t now_ms(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-}
-
-/* A late slice is not made up for. */
-static void sleep_until(uint64_t *next_ms) {
-    uint64_t now = now_ms();
-    *next_ms += 1000 / SLICES_PER_S;
-    if (*next_ms <= now) {
-        *next_ms = now;
-        return;
-    }
-    usleep((useconds_t)(*next_ms - now) * 1000);
-}
-
 static void run(struct store *store, uint64_t writes_per_s, uint64_t share) {
     uint64_t next_ms = now_ms();
     for (uint64_t tick = 1;; tick++) {
         for (int slice = 0; slice < SLICES_PER_S; slice++) {
             rewrite(store, writes_per_s / SLICES_PER_S);
-            sleep_until(&next_ms);
+            sleep_until_slice(&next_ms, SLICES_PER_S);
         }
         uint64_t values = (store->count + share - 1) / share;
         uint64_t wrong = verify(store, values);
         printf("tick %llu checksum=%s values=%llu\n", (unsigned long long)tick,
                wrong ? "BAD" : "OK", (unsigned long long)values);
     }
-}
-
-static uint64_t number(const char *name, uint64_t otherwise) {
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 10) : otherwise;
 }
 
 int main(void) {

@@ -10,6 +10,8 @@ use std::process::Command;
 use twox_hash::XxHash3_64;
 
 const GUESTLOAD: &str = include_str!("../guest/guestload.c");
+/// What both include.
+const LOAD_HEADER: (&str, &str) = ("load.h", include_str!("../guest/load.h"));
 const REDISLOAD: &str = include_str!("../guest/redisload.c");
 /// The server, under the name by which Debian's redis-tools ships it.
 const REDIS_SERVER: &str = "/usr/bin/redis-check-rdb";
@@ -87,13 +89,18 @@ impl Recipe<'_> {
     fn hash(&self) -> u64 {
         let options = COMPILER_OPTIONS.join(" ");
         // The archive's layout is part of the recipe.
-        XxHash3_64::oneshot([self.source, &options, include_str!("cpio.rs")].concat().as_bytes())
+        let parts = [self.source, LOAD_HEADER.1, &options, include_str!("cpio.rs")];
+        XxHash3_64::oneshot(parts.concat().as_bytes())
     }
 
     fn build(&self, cache_dir: &Path, initramfs: &Path) -> Result<(), LabError> {
         let program = cache_dir.join(self.name);
         let source = program.with_extension("c");
-        fs::write(&source, self.source).map_err(LabError::system(source.display().to_string()))?;
+        for (path, text) in
+            [(&source, self.source), (&cache_dir.join(LOAD_HEADER.0), LOAD_HEADER.1)]
+        {
+            fs::write(path, text).map_err(LabError::system(path.display().to_string()))?;
+        }
         let mut compiler = Command::new(COMPILER);
         output_of(compiler.args(COMPILER_OPTIONS).arg("-o").arg(&program).arg(&source))?;
         let mut archive = Archive::default();

@@ -6,6 +6,8 @@ mod channels;
 mod child;
 mod kills;
 mod links;
+#[path = "../../../faults/process.rs"]
+mod process;
 #[path = "../../../faults/proxy.rs"]
 #[expect(dead_code, reason = "it can do more than these tests ask of it")]
 mod proxy;
