@@ -202,13 +202,14 @@ impl PageEncoder {
         self.cache.pages()
     }
 
-    /// Encodes a segment into `out`, whose former content is lost.
+    /// Encodes a segment into `out`, whose former content is lost; `data` is empty then, because whole
+    /// pages stay where they are and change hands with it.
     ///
     /// `data` has [`PAGE_BYTES`] for each key, and there are at most [`MAX_SEGMENT_PAGES`] keys.
     pub fn encode(
         &mut self,
         keys: &[PageKey],
-        data: &[u8],
+        data: &mut Vec<u8>,
         options: HybridOptions,
         out: &mut EncodedPages,
     ) {
@@ -218,11 +219,21 @@ impl PageEncoder {
         self.classes.clear();
         self.references.clear();
         self.next_held = 0;
-        for (key, page) in keys.iter().zip(data.chunks_exact(PAGE_BYTES)) {
-            let class = self.classify(*key, page, options, out);
+        let mut fresh_end = 0;
+        for (key, start) in keys.iter().zip((0..data.len()).step_by(PAGE_BYTES)) {
+            let page = start..start + PAGE_BYTES;
+            let class = self.classify(*key, &data[page.clone()], options, out);
             *out.counts.of(class) += 1;
             self.classes.push(class);
+            if class == PageClass::Fresh {
+                if fresh_end < start {
+                    data.copy_within(page, fresh_end);
+                }
+                fresh_end += PAGE_BYTES;
+            }
         }
+        data.truncate(fresh_end);
+        std::mem::swap(data, &mut out.fresh);
         let has_held = out.counts.held > 0;
         let bits = class_bits(has_held);
         out.classes.push(u8::from(options.keeps_baselines()) | u8::from(has_held) << 1);
@@ -276,7 +287,6 @@ impl PageEncoder {
             if self.refer_to_held(baseline, page, options) {
                 return PageClass::Held;
             }
-            out.fresh.extend_from_slice(page);
             return PageClass::Fresh;
         }
         out.counts.with_baseline += u32::from(baseline.is_some());
@@ -294,10 +304,7 @@ impl PageEncoder {
                 xor_onto_last_page(&mut out.delta, old);
                 PageClass::Delta
             }
-            _ => {
-                out.fresh.extend_from_slice(page);
-                PageClass::Fresh
-            }
+            _ => PageClass::Fresh,
         };
         let slot = self.cache.store(key, page);
         if let (Some(slot), Some(hash)) = (slot, hash) {
@@ -347,7 +354,8 @@ impl PageDecoder {
         self.cache.pages()
     }
 
-    /// Decodes a segment into `out`, whose former content is lost.
+    /// Decodes a segment into `out`, whose former content is lost. If all its pages are whole, `fresh`
+    /// and `out` change places and nothing is copied; true then.
     ///
     /// # Errors
     /// [`DecodeHybridError`] for bytes that no encoder with the same cache writes. The cache is then
@@ -356,10 +364,10 @@ impl PageDecoder {
         &mut self,
         keys: &[PageKey],
         classes: &[u8],
-        fresh: &[u8],
+        fresh: &mut Vec<u8>,
         delta: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<(), DecodeHybridError> {
+    ) -> Result<bool, DecodeHybridError> {
         out.clear();
         if keys.len() > MAX_SEGMENT_PAGES {
             return Err(DecodeHybridError::TooManyPages(keys.len()));
@@ -374,11 +382,22 @@ impl PageDecoder {
         let mode = input.classes.mode()?;
         input.keeps_baselines = mode & 1 != 0;
         input.classes.runs(keys.len(), class_bits(mode & 2 != 0), &mut self.classes)?;
+        if !keys.is_empty() && self.classes.iter().all(|class| *class == PageClass::Fresh) {
+            for key in keys {
+                let page = input.fresh.page(*key)?;
+                if input.keeps_baselines {
+                    self.cache.store(*key, page);
+                }
+            }
+            input.end()?;
+            std::mem::swap(fresh, out);
+            return Ok(true);
+        }
         out.reserve(keys.len() * PAGE_BYTES);
         for (at, key) in keys.iter().enumerate() {
             self.decode_page(*key, self.classes[at], &mut input, out)?;
         }
-        input.end()
+        input.end().map(|()| false)
     }
 
     /// Forgets all baselines; the encoder must do so at the same point.

@@ -24,13 +24,14 @@ impl Pair {
 
     /// Sends a segment and checks that it arrives.
     fn send(&mut self, keys: &[PageKey], data: &[u8], options: HybridOptions) -> ClassCounts {
-        self.encoder.encode(keys, data, options, &mut self.encoded);
-        let EncodedPages { classes, fresh, delta, counts } = &self.encoded;
-        self.decoder.decode(keys, classes, fresh, delta, &mut self.decoded).unwrap();
-        assert!(self.decoded == data);
+        self.encoder.encode(keys, &mut data.to_vec(), options, &mut self.encoded);
+        let EncodedPages { classes, fresh, delta, counts } = &mut self.encoded;
         assert_eq!(counts.pages() as usize, keys.len());
         assert_eq!(counts.fresh as usize * PAGE_BYTES, fresh.len());
         assert_eq!(counts.delta as usize * PAGE_BYTES, delta.len());
+        let moved = self.decoder.decode(keys, classes, fresh, delta, &mut self.decoded).unwrap();
+        assert_eq!(moved, !keys.is_empty() && counts.fresh as usize == keys.len());
+        assert!(self.decoded == data);
         *counts
     }
 
@@ -185,12 +186,12 @@ fn held_pages_that_are_not_there_are_named() {
     let held = PageClass::Held as u8;
     let mut decoder = PageDecoder::new(ROOMY);
     let decode = |decoder: &mut PageDecoder, classes: &[u8]| {
-        decoder.decode(&[key(0)], classes, &[], &[], &mut Vec::new())
+        decoder.decode(&[key(0)], classes, &mut Vec::new(), &[], &mut Vec::new())
     };
     let error = |index, source| Err(E::Held { key: key(0), index, source });
     assert_eq!(decode(&mut decoder, &[2, held, 0]), error(0, HeldError::Unknown(0)));
     decoder.announce(Box::new(Holder(vec![vec![7; PAGE_BYTES], vec![]])));
-    assert_eq!(decode(&mut decoder, &[2, held, 0]), Ok(()));
+    assert_eq!(decode(&mut decoder, &[2, held, 0]), Ok(false));
     assert_eq!(decode(&mut decoder, &[3, held, 2]), error(1, HeldError::Unreadable));
     assert_eq!(decode(&mut decoder, &[3, held, 4]), error(2, HeldError::Unknown(2)));
     assert_eq!(decode(&mut decoder, &[3, held, 1]), error(u32::MAX, HeldError::Unknown(2)));
@@ -340,14 +341,15 @@ fn hostile_segments_are_refused_by_name() {
         (&[1, 4, 9], 0, 0, E::Trailing { block: "classes", left: 1 }),
     ];
     for (classes, fresh, delta, expected) in cases {
-        let (fresh, delta) = (vec![1; *fresh], vec![2; *delta]);
-        let mut decoder = PageDecoder::new(ROOMY);
-        let decoded = decoder.decode(&[key(0), key(1)], classes, &fresh, &delta, &mut Vec::new());
+        let (mut fresh, delta) = (vec![1; *fresh], vec![2; *delta]);
+        let (mut decoder, keys) = (PageDecoder::new(ROOMY), [key(0), key(1)]);
+        let decoded = decoder.decode(&keys, classes, &mut fresh, &delta, &mut Vec::new());
         assert_eq!(decoded, Err(*expected), "{classes:02x?}");
         assert!(!expected.to_string().is_empty());
     }
     let keys = vec![key(0); MAX_SEGMENT_PAGES + 1];
-    let decoded = PageDecoder::new(ROOMY).decode(&keys, &[1], &[], &[], &mut Vec::new());
+    let (fresh, out) = (&mut Vec::new(), &mut Vec::new());
+    let decoded = PageDecoder::new(ROOMY).decode(&keys, &[1], fresh, &[], out);
     assert_eq!(decoded, Err(E::TooManyPages(257)));
 }
 
@@ -356,7 +358,7 @@ fn damaged_segments_never_panic_and_clear_mends_all() {
     let (mut pair, mut guest, mut rng) = (Pair::new(ROOMY), Guest::new(40, 2), Rng::with_seed(3));
     for _ in 0..2000 {
         let (keys, data) = guest.segment(12);
-        pair.encoder.encode(&keys, &data, BOTH, &mut pair.encoded);
+        pair.encoder.encode(&keys, &mut data.clone(), BOTH, &mut pair.encoded);
         let EncodedPages { classes, fresh, delta, .. } = &mut pair.encoded;
         for bytes in [&mut *classes, fresh, delta] {
             let at = rng.usize(..=bytes.len());
@@ -381,8 +383,8 @@ fn damaged_segments_never_panic_and_clear_mends_all() {
 fn a_baseline_that_changed_is_found() {
     let mut encoder = PageEncoder::new(BaselineLimits { max_bytes: 1 << 20, max_baselines: 100 });
     let keys: Vec<PageKey> = (0..20).map(|page| PageKey { block: 0, page }).collect();
-    let data: Vec<u8> = (1..=20).flat_map(|byte| [byte; PAGE_BYTES]).collect();
-    encoder.encode(&keys, &data, BOTH, &mut EncodedPages::default());
+    let mut data: Vec<u8> = (1..=20).flat_map(|byte| [byte; PAGE_BYTES]).collect();
+    encoder.encode(&keys, &mut data, BOTH, &mut EncodedPages::default());
     assert_eq!(encoder.verify(0..100), Some((20, 0)));
     assert_eq!((encoder.verify(5..8), encoder.verify(18..40)), (Some((3, 0)), Some((2, 0))));
     assert_eq!((encoder.verify(20..40), encoder.verify(99..100)), (None, None));

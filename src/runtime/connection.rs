@@ -6,6 +6,7 @@ use crate::migration::page_io::EncodedChunk;
 use crate::runtime::sys::readiness;
 use crate::wire::chunk::{CHUNK_HEADER_BYTES, EXTENT_BYTES};
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES};
+use crate::wire::segment::{SEGMENT_HEADER_BYTES, SegmentPayload};
 use crate::wire::{ChunkHeader, Frame, FrameHeader, FrameKind, Preface, WireError};
 use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 /// Enough for the headers of a chunk; payloads bypass it.
 pub const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// Of a payload that is written.
+const MOST_PIECES: usize = 3;
 
 /// A connection failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +63,16 @@ pub enum Incoming {
     Frame(Frame),
     /// A chunk's header; its payload is next on the stream.
     Chunk(ChunkHeader),
+    /// A piece of a relayed stream.
+    Segment(SegmentPayload),
 }
 
 /// The reading half.
 pub struct FrameReader {
     stream: BufReader<SharedSocket>,
     sequence: u64,
+    /// For the next segment.
+    buffer: Vec<u8>,
 }
 
 /// A socket that a buffered reader can read although others hold it too.
@@ -89,7 +96,18 @@ impl FrameReader {
         Self {
             stream: BufReader::with_capacity(READ_BUFFER_BYTES, SharedSocket(socket)),
             sequence: 0,
+            buffer: Vec::new(),
         }
+    }
+
+    /// Whether a buffer is there for the next segment.
+    pub fn has_buffer(&self) -> bool {
+        self.buffer.capacity() > 0
+    }
+
+    /// Memory for the pages of the next segment; what is in it does not matter.
+    pub fn offer_buffer(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
     }
 
     /// Reads the peer's preface.
@@ -108,11 +126,11 @@ impl FrameReader {
     /// The socket's error, or bytes that do not follow the protocol.
     pub fn next(&mut self, page_bytes: u32) -> Result<Incoming, ConnectionError> {
         let header = self.header()?;
-        if header.kind == FrameKind::Chunk {
-            return self.chunk_header(&header, page_bytes).map(Incoming::Chunk);
+        match header.kind {
+            FrameKind::Chunk => self.chunk_header(&header, page_bytes).map(Incoming::Chunk),
+            FrameKind::Segment => self.segment(&header).map(Incoming::Segment),
+            kind => Ok(Incoming::Frame(Frame { kind, payload: self.body(&header)? })),
         }
-        let payload = self.body(&header)?;
-        Ok(Incoming::Frame(Frame { kind: header.kind, payload }))
     }
 
     /// Reads the next frame, which must be of this kind.
@@ -162,10 +180,35 @@ impl FrameReader {
     }
 
     fn body(&mut self, header: &FrameHeader) -> Result<Vec<u8>, ConnectionError> {
-        let mut payload = vec![0; header.payload_bytes as usize];
-        self.stream.read_exact(&mut payload)?;
-        header.check_body(&payload)?;
+        let payload = self.fill(header.payload_bytes as usize, Vec::new())?;
+        header.check_body(&[&payload])?;
         Ok(payload)
+    }
+
+    /// The large piece goes straight to where it stays.
+    fn segment(&mut self, frame: &FrameHeader) -> Result<SegmentPayload, ConnectionError> {
+        let mut fixed = [0; SEGMENT_HEADER_BYTES];
+        let short = fixed.len().min(frame.payload_bytes as usize);
+        self.stream.read_exact(&mut fixed[..short])?;
+        let lengths = SegmentPayload::piece_lengths(&fixed[..short], frame.payload_bytes)?;
+        let [head_bytes, fresh_bytes, tail_bytes] = lengths;
+        let mut head = vec![0; head_bytes];
+        let (begun, rest) = head.split_at_mut(fixed.len());
+        begun.copy_from_slice(&fixed);
+        self.stream.read_exact(rest)?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let fresh = self.fill(fresh_bytes, buffer)?;
+        let tail = self.fill(tail_bytes, Vec::new())?;
+        let payload = SegmentPayload { head, fresh, tail };
+        frame.check_body(&payload.pieces())?;
+        Ok(payload)
+    }
+
+    /// So many bytes of the stream, in a buffer whose content is lost.
+    fn fill(&mut self, bytes: usize, mut buffer: Vec<u8>) -> Result<Vec<u8>, ConnectionError> {
+        buffer.resize(bytes, 0);
+        self.stream.read_exact(&mut buffer)?;
+        Ok(buffer)
     }
 
     fn chunk_header(
@@ -179,7 +222,7 @@ impl FrameReader {
         let mut bytes = fixed.to_vec();
         bytes.resize(CHUNK_HEADER_BYTES + extents * EXTENT_BYTES, 0);
         self.stream.read_exact(&mut bytes[CHUNK_HEADER_BYTES..])?;
-        frame.check_body(&bytes)?;
+        frame.check_body(&[&bytes])?;
         let header = ChunkHeader::decode(&bytes, page_bytes)?;
         if bytes.len() as u64 + u64::from(header.payload_bytes) != u64::from(frame.payload_bytes) {
             let value = frame.payload_bytes.into();
@@ -210,16 +253,19 @@ impl FrameWriter {
     /// # Errors
     /// The socket's error; the connection is of no use then.
     pub fn frame(&mut self, frame: &Frame) -> io::Result<()> {
-        self.payload(frame.kind, &frame.payload)
+        self.payload(frame.kind, &[&frame.payload])
     }
 
-    /// Writes a frame whose payload lies elsewhere.
+    /// Writes a frame whose payload lies elsewhere, in at most [`MOST_PIECES`] pieces.
     ///
     /// # Errors
     /// As [`Self::frame`].
-    pub fn payload(&mut self, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
+    pub fn payload(&mut self, kind: FrameKind, payload: &[&[u8]]) -> io::Result<()> {
         let header = FrameHeader::of(kind, payload, self.sequence).encode();
-        self.both(&header, payload)
+        let mut all = [&header[..]; MOST_PIECES + 1];
+        all[1..].fill(&[]);
+        all[1..].iter_mut().zip(payload).for_each(|(to, piece)| *to = piece);
+        self.all(&all)
     }
 
     /// Breaks the connection; both halves fail from now on.
@@ -244,25 +290,25 @@ impl FrameWriter {
     /// # Errors
     /// The socket's error; the connection is of no use then.
     pub fn chunk(&mut self, chunk: &EncodedChunk) -> io::Result<()> {
-        self.both(chunk.head, chunk.payload)
+        self.all(&[chunk.head, chunk.payload])
     }
 
-    fn both(&mut self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
+    fn all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         self.sequence += 1;
-        while !head.is_empty() {
-            let slices = [IoSlice::new(head), IoSlice::new(body)];
-            match (&*self.stream).write_vectored(&slices) {
+        let mut slices = [IoSlice::new(&[]); MOST_PIECES + 1];
+        slices.iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
+        let mut rest = &mut slices[..];
+        // Leaves out what is empty.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match (&*self.stream).write_vectored(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    let of_head = written.min(head.len());
-                    head = &head[of_head..];
-                    body = &body[written - of_head..];
-                }
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        (&*self.stream).write_all(body)
+        Ok(())
     }
 }
 

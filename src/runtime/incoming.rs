@@ -108,6 +108,7 @@ impl IncomingMigration {
                     self.news.notify_all();
                     result.map_err(|error| error.to_string())
                 }
+                Ok(Input::Segment(_)) => Err("a segment on a migration of chunks".into()),
                 Ok(Input::Chunk(header)) => self.store(stream, &header, reader, &mut chunks),
                 Err(ConnectionError::Closed) => Err("closed by the source".into()),
                 Err(error) => Err(format!("receiving: {error}")),

@@ -331,7 +331,9 @@ impl<M: StreamMachine> StreamSlots<M> {
                         break error.to_string();
                     }
                 }
-                Ok(Incoming::Chunk(_)) => break "the destination sent a chunk".to_string(),
+                Ok(Incoming::Chunk(_) | Incoming::Segment(_)) => {
+                    break "the destination sent pages".to_string();
+                }
                 Err(ConnectionError::Closed) => break "closed by the destination".to_string(),
                 Err(error) => break format!("receiving: {error}"),
             }

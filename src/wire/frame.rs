@@ -135,10 +135,10 @@ impl FrameKind {
 }
 
 impl FrameHeader {
-    /// The header of a frame that is no chunk.
-    pub fn of(kind: FrameKind, payload: &[u8], sequence: u64) -> Self {
-        let (payload_bytes, body_crc) = (payload.len() as u32, crc32fast::hash(payload));
-        Self { kind, payload_bytes, sequence, body_crc }
+    /// The header of a frame that is no chunk; its payload may lie in pieces.
+    pub fn of(kind: FrameKind, payload: &[&[u8]], sequence: u64) -> Self {
+        let payload_bytes = payload.iter().map(|piece| piece.len() as u32).sum();
+        Self { kind, payload_bytes, sequence, body_crc: crc_of(payload) }
     }
 
     /// The bytes, checksum included.
@@ -182,8 +182,8 @@ impl FrameHeader {
     ///
     /// # Errors
     /// [`WireError::Checksum`].
-    pub fn check_body(&self, body: &[u8]) -> Result<(), WireError> {
-        let found = crc32fast::hash(body);
+    pub fn check_body(&self, body: &[&[u8]]) -> Result<(), WireError> {
+        let found = crc_of(body);
         if found != self.body_crc {
             return Err(WireError::Checksum { what: "frame body", found, expected: self.body_crc });
         }
@@ -205,8 +205,14 @@ impl FrameHeader {
 impl Frame {
     /// The header of this frame, as number `sequence`.
     pub fn header(&self, sequence: u64) -> FrameHeader {
-        FrameHeader::of(self.kind, &self.payload, sequence)
+        FrameHeader::of(self.kind, &[&self.payload], sequence)
     }
+}
+
+fn crc_of(pieces: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    pieces.iter().for_each(|piece| hasher.update(piece));
+    hasher.finalize()
 }
 
 #[cfg(test)]

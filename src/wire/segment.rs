@@ -1,4 +1,6 @@
-//! A segment of a relayed stream: header and four packed blocks, as one frame's payload.
+//! A segment of a relayed stream: header and four packed blocks, as one frame's payload. The block of
+//! fresh pages, by far the largest, is a piece of memory of its own at either end, so that it need not
+//! be copied on its way.
 //!
 //! ```text
 //! number u64 | channel u8 | flags u8 | reserved u16 | checksum u64
@@ -28,6 +30,14 @@ pub struct Block {
     pub packed_bytes: u32,
 }
 
+impl Block {
+    /// Of so many bytes that travel as they are.
+    pub fn stored(bytes: usize) -> Self {
+        let bytes = bytes as u32;
+        Self { codec: 0, raw_bytes: bytes, packed_bytes: bytes }
+    }
+}
+
 /// The header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
@@ -43,37 +53,105 @@ pub struct SegmentHeader {
     pub blocks: [Block; BLOCKS],
 }
 
-/// The number of the segment that this payload holds.
-///
-/// # Errors
-/// It is shorter than a number.
-pub fn number_of(payload: &[u8]) -> Result<u64, WireError> {
-    Reader::new(payload).u64("segment number")
+/// A segment as it travels, in three pieces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentPayload {
+    /// The header, and the packed framing and classes.
+    pub head: Vec<u8>,
+    /// The packed fresh pages.
+    pub fresh: Vec<u8>,
+    /// The packed differences.
+    pub tail: Vec<u8>,
+}
+
+impl SegmentPayload {
+    /// Bytes of all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces().iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pieces in the order in which they travel.
+    pub fn pieces(&self) -> [&[u8]; 3] {
+        [&self.head, &self.fresh, &self.tail]
+    }
+
+    /// The number of the segment.
+    ///
+    /// # Errors
+    /// It is shorter than a number.
+    pub fn number(&self) -> Result<u64, WireError> {
+        Reader::new(&self.head).u64("segment number")
+    }
+
+    /// Lengths of the pieces of a payload of so many bytes that begins with this header.
+    ///
+    /// # Errors
+    /// A block that is longer than it may be, or blocks that do not add up to the payload.
+    pub fn piece_lengths(header: &[u8], payload_bytes: u32) -> Result<[usize; 3], WireError> {
+        let blocks = SegmentHeader::read(&mut Reader::new(header))?.blocks;
+        let [framing, classes, fresh, delta] = blocks.map(|block| block.packed_bytes as usize);
+        let head = [framing, classes].iter().fold(SEGMENT_HEADER_BYTES, |sum, block| sum + block);
+        let (value, limit) = ((head + fresh + delta) as u64, payload_bytes.into());
+        match value == limit {
+            true => Ok([head, fresh, delta]),
+            false => Err(WireError::TooLong { what: "blocks of a segment", value, limit }),
+        }
+    }
 }
 
 impl SegmentHeader {
-    /// Appends the header's bytes.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&[self.channel, u8::from(self.before_end) * BEFORE_END, 0, 0]);
-        out.extend_from_slice(&self.checksum.to_le_bytes());
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let mut out = &mut bytes[..];
+        let mut put = |part: &[u8]| {
+            let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());
+            to.copy_from_slice(part);
+            out = rest;
+        };
+        put(&self.number.to_le_bytes());
+        put(&[self.channel, u8::from(self.before_end) * BEFORE_END, 0, 0]);
+        put(&self.checksum.to_le_bytes());
         for block in &self.blocks {
-            out.extend_from_slice(&[block.codec, 0, 0, 0]);
-            out.extend_from_slice(&block.raw_bytes.to_le_bytes());
-            out.extend_from_slice(&block.packed_bytes.to_le_bytes());
+            put(&[block.codec, 0, 0, 0]);
+            put(&block.raw_bytes.to_le_bytes());
+            put(&block.packed_bytes.to_le_bytes());
         }
+        bytes
     }
 
     /// Reads a payload: the header and its packed blocks.
     ///
     /// # Errors
     /// Truncation, trailing bytes, a block longer than it may be.
-    pub fn decode(payload: &[u8]) -> Result<(Self, [&[u8]; BLOCKS]), WireError> {
+    pub fn decode(payload: &SegmentPayload) -> Result<(Self, [&[u8]; BLOCKS]), WireError> {
         if payload.len() > MAX_SEGMENT_BYTES as usize {
             let (value, limit) = (payload.len() as u64, MAX_SEGMENT_BYTES.into());
             return Err(WireError::TooLong { what: "segment", value, limit });
         }
-        let mut reader = Reader::new(payload);
+        let mut reader = Reader::new(&payload.head);
+        let header = Self::read(&mut reader)?;
+        let [framing, classes, fresh, delta] =
+            header.blocks.map(|block| block.packed_bytes as usize);
+        let framing = reader.bytes("packed framing", framing)?;
+        let classes = reader.bytes("packed classes", classes)?;
+        reader.end("segment's head")?;
+        let whole = |what, bytes, length| {
+            let mut reader = Reader::new(bytes);
+            let found = reader.bytes(what, length)?;
+            reader.end(what).map(|()| found)
+        };
+        let fresh = whole("packed fresh pages", &payload.fresh, fresh)?;
+        let delta = whole("packed differences", &payload.tail, delta)?;
+        Ok((header, [framing, classes, fresh, delta]))
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let number = reader.u64("segment number")?;
         let [channel, flags, ..] = reader.u32("channel")?.to_le_bytes();
         let checksum = reader.u64("segment checksum")?;
@@ -89,13 +167,8 @@ impl SegmentHeader {
                 return Err(WireError::TooLong { what: "block of a segment", value, limit });
             }
         }
-        let mut packed = [&[][..]; BLOCKS];
-        for (bytes, block) in packed.iter_mut().zip(&blocks) {
-            *bytes = reader.bytes("packed block", block.packed_bytes as usize)?;
-        }
-        reader.end("segment")?;
         let before_end = flags & BEFORE_END != 0;
-        Ok((Self { number, channel, before_end, checksum, blocks }, packed))
+        Ok(Self { number, channel, before_end, checksum, blocks })
     }
 }
 
@@ -103,39 +176,51 @@ impl SegmentHeader {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<u8> {
+    fn sample() -> SegmentPayload {
         let mut blocks = [Block::default(); BLOCKS];
         blocks[0] = Block { codec: 2, raw_bytes: 10, packed_bytes: 3 };
         blocks[2] = Block { codec: 0, raw_bytes: 2, packed_bytes: 2 };
         let header =
             SegmentHeader { number: 9, channel: 4, before_end: true, checksum: 77, blocks };
-        let mut out = Vec::new();
-        header.encode(&mut out);
-        assert_eq!(out.len(), SEGMENT_HEADER_BYTES);
-        out.extend_from_slice(b"abcde");
-        out
+        let head = [&header.encode()[..], b"abc"].concat();
+        SegmentPayload { head, fresh: b"de".to_vec(), tail: Vec::new() }
     }
 
     #[test]
     fn segments_round_trip() {
-        let bytes = sample();
-        let (header, packed) = SegmentHeader::decode(&bytes).unwrap();
+        let payload = sample();
+        let (header, packed) = SegmentHeader::decode(&payload).unwrap();
         assert_eq!((header.number, header.checksum), (9, 77));
         assert_eq!((header.channel, header.before_end), (4, true));
         assert_eq!(packed, [&b"abc"[..], b"", b"de", b""]);
-        assert_eq!(number_of(&bytes), Ok(9));
+        assert_eq!(payload.number(), Ok(9));
+        let lengths = SegmentPayload::piece_lengths(&payload.head, payload.len() as u32);
+        assert_eq!(lengths, Ok([SEGMENT_HEADER_BYTES + 3, 2, 0]));
     }
 
     #[test]
     fn lengths_that_do_not_fit_are_refused() {
-        let bytes = sample();
-        for cut in 0..bytes.len() {
-            assert!(SegmentHeader::decode(&bytes[..cut]).is_err(), "{cut}");
+        let payload = sample();
+        let (head, bytes) = (&payload.head, payload.len() as u32);
+        for cut in 0..head.len() {
+            let cut = SegmentPayload { head: head[..cut].to_vec(), ..payload.clone() };
+            assert!(SegmentHeader::decode(&cut).is_err(), "{cut:?}");
         }
-        let longer = [&bytes[..], &[0]].concat();
-        assert!(SegmentHeader::decode(&longer).is_err());
-        let mut absurd = bytes;
-        absurd[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
+        for cut in 0..SEGMENT_HEADER_BYTES {
+            assert!(SegmentPayload::piece_lengths(&head[..cut], bytes).is_err(), "{cut}");
+        }
+        for other in [0, bytes - 1, bytes + 1, u32::MAX] {
+            assert!(SegmentPayload::piece_lengths(head, other).is_err(), "{other}");
+        }
+        let longer = [
+            SegmentPayload { head: [&head[..], &[0]].concat(), ..payload.clone() },
+            SegmentPayload { fresh: b"def".to_vec(), ..payload.clone() },
+            SegmentPayload { tail: b"f".to_vec(), ..payload.clone() },
+            SegmentPayload { fresh: Vec::new(), ..payload.clone() },
+        ];
+        longer.iter().for_each(|longer| assert!(SegmentHeader::decode(longer).is_err()));
+        let mut absurd = payload;
+        absurd.head[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
         let error = SegmentHeader::decode(&absurd).unwrap_err().to_string();
         assert!(error.contains("4294967295"), "{error}");
     }

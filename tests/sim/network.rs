@@ -94,7 +94,7 @@ impl Pipe {
         header.check_sequence(self.received)?;
         let body = &packet[HEADER_BYTES..];
         if header.kind != FrameKind::Chunk {
-            header.check_body(body)?;
+            header.check_body(&[body])?;
             return Ok(Received::Frame(Frame { kind: header.kind, payload: body.to_vec() }));
         }
         let fixed = body.first_chunk().ok_or(WireError::Text { what: "chunk" })?;
@@ -102,7 +102,7 @@ impl Pipe {
             + ChunkHeader::extent_count(fixed)? * dwcp::wire::chunk::EXTENT_BYTES;
         let (chunk, payload) =
             body.split_at_checked(length).ok_or(WireError::Text { what: "chunk" })?;
-        header.check_body(chunk)?;
+        header.check_body(&[chunk])?;
         let chunk = ChunkHeader::decode(chunk, super::guest::PAGE as u32)?;
         Ok(Received::Chunk(chunk, payload.to_vec()))
     }

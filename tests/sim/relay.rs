@@ -19,6 +19,7 @@ use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
 use dwcp::migration::source::Work;
 use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
 use dwcp::wire::hello::{Ended, Features};
+use dwcp::wire::segment::SegmentPayload;
 use dwcp::wire::{Frame, FrameKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -463,6 +464,7 @@ impl RelayWorld {
             self.writer.pushed_bytes += payload.len() as u64;
             let stream_bytes = sum_of(&payload).0;
             let place = (place_of(&payload).0, number);
+            let payload = SegmentPayload { head: payload, ..SegmentPayload::default() };
             return self.source.push(place, stream_bytes, payload, PageCounts::default());
         }
         if !self.source.wants_segments() {
@@ -588,7 +590,7 @@ impl RelayWorld {
         let Some(destination) = &mut self.destination else { return };
         let Some(payload) = self.in_hand.take() else {
             if destination.wants_segments() {
-                self.in_hand = destination.next_segment();
+                self.in_hand = destination.next_segment().map(|payload| payload.head);
             }
             return;
         };
@@ -665,7 +667,7 @@ impl RelayWorld {
         match self.source.next_work(id, self.now) {
             Work::Frame(frame) => link.to_destination.send_frame(&frame),
             Work::Chunk(payload) => {
-                let frame = Frame { kind: FrameKind::Segment, payload: payload.to_vec() };
+                let frame = Frame { kind: FrameKind::Segment, payload: payload.head.clone() };
                 link.to_destination.send_frame(&frame);
             }
             Work::Wait(until) => assert!(until > self.now, "a wait that is over"),
@@ -707,6 +709,10 @@ impl RelayWorld {
         let Some(destination) = &mut self.destination else { return };
         let tired = destination.is_over() && self.random.u8(..50) == 0;
         let good = match link.to_destination.receive() {
+            Some(Ok(Received::Frame(Frame { kind: FrameKind::Segment, payload: head }))) => {
+                let payload = SegmentPayload { head, ..SegmentPayload::default() };
+                destination.segment(id, payload, self.now).is_ok()
+            }
             Some(Ok(Received::Frame(frame))) => destination.frame(id, frame, self.now).is_ok(),
             Some(_) => false,
             None => !link.to_destination.closed,

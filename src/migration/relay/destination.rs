@@ -1,6 +1,7 @@
 //! The destination's side of a relayed migration: segments put in order, and the end kept back
 //! until everything before it is proved.
 
+use super::spare::SpareBuffers;
 use super::{MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
 use crate::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
@@ -13,7 +14,7 @@ use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::{Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
-use crate::wire::segment::number_of;
+use crate::wire::segment::SegmentPayload;
 use crate::wire::{Control, Frame, FrameKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub enum Released {
 
 #[derive(Debug)]
 struct Arrived {
-    payload: Vec<u8>,
+    payload: SegmentPayload,
     /// Those that brought it. The source counts on one of them, and only it knows on which. None: it
     /// is acknowledged.
     streams: Vec<StreamId>,
@@ -96,6 +97,7 @@ pub struct RelayDestination {
     session: Session,
     early: BTreeMap<u64, Arrived>,
     early_bytes: u64,
+    spare: SpareBuffers,
     next: u64,
     /// Segments that the replay has taken and not yet written, by number.
     in_hand: BTreeMap<u64, InHand>,
@@ -131,6 +133,7 @@ impl RelayDestination {
             session: Session::default(),
             early: BTreeMap::new(),
             early_bytes: 0,
+            spare: SpareBuffers::default(),
             next: 0,
             in_hand: BTreeMap::new(),
             in_hand_bytes: 0,
@@ -174,7 +177,7 @@ impl RelayDestination {
 
     /// The next segment in order, to be unpacked; [`Self::unpacked`] is the answer. Once the whole is
     /// proved there is none, whatever else the source sends.
-    pub fn next_segment(&mut self) -> Option<Vec<u8>> {
+    pub fn next_segment(&mut self) -> Option<SegmentPayload> {
         let receiving = self.stage == Stage::Receiving && self.failure.is_none();
         if !receiving || !self.has_segment() {
             return None;
@@ -195,6 +198,11 @@ impl RelayDestination {
             _ => MAX_IN_HAND_BYTES_WITH_CHANNELS,
         };
         !self.unpacking && self.in_hand_bytes < most && self.early.contains_key(&self.next)
+    }
+
+    /// Buffers that serve again.
+    pub fn spare(&mut self) -> &mut SpareBuffers {
+        &mut self.spare
     }
 
     /// Bytes of segments that wait for the replay.
@@ -391,7 +399,25 @@ impl RelayDestination {
         }
     }
 
-    /// Takes in a frame that arrived on a stream.
+    /// Takes in a segment that arrived on a stream.
+    ///
+    /// # Errors
+    /// As [`Self::frame`].
+    pub fn segment(
+        &mut self,
+        stream: StreamId,
+        payload: SegmentPayload,
+        now: Time,
+    ) -> Result<(), SessionError> {
+        if !self.session.is_up(stream) {
+            return Ok(());
+        }
+        self.session.heard(stream, now);
+        self.wire_bytes += (HEADER_BYTES + payload.len()) as u64;
+        self.on_segment(stream, payload)
+    }
+
+    /// Takes in any other frame that arrived on a stream.
     ///
     /// # Errors
     /// The source broke the protocol: the stream is to be closed.
@@ -402,7 +428,6 @@ impl RelayDestination {
         self.session.heard(stream, now);
         self.wire_bytes += (HEADER_BYTES + frame.payload.len()) as u64;
         match frame.kind {
-            FrameKind::Segment => self.on_segment(stream, frame.payload)?,
             FrameKind::ControlAck => self.session.on_control_ack(&frame.payload)?,
             FrameKind::Control => {
                 for message in self.session.on_control(&frame.payload)? {
@@ -493,8 +518,12 @@ impl RelayDestination {
         })
     }
 
-    fn on_segment(&mut self, stream: StreamId, payload: Vec<u8>) -> Result<(), SessionError> {
-        let number = number_of(&payload)?;
+    fn on_segment(
+        &mut self,
+        stream: StreamId,
+        payload: SegmentPayload,
+    ) -> Result<(), SessionError> {
+        let number = payload.number()?;
         let in_hand = self.in_hand.get_mut(&number).map(|held| &mut held.streams);
         let waiting = self.early.get_mut(&number).map(|arrived| &mut arrived.streams);
         let known = in_hand.or(waiting);
@@ -626,8 +655,8 @@ mod tests {
         destination
     }
 
-    fn segment(number: u64) -> Frame {
-        Frame { kind: FrameKind::Segment, payload: number.to_le_bytes().to_vec() }
+    fn segment(number: u64) -> SegmentPayload {
+        SegmentPayload { head: number.to_le_bytes().to_vec(), ..SegmentPayload::default() }
     }
 
     fn end_after(segments: u64) -> Frame {
@@ -654,8 +683,8 @@ mod tests {
     #[test]
     fn the_late_first_copy_of_a_segment_does_not_swallow_the_second_ones_acknowledgement() {
         let mut destination = destination();
-        destination.frame(B, segment(0), NOW).unwrap();
-        destination.frame(A, segment(0), NOW).unwrap();
+        destination.segment(B, segment(0), NOW).unwrap();
+        destination.segment(A, segment(0), NOW).unwrap();
         assert!(replay_one(&mut destination));
         destination.stream_down(A, "cut", NOW);
         assert_eq!(destination.waiting_acks(B), 1);
@@ -687,12 +716,12 @@ mod tests {
     #[test]
     fn what_comes_after_the_end_is_not_replayed() {
         let mut destination = destination();
-        destination.frame(A, segment(0), NOW).unwrap();
+        destination.segment(A, segment(0), NOW).unwrap();
         destination.frame(A, end_after(1), NOW).unwrap();
         assert!(replay_one(&mut destination));
         let expected = [Action::Persist(Mark::Receiving), Action::Persist(Mark::Owned)];
         assert_eq!(actions(&mut destination), expected);
-        destination.frame(A, segment(1), NOW).unwrap();
+        destination.segment(A, segment(1), NOW).unwrap();
         assert!(!replay_one(&mut destination));
         destination.persisted(Mark::Owned, Ok(()));
         assert!(!replay_one(&mut destination));
@@ -704,7 +733,7 @@ mod tests {
         let mut destination = with_channels(2);
         let mut sum = StreamSum::default();
         for (number, channel) in [(0, 1), (1, 2), (2, 0)] {
-            destination.frame(A, segment(number), NOW).unwrap();
+            destination.segment(A, segment(number), NOW).unwrap();
             assert!(destination.next_segment().is_some());
             assert_eq!(destination.unpacked(channel, 8, 7), Some(number));
             sum.add(channel, 8, 7);
@@ -726,8 +755,8 @@ mod tests {
     fn the_replay_gets_no_more_than_its_bounds() {
         for (channels, most) in [(0, MAX_IN_HAND_BYTES), (1, MAX_IN_HAND_BYTES_WITH_CHANNELS)] {
             let mut destination = with_channels(channels);
-            destination.frame(A, segment(0), NOW).unwrap();
-            destination.frame(A, segment(1), NOW).unwrap();
+            destination.segment(A, segment(0), NOW).unwrap();
+            destination.segment(A, segment(1), NOW).unwrap();
             assert!(destination.next_segment().is_some());
             assert!(destination.next_segment().is_none(), "one is being unpacked");
             assert_eq!(destination.unpacked(0, most, 7), Some(0));
@@ -740,7 +769,7 @@ mod tests {
     #[test]
     fn a_channel_that_was_not_agreed_on_is_refused() {
         let mut destination = with_channels(2);
-        destination.frame(A, segment(0), NOW).unwrap();
+        destination.segment(A, segment(0), NOW).unwrap();
         assert!(destination.next_segment().is_some());
         assert_eq!(destination.unpacked(3, 8, 7), None);
         let expected = [Action::Persist(Mark::Discarded), Action::Finish(Ending::Discard)];
@@ -751,7 +780,7 @@ mod tests {
     fn more_than_was_promised_is_refused() {
         let mut destination = destination();
         for number in 0..3 {
-            destination.frame(A, segment(number), NOW).unwrap();
+            destination.segment(A, segment(number), NOW).unwrap();
         }
         (0..3).for_each(|_| assert!(replay_one(&mut destination)));
         destination.frame(A, end_after(2), NOW).unwrap();
@@ -764,12 +793,11 @@ mod tests {
     fn a_flood_of_early_segments_costs_the_connection() {
         let mut destination = destination();
         let beyond = segment(MAX_EARLY_SEGMENTS + ACKNOWLEDGED_AHEAD);
-        let far = destination.frame(A, beyond, NOW).unwrap_err();
+        let far = destination.segment(A, beyond, NOW).unwrap_err();
         assert!(matches!(far, SessionError::BeyondWindow { .. }));
-        let mut large = segment(1).payload;
-        large.resize(MAX_EARLY_BYTES as usize + 1, 0);
-        let large = Frame { kind: FrameKind::Segment, payload: large };
-        assert!(destination.frame(A, large, NOW).is_err());
+        let fresh = vec![0; MAX_EARLY_BYTES as usize + 1];
+        let large = SegmentPayload { fresh, ..segment(1) };
+        assert!(destination.segment(A, large, NOW).is_err());
         assert_eq!(destination.stored_bytes(), 0);
     }
 }

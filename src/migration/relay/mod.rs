@@ -18,6 +18,7 @@
 pub mod destination;
 pub mod segment_io;
 pub mod source;
+pub mod spare;
 mod window;
 
 use crate::base::{MachineFacts, MigrationId};

@@ -16,13 +16,17 @@ use crate::encoding::{
 };
 use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
-use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader};
-use std::mem::take;
+use crate::wire::segment::{
+    BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentPayload,
+};
+use std::mem::{swap, take};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// How blocks other than fresh pages are packed: they are small, and shrink a lot.
 const SIDE_CODEC: CodecChoice = CodecChoice::Zstd(1);
+/// Where the fresh pages are among the blocks.
+const FRESH: usize = 2;
 /// Blocks shorter than this are stored.
 const LEAST_PACKED_BYTES: usize = 64;
 
@@ -61,7 +65,7 @@ impl Prepared {
 #[derive(Debug)]
 pub struct Packed {
     /// The frame's payload.
-    pub payload: Vec<u8>,
+    pub payload: SegmentPayload,
     /// What became of its pages.
     pub counts: PageCounts,
     /// How the fresh pages were packed: codec, length before and after.
@@ -72,8 +76,8 @@ pub struct Packed {
     pub class_bytes: u64,
     /// Length of the differences, packed.
     pub delta_bytes: u64,
+    /// Empty where the pages are stored: then the payload has them.
     fresh_pages: Vec<u8>,
-    fresh_at: Range<usize>,
     remembered: bool,
 }
 
@@ -112,6 +116,8 @@ pub struct Unpacker {
     pages: PageDecoder,
     keys: Vec<PageKey>,
     blocks: [Vec<u8>; BLOCKS],
+    /// All pages of the segment were whole, and went with it.
+    moved: bool,
 }
 
 /// A segment could not be unpacked: the peer is broken, or the two sides have drifted apart.
@@ -169,9 +175,9 @@ impl Preparer {
         self
     }
 
-    /// Takes the next stretch of any channel. `remember`: look for references and differences, and
-    /// keep its pages for those to come.
-    pub fn prepare(&mut self, segment: &Segment, place: Place, remember: bool) -> Prepared {
+    /// Takes the next stretch of any channel, which is empty then. `remember`: look for references and
+    /// differences, and keep its pages for those to come.
+    pub fn prepare(&mut self, segment: &mut Segment, place: Place, remember: bool) -> Prepared {
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
@@ -183,7 +189,8 @@ impl Preparer {
         segment.encode_framing(&mut prepared.framing);
         let on = remember && self.keeps;
         let options = HybridOptions { delta: on && self.delta, duplicates: on, held: remember };
-        self.encoder.encode(&self.keys, &segment.data, options, &mut prepared.pages);
+        self.encoder.encode(&self.keys, &mut segment.data, options, &mut prepared.pages);
+        segment.clear();
         self.next += 1;
         prepared
     }
@@ -217,8 +224,16 @@ impl Preparer {
 impl Packed {
     /// The whole pages, if they were remembered: on a link too fast for that, nothing is held.
     pub fn fresh_block(&self) -> Option<FreshBlock<'_>> {
-        let packed = &self.payload[self.fresh_at.clone()];
-        fresh_block(self.remembered, &self.fresh_pages, self.fresh.0, packed)
+        let (codec, packed) = (self.fresh.0, &self.payload.fresh);
+        let pages = if codec == Codec::None { packed } else { &self.fresh_pages };
+        fresh_block(self.remembered, pages, codec, packed)
+    }
+}
+
+impl Packed {
+    /// What travels, its counts, and the buffer of the pages if it is no part of that.
+    pub fn into_parts(self) -> (SegmentPayload, PageCounts, Vec<u8>) {
+        (self.payload, self.counts, self.fresh_pages)
     }
 }
 
@@ -233,43 +248,62 @@ impl Packer {
         codec: CodecChoice,
     ) -> Result<Packed, EncodeError> {
         let pages = take(&mut prepared.pages);
-        let raw = [&prepared.framing, &pages.classes, &pages.fresh, &pages.delta];
-        let choices = [SIDE_CODEC, SIDE_CODEC, codec, SIDE_CODEC];
-        let mut blocks = [Block::default(); BLOCKS];
-        let mut payload = vec![0; SEGMENT_HEADER_BYTES];
-        for ((block, raw), choice) in blocks.iter_mut().zip(raw).zip(choices) {
-            let choice = if raw.len() < LEAST_PACKED_BYTES { CodecChoice::None } else { choice };
-            let encoded = self.encoder.encode(choice, raw, &mut self.scratch)?;
-            let (codec, packed_bytes) = (encoded.codec as u8, encoded.payload.len() as u32);
-            *block = Block { codec, raw_bytes: raw.len() as u32, packed_bytes };
-            payload.extend_from_slice(encoded.payload);
-        }
+        let mut payload = SegmentPayload { head: vec![0; SEGMENT_HEADER_BYTES], ..Default::default() };
+        let framing = self.pack_block(&prepared.framing, &mut payload.head)?;
+        let classes = self.pack_block(&pages.classes, &mut payload.head)?;
+        let delta = self.pack_block(&pages.delta, &mut payload.tail)?;
+        let (fresh_bytes, mut fresh_pages) = (pages.fresh.len(), pages.fresh);
+        let shrunk = self.shrink(codec, &fresh_pages, &mut payload.fresh)?;
+        let fresh = shrunk.unwrap_or_else(|| {
+            payload.fresh = take(&mut fresh_pages);
+            Block::stored(fresh_bytes)
+        });
         let Prepared { number, place: Place { channel, before_end }, checksum, .. } = prepared;
+        let blocks = [framing, classes, fresh, delta];
         let header = SegmentHeader { number, channel, before_end, checksum, blocks };
-        let mut head = Vec::with_capacity(SEGMENT_HEADER_BYTES);
-        header.encode(&mut head);
-        payload[..SEGMENT_HEADER_BYTES].copy_from_slice(&head);
+        payload.head[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
         let counts = PageCounts {
             zero: pages.counts.zero.into(),
             duplicate: u64::from(pages.counts.duplicate) + u64::from(pages.counts.held),
             delta: pages.counts.delta.into(),
             full: pages.counts.fresh.into(),
         };
-        let used = Codec::try_from(blocks[2].codec).unwrap_or(Codec::None);
-        let fresh = (used, pages.fresh.len(), blocks[2].packed_bytes as usize);
-        let (class_bytes, delta_bytes) = (blocks[1].packed_bytes, blocks[3].packed_bytes);
-        let fresh_end = payload.len() - delta_bytes as usize;
+        let used = Codec::try_from(fresh.codec).unwrap_or(Codec::None);
         Ok(Packed {
-            payload,
             counts,
-            fresh,
+            fresh: (used, fresh_bytes, payload.fresh.len()),
             classes: pages.counts,
-            class_bytes: class_bytes.into(),
-            delta_bytes: delta_bytes.into(),
-            fresh_at: fresh_end - fresh.2..fresh_end,
+            class_bytes: classes.packed_bytes.into(),
+            delta_bytes: delta.packed_bytes.into(),
+            payload,
             remembered: is_remembered(&pages.classes),
-            fresh_pages: pages.fresh,
+            fresh_pages,
         })
+    }
+
+    /// A small block.
+    fn pack_block(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Block, EncodeError> {
+        let choice = if raw.len() < LEAST_PACKED_BYTES { CodecChoice::None } else { SIDE_CODEC };
+        Ok(self.shrink(choice, raw, out)?.unwrap_or_else(|| {
+            out.extend_from_slice(raw);
+            Block::stored(raw.len())
+        }))
+    }
+
+    /// Appends a block to `out`. None: it does not shrink and `out` is as it was.
+    fn shrink(
+        &mut self,
+        choice: CodecChoice,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Block>, EncodeError> {
+        let encoded = self.encoder.encode(choice, raw, &mut self.scratch)?;
+        if encoded.codec == Codec::None {
+            return Ok(None);
+        }
+        out.extend_from_slice(encoded.payload);
+        let (codec, packed_bytes) = (encoded.codec as u8, encoded.payload.len() as u32);
+        Ok(Some(Block { codec, raw_bytes: raw.len() as u32, packed_bytes }))
     }
 }
 
@@ -281,27 +315,41 @@ impl Unpacker {
             pages: PageDecoder::new(limits),
             keys: Vec::new(),
             blocks: Default::default(),
+            moved: false,
         }
     }
 
-    /// Unpacks the next segment in order: its header and its stretch of the stream.
+    /// Unpacks the next segment in order: its header and its stretch of the stream, whose pages may
+    /// come to lie in `spare`. Of `payload` the fresh pages are taken where they are stored, and
+    /// another buffer is left.
     ///
     /// # Errors
     /// [`UnpackError`]; the stream cannot be gone on with.
-    pub fn unpack(&mut self, payload: &[u8]) -> Result<(SegmentHeader, Segment), UnpackError> {
+    pub fn unpack(
+        &mut self,
+        payload: &mut SegmentPayload,
+        spare: Vec<u8>,
+    ) -> Result<(SegmentHeader, Segment), UnpackError> {
         let (header, packed) = SegmentHeader::decode(payload)?;
         let number = header.number;
-        for ((into, packed), block) in self.blocks.iter_mut().zip(packed).zip(&header.blocks) {
+        let stored = header.blocks[FRESH] == Block::stored(payload.fresh.len());
+        for (at, packed) in packed.iter().enumerate().filter(|(at, _)| *at != FRESH || !stored) {
+            let (block, into) = (header.blocks[at], &mut self.blocks[at]);
             let codec = Codec::try_from(block.codec)
                 .map_err(|_| DecodeError::UnknownCodec(block.codec))
                 .and_then(|codec| self.decoder.decode(codec, packed, block.raw_bytes, into));
             codec.map_err(|source| UnpackError::Block { number, source })?;
         }
-        let [framing, classes, fresh, delta] = &self.blocks;
+        if stored {
+            swap(&mut self.blocks[FRESH], &mut payload.fresh);
+        }
+        let [framing, classes, fresh, delta] = &mut self.blocks;
         let mut segment = Segment::decode_framing(framing)
             .map_err(|source| UnpackError::Framing { number, source })?;
+        segment.data = spare;
         keys_of(&segment, &mut self.keys);
-        self.pages
+        self.moved = self
+            .pages
             .decode(&self.keys, classes, fresh, delta, &mut segment.data)
             .map_err(|source| UnpackError::Pages { number, source })?;
         let (found, sent) = (checksum(&segment), header.checksum);
@@ -316,13 +364,19 @@ impl Unpacker {
         self.pages.announce(pages);
     }
 
-    /// The whole pages of the segment that was unpacked last, from `payload`; see
-    /// [`Packed::fresh_block`].
-    pub fn fresh_block<'a>(&'a self, payload: &'a [u8]) -> Option<FreshBlock<'a>> {
-        let (header, packed) = SegmentHeader::decode(payload).ok()?;
-        let codec = Codec::try_from(header.blocks[2].codec).ok()?;
+    /// The whole pages of the segment that was unpacked last, from what it came as and what it became;
+    /// see [`Packed::fresh_block`].
+    pub fn fresh_block<'a>(
+        &'a self,
+        header: &SegmentHeader,
+        payload: &'a SegmentPayload,
+        segment: &'a Segment,
+    ) -> Option<FreshBlock<'a>> {
+        let codec = Codec::try_from(header.blocks[FRESH].codec).ok()?;
         let [_, classes, fresh, _] = &self.blocks;
-        fresh_block(is_remembered(classes), fresh, codec, packed[2])
+        let pages = if self.moved { &segment.data } else { fresh };
+        let packed = if codec == Codec::None { pages } else { &payload.fresh };
+        fresh_block(is_remembered(classes), pages, codec, packed)
     }
 
     /// The pages that were remembered last, each once.
@@ -376,6 +430,8 @@ mod tests {
     use crate::encoding::{HeldError, HeldKey};
     use crate::qemu::PageSlot;
 
+    const CODECS: [CodecChoice; 3] = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
+
     fn segment(random: &mut fastrand::Rng) -> Segment {
         let mut segment = Segment::default();
         segment.skeleton.extend((0..random.usize(..400)).map(|_| random.u8(..)));
@@ -399,10 +455,9 @@ mod tests {
             for number in 0..60 {
                 let sent = segment(&mut random);
                 let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
-                let prepared = prepare.prepare(&sent, place, number % 5 != 4);
-                let choice = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
-                let packed = pack.pack(prepared, choice[number % 3]).unwrap();
-                let (header, came) = unpack.unpack(&packed.payload).unwrap();
+                let prepared = prepare.prepare(&mut sent.clone(), place, number % 5 != 4);
+                let mut packed = pack.pack(prepared, CODECS[number % 3]).unwrap();
+                let (header, came) = unpack.unpack(&mut packed.payload, Vec::new()).unwrap();
                 assert_eq!(header.number, number as u64);
                 assert_eq!((header.channel, header.before_end), (place.channel, place.before_end));
                 assert_eq!(came, sent);
@@ -433,14 +488,14 @@ mod tests {
         let mut prepare = Preparer::new(limits_for(16));
         prepare.announce(Arc::new(announced));
         let packed = Packer::default()
-            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::None)
             .unwrap();
         // A page that is written twice is looked up once.
         assert!(packed.classes.held > 5, "{:?}", packed.classes);
         let unpack_with = |pages: Vec<u8>| {
             let mut unpack = Unpacker::new(limits_for(16));
             unpack.announce(Box::new(Holder(pages)));
-            unpack.unpack(&packed.payload).map(|(_, segment)| segment)
+            unpack.unpack(&mut packed.payload.clone(), vec![3; 5000]).map(|(_, segment)| segment)
         };
         assert_eq!(unpack_with(sent.data.clone()).unwrap(), sent);
         let mut other = sent.data.clone();
@@ -457,10 +512,12 @@ mod tests {
         for round in 0..20 {
             let (sent, remember) = (segment(&mut random), round % 4 != 3);
             let packed = pack
-                .pack(prepare.prepare(&sent, Place::default(), remember), CodecChoice::Zstd(1))
+                .pack(prepare.prepare(&mut sent.clone(), Place::default(), remember), CODECS[round % 3])
                 .unwrap();
-            unpack.unpack(&packed.payload).unwrap();
-            let (here, there) = (packed.fresh_block(), unpack.fresh_block(&packed.payload));
+            let mut payload = packed.payload.clone();
+            let (header, segment) = unpack.unpack(&mut payload, vec![1; 100]).unwrap();
+            let here = packed.fresh_block();
+            let there = unpack.fresh_block(&header, &payload, &segment);
             assert_eq!(here.is_some(), remember && packed.classes.fresh > 0);
             let parts = |block: Option<FreshBlock<'_>>| {
                 block.map(|block| (block.pages.to_vec(), block.codec, block.packed.to_vec()))
@@ -482,10 +539,10 @@ mod tests {
             let (mut pack, mut unpack) = (Packer::default(), Unpacker::new(limits_for(1000)));
             let mut counts = PageCounts::default();
             for sent in &segments {
-                let packed = pack
-                    .pack(prepare.prepare(sent, Place::default(), true), CodecChoice::Lz4)
+                let mut packed = pack
+                    .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::Lz4)
                     .unwrap();
-                assert_eq!(unpack.unpack(&packed.payload).unwrap().1, *sent);
+                assert_eq!(unpack.unpack(&mut packed.payload, Vec::new()).unwrap().1, *sent);
                 counts.delta += packed.counts.delta;
                 counts.duplicate += packed.counts.duplicate;
             }
@@ -506,14 +563,19 @@ mod tests {
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
         let payload = pack
-            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::None)
             .unwrap()
             .payload;
         for _ in 0..400 {
             let mut changed = payload.clone();
-            let at = random.usize(SEGMENT_HEADER_BYTES..changed.len());
-            changed[at] ^= 1 << random.u8(..8);
-            assert!(Unpacker::new(limits_for(16)).unpack(&changed).is_err(), "byte {at}");
+            let mut at = random.usize(SEGMENT_HEADER_BYTES..changed.len());
+            let bit = 1 << random.u8(..8);
+            for piece in [&mut changed.head, &mut changed.fresh, &mut changed.tail] {
+                piece.iter_mut().nth(at).into_iter().for_each(|byte| *byte ^= bit);
+                at = at.wrapping_sub(piece.len());
+            }
+            assert_ne!(changed, payload);
+            assert!(Unpacker::new(limits_for(16)).unpack(&mut changed, Vec::new()).is_err(), "bit {bit}");
         }
     }
 }

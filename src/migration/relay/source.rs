@@ -1,5 +1,6 @@
 //! The source's side of a relayed migration: segments out, acknowledgements in, and the end.
 
+use super::spare::SpareBuffers;
 use super::window::{Link, Window};
 use super::{KEEP_ALIVE, MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
@@ -15,6 +16,7 @@ use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::hello::{Ended, Features};
+use crate::wire::segment::SegmentPayload;
 use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::replace;
@@ -46,7 +48,7 @@ pub struct PageCounts {
 
 #[derive(Debug)]
 struct Segment {
-    payload: Arc<Vec<u8>>,
+    payload: Arc<SegmentPayload>,
     channel: u8,
     stream_bytes: u64,
     sent: Option<(StreamId, Time)>,
@@ -84,6 +86,7 @@ pub struct RelaySource {
     unsent: BTreeSet<u64>,
     unsent_bytes: u64,
     window: Window,
+    spare: SpareBuffers,
     /// One more than the highest number that is acknowledged. The destination acknowledges no number
     /// that is far ahead of its replay, and stores none that is far ahead of this.
     acknowledged_to: u64,
@@ -126,6 +129,7 @@ impl RelaySource {
             unsent: BTreeSet::new(),
             unsent_bytes: 0,
             window,
+            spare: SpareBuffers::default(),
             acknowledged_to: 0,
             pacer,
             bandwidth: BandwidthEstimator::default(),
@@ -227,7 +231,7 @@ impl RelaySource {
         &mut self,
         (channel, number): (u8, u64),
         stream_bytes: u64,
-        payload: Vec<u8>,
+        payload: SegmentPayload,
         pages: PageCounts,
     ) {
         if self.failure.is_some() || self.finish_asked {
@@ -372,6 +376,11 @@ impl RelaySource {
         round_trip + drain
     }
 
+    /// Buffers that serve again.
+    pub fn spare(&mut self) -> &mut SpareBuffers {
+        &mut self.spare
+    }
+
     /// Bytes of segments that are not acknowledged.
     pub fn under_way_bytes(&self) -> u64 {
         self.window.bytes()
@@ -485,8 +494,8 @@ impl RelaySource {
         }
     }
 
-    /// The next thing for this stream to do; the cargo is a segment frame's payload.
-    pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<Vec<u8>>> {
+    /// The next thing for this stream to do; the cargo is a segment.
+    pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<SegmentPayload>> {
         if let Some(frame) = self.session.next_frame(stream, now) {
             self.wire_bytes += (HEADER_BYTES + frame.payload.len()) as u64;
             return Work::Frame(frame);
@@ -633,7 +642,7 @@ impl RelaySource {
         }
     }
 
-    fn send(&mut self, number: u64, stream: StreamId, now: Time) -> Option<Arc<Vec<u8>>> {
+    fn send(&mut self, number: u64, stream: StreamId, now: Time) -> Option<Arc<SegmentPayload>> {
         self.unsent.remove(&number);
         let segment = self.segments.get_mut(&number)?;
         segment.sent = Some((stream, now));
@@ -659,6 +668,9 @@ impl RelaySource {
             }
             self.acknowledged_to = self.acknowledged_to.max(id.0 + 1);
             self.last_progress = now;
+            if let Some(payload) = Arc::into_inner(segment.payload) {
+                self.spare.put(payload.fresh);
+            }
         }
     }
 

@@ -154,13 +154,14 @@ fn segments(delta: bool, sample: &Sample, tally: &mut Tally) -> Result<(), Strin
         let mut segment = segment_of(number, pages);
         for round in 0..ROUNDS {
             let packed = tally.encoding(|| {
-                packer.pack(preparer.prepare(&segment, Place::default(), true), choice)
+                packer.pack(preparer.prepare(&mut segment.clone(), Place::default(), true), choice)
             });
-            let packed = packed.map_err(|error| error.to_string())?;
-            let came = tally.decoding(|| unpacker.unpack(&packed.payload));
+            let mut packed = packed.map_err(|error| error.to_string())?.payload;
+            let packed_bytes = packed.len();
+            let came = tally.decoding(|| unpacker.unpack(&mut packed, Vec::new()));
             let (_, came) = came.map_err(|error| error.to_string())?;
             let what = format!("segment {number}, round {round}");
-            tally.compare(&what, &segment.data, &came.data, packed.payload.len())?;
+            tally.compare(&what, &segment.data, &came.data, packed_bytes)?;
             if came != segment {
                 return Err(format!("{what}: what is not pages differs"));
             }

@@ -7,8 +7,8 @@ use crate::encoding::{Codec, CodecChoice};
 use crate::migration::CodecPolicy;
 use crate::migration::relay::segment_io::{Packed, Packer, Prepared};
 use crate::runtime::lock::lock;
+use crate::runtime::sys::thread::processor_time;
 use std::sync::Mutex;
-use std::time::Instant;
 
 /// Equal seeds explore equally.
 const SEED: u64 = 0x6477_6370;
@@ -47,9 +47,12 @@ impl CodecChooser {
         let wanted = lock(&self.selector).choose(&sample, link);
         let known = codecs >> wanted.codec() as u8 & 1 == 1;
         let choice = if known { wanted } else { CodecChoice::None };
-        let begun = Instant::now();
+        // By the thread's own time: with others on its processor, the time of day would make every
+        // codec slow, and the dense ones not worth it.
+        let begun = processor_time();
         let packed = packer.pack(prepared, choice)?;
-        let encode_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let taken = processor_time().saturating_sub(begun);
+        let encode_ns = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX);
         let (codec_used, raw, small) = packed.fresh;
         let (raw_bytes, packed_bytes) = (raw as u64, small as u64);
         if raw_bytes > 0 {

@@ -33,9 +33,10 @@ use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::replay::replay;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
+use crate::transport::SessionError;
 use crate::wire::Hello;
 use crate::wire::hello::{Features, Purpose};
-use crate::wire::segment::SegmentHeader;
+use crate::wire::segment::{SegmentHeader, SegmentPayload};
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -256,7 +257,7 @@ impl QemuIncoming {
     }
 
     /// The next segment for the replay; none: there will be none.
-    pub(super) fn next_segment(&self) -> Option<Vec<u8>> {
+    pub(super) fn next_segment(&self) -> Option<SegmentPayload> {
         let mut machine = lock(&self.machine);
         while machine.wants_segments() {
             match machine.next_segment() {
@@ -267,9 +268,12 @@ impl QemuIncoming {
         None
     }
 
-    /// A segment is with QEMU.
-    pub(super) fn replayed(&self, number: u64) {
-        lock(&self.machine).replayed(number, now());
+    /// A segment is with QEMU, and its pages need no buffer any more.
+    pub(super) fn replayed(&self, number: u64, buffer: Vec<u8>) {
+        let mut machine = lock(&self.machine);
+        machine.replayed(number, now());
+        machine.spare().put(buffer);
+        drop(machine);
         self.news.notify_all();
         self.flush_acks();
     }
@@ -293,22 +297,25 @@ impl QemuIncoming {
     /// Both steps of a segment's way back; its pages are kept by `keeper`.
     pub(super) fn unpack(
         &self,
-        payload: &[u8],
+        mut payload: SegmentPayload,
         keeper: Option<&HeldWriter>,
     ) -> Result<(SegmentHeader, Segment), Failure> {
         let corrupt = |error: String| Failure::new(Status::Corrupt, error);
         let mut unpacker = lock(&self.unpacker);
         let unpacker = unpacker.as_mut().ok_or_else(|| corrupt("the stream has ended".into()))?;
-        let unpacked = unpacker.unpack(payload).map_err(|error| {
+        let spare = lock(&self.machine).spare().take();
+        let (header, segment) = unpacker.unpack(&mut payload, spare).map_err(|error| {
             if let UnpackError::Checksum { .. } = error {
                 self.store.distrust(&self.setup.guest);
             }
             corrupt(error.to_string())
         })?;
         if let Some(keeper) = keeper {
-            unpacker.fresh_block(payload).into_iter().for_each(|block| keeper.add(block));
+            let block = unpacker.fresh_block(&header, &payload, &segment);
+            block.into_iter().for_each(|block| keeper.add(block));
         }
-        Ok(unpacked)
+        lock(&self.machine).spare().put(payload.fresh);
+        Ok((header, segment))
     }
 
     fn door(&self) -> Option<Arc<QemuDoor>> {
@@ -332,14 +339,15 @@ impl QemuIncoming {
 
     fn receive(&self, stream: StreamId, reader: &mut FrameReader) -> String {
         loop {
+            if !reader.has_buffer() {
+                reader.offer_buffer(lock(&self.machine).spare().take());
+            }
             let result = match reader.next(PAGE_BYTES) {
+                Ok(Incoming::Segment(payload)) => {
+                    self.take(|machine| machine.segment(stream, payload, now()))
+                }
                 Ok(Incoming::Frame(frame)) => {
-                    let result = lock(&self.machine).frame(stream, frame, now());
-                    self.news.notify_all();
-                    // A segment that was replayed long ago is acknowledged at once, and the source
-                    // may send nothing more before it hears that.
-                    self.flush_acks();
-                    result.map_err(|error| error.to_string())
+                    self.take(|machine| machine.frame(stream, frame, now()))
                 }
                 Ok(Incoming::Chunk(_)) => Err("a chunk on a relayed migration".into()),
                 Err(ConnectionError::Closed) => Err("closed by the source".into()),
@@ -349,6 +357,19 @@ impl QemuIncoming {
                 return reason;
             }
         }
+    }
+
+    /// Gives the machine what came.
+    fn take(
+        &self,
+        by: impl FnOnce(&mut RelayDestination) -> Result<(), SessionError>,
+    ) -> Result<(), String> {
+        let result = by(&mut lock(&self.machine));
+        self.news.notify_all();
+        // A segment that was replayed long ago is acknowledged at once, and the source may send
+        // nothing more before it hears that.
+        self.flush_acks();
+        result.map_err(|error| error.to_string())
     }
 
     /// Sends what is due on this stream.

@@ -151,16 +151,25 @@ impl Intake {
         }
     }
 
-    /// Prepares what was read, as the next segment of all channels.
-    pub fn prepare(&mut self, together: &Together, remember: bool) -> Prepared {
+    /// Prepares what was read, as the next segment of all channels; what is read next may come to lie
+    /// in `spare`.
+    pub fn prepare(
+        &mut self,
+        together: &Together,
+        remember: bool,
+        mut spare: Vec<u8>,
+    ) -> Prepared {
         let mut state = lock(&together.state);
         if together.channels > 0 {
             self.number_blocks(&mut state.blocks);
         }
         let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
-        let prepared = state.preparer.prepare(&self.segment, place, remember);
+        let prepared = state.preparer.prepare(&mut self.segment, place, remember);
         state.sum.add(self.channel, prepared.stream_bytes, prepared.checksum);
-        self.segment.clear();
+        if self.segment.data.capacity() < spare.capacity() {
+            spare.clear();
+            self.segment.data = spare;
+        }
         prepared
     }
 

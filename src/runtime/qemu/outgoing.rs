@@ -38,6 +38,7 @@ use crate::runtime::sys::readiness::wait_readable;
 use crate::runtime::sys::thread::spawn_named;
 use crate::transport::SessionError;
 use crate::wire::hello::{Ended, Features};
+use crate::wire::segment::SegmentPayload;
 use crate::wire::{Frame, FrameKind};
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -500,12 +501,13 @@ impl QemuOutgoing {
         }
         let wanted = machine.wants_segments();
         let rate = machine.bandwidth_bytes_per_s();
+        let spare = machine.spare().take();
         drop(machine);
         if !wanted {
             return false;
         }
         let remember = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
-        let prepared = intake.prepare(together, remember);
+        let prepared = intake.prepare(together, remember, spare);
         waiting.fetch_add(1, Ordering::Relaxed);
         out.send(prepared).is_ok()
     }
@@ -526,7 +528,11 @@ impl QemuOutgoing {
             }
             let mut machine = self.slots.machine();
             match packed {
-                Ok(packed) => machine.push(place, stream_bytes, packed.payload, packed.counts),
+                Ok(packed) => {
+                    let (payload, counts, buffer) = packed.into_parts();
+                    machine.push(place, stream_bytes, payload, counts);
+                    machine.spare().put(buffer);
+                }
                 Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),
             }
             drop(machine);
@@ -631,7 +637,7 @@ impl Handle for QemuOutgoing {
 }
 
 impl StreamMachine for RelaySource {
-    type Cargo = Arc<Vec<u8>>;
+    type Cargo = Arc<SegmentPayload>;
 
     fn wants_streams(&self) -> bool {
         RelaySource::wants_streams(self)
@@ -677,10 +683,10 @@ impl Carrier for QemuOutgoing {
 
     fn carry(
         &self,
-        payload: Arc<Vec<u8>>,
+        payload: Arc<SegmentPayload>,
         socket: &mut FrameWriter,
         (): &mut (),
     ) -> Option<io::Result<()>> {
-        Some(socket.payload(FrameKind::Segment, &payload))
+        Some(socket.payload(FrameKind::Segment, &payload.pieces()))
     }
 }

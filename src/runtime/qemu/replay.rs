@@ -14,6 +14,7 @@ use crate::runtime::lock::lock;
 use crate::runtime::qemu::door::QemuDoor;
 use crate::runtime::qemu::incoming::QemuIncoming;
 use crate::runtime::sys::thread::spawn_named;
+use crate::wire::segment::SegmentPayload;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ struct Writer {
 pub fn replay(incoming: &Arc<QemuIncoming>, keeper: Option<&HeldWriter>) {
     let mut writers: Vec<Option<Writer>> = Vec::new();
     while let Some(payload) = incoming.next_segment() {
-        if let Err(failure) = take_in(incoming, (&payload, keeper), &mut writers) {
+        if let Err(failure) = take_in(incoming, (payload, keeper), &mut writers) {
             incoming.fail(failure);
         }
         incoming.flush_acks();
@@ -57,7 +58,7 @@ pub fn replay(incoming: &Arc<QemuIncoming>, keeper: Option<&HeldWriter>) {
 /// Unpacks a segment and gives it to its channel's thread.
 fn take_in(
     incoming: &Arc<QemuIncoming>,
-    (payload, keeper): (&[u8], Option<&HeldWriter>),
+    (payload, keeper): (SegmentPayload, Option<&HeldWriter>),
     writers: &mut Vec<Option<Writer>>,
 ) -> Result<(), Failure> {
     let (header, segment) = incoming.unpack(payload, keeper)?;
@@ -111,7 +112,7 @@ fn write_all(
         };
         let failure = match written {
             Ok(Ok(())) => {
-                incoming.replayed(stretch.number);
+                incoming.replayed(stretch.number, stretch.segment.data);
                 continue;
             }
             Ok(Err(failure)) => failure,

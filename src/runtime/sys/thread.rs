@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 /// Signals that a thread raises by its own fault: blocked, they would bypass the host's crash
 /// handler and kill the process silently.
@@ -58,6 +59,15 @@ extern "C" fn run<F: FnOnce() -> R, R>(argument: *mut libc::c_void) -> *mut libc
     ptr::null_mut()
 }
 
+/// Processor time that the calling thread has had; not the time in which it was put aside.
+pub fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, and `time` is one.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    debug_assert_eq!(code, 0, "every thread has this clock");
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
 /// Whether the thread is the calling one.
 ///
 /// `std::thread::current` would do, but for the reason at `on_passing_thread`.
@@ -108,6 +118,18 @@ mod tests {
 
     fn blocks(mask: &str, signal: libc::c_int) -> bool {
         u64::from_str_radix(mask, 16).unwrap() >> (signal - 1) & 1 == 1
+    }
+
+    #[test]
+    fn time_in_which_a_thread_waits_is_not_its_own() {
+        let before = processor_time();
+        std::thread::sleep(Duration::from_millis(50));
+        let waited = processor_time() - before;
+        let begun = std::time::Instant::now();
+        while processor_time() - before <= 2 * waited {
+            assert!(begun.elapsed() < Duration::from_secs(30), "a busy thread's time stands still");
+        }
+        assert!(waited < Duration::from_millis(50));
     }
 
     #[test]
