@@ -129,7 +129,7 @@ pub enum DecodeError {
 impl Encoder {
     /// Packs `raw`, into `out` if that pays; what `out` held before is lost.
     ///
-    /// `out` never grows beyond 15/16 of `raw`, or of the largest chunk.
+    /// `out` grows to 15/16 of the largest `raw` so far, and never beyond that of the largest chunk.
     ///
     /// # Errors
     /// [`EncodeError`] if zstd cannot be set up. Data never fail to encode.
@@ -144,18 +144,20 @@ impl Encoder {
         if choice == CodecChoice::None || limit == 0 || BlockSample::of(raw).looks_random() {
             return Ok(stored);
         }
-        out.resize(limit, 0);
+        // Only ever longer: to clear it anew for each block would cost a tenth of a fast codec's time.
+        out.resize(out.len().max(limit), 0);
+        let out = &mut out[..limit];
         let (codec, packed) = match choice {
             CodecChoice::None => return Ok(stored),
             CodecChoice::Lz4 => {
-                (Codec::Lz4, lz4_block::compress_to_buffer(raw, None, false, &mut out[..]))
+                (Codec::Lz4, lz4_block::compress_to_buffer(raw, None, false, out))
             }
             CodecChoice::Lz4Fast(acceleration) => {
                 let mode = Some(CompressionMode::FAST(acceleration));
-                (Codec::Lz4, lz4_block::compress_to_buffer(raw, mode, false, &mut out[..]))
+                (Codec::Lz4, lz4_block::compress_to_buffer(raw, mode, false, out))
             }
             CodecChoice::Zstd(level) => {
-                (Codec::Zstd, self.zstd(level)?.compress_to_buffer(raw, &mut out[..]))
+                (Codec::Zstd, self.zstd(level)?.compress_to_buffer(raw, out))
             }
         };
         // Both codecs fail only for want of room: the block did not shrink enough.

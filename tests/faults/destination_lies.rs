@@ -93,7 +93,7 @@ fn serve(
                 hand.frame(FrameKind::ControlAck, (sequence + 1).to_le_bytes().to_vec());
                 answer(&message).iter().for_each(|reply| hand.say(reply));
             }
-            Incoming::Frame(_) => {}
+            Incoming::Frame(_) | Incoming::Segment(_) => {}
         }
     }
 }

@@ -76,16 +76,16 @@ pub struct Packed {
     pub class_bytes: u64,
     /// Length of the differences, packed.
     pub delta_bytes: u64,
-    /// Empty where the pages are stored: then the payload has them.
-    fresh_pages: Vec<u8>,
     remembered: bool,
+    /// The fresh pages, unless they are stored: then the payload has them.
+    pages: Vec<u8>,
 }
 
 /// The whole pages of a segment, as they are and as they travel.
 #[derive(Clone, Copy, Debug)]
 pub struct FreshBlock<'a> {
-    /// The pages.
-    pub pages: &'a [u8],
+    /// Length of the pages.
+    pub raw_bytes: u32,
     /// The codec of the packed bytes.
     pub codec: Codec,
     /// The packed bytes.
@@ -224,16 +224,15 @@ impl Preparer {
 impl Packed {
     /// The whole pages, if they were remembered: on a link too fast for that, nothing is held.
     pub fn fresh_block(&self) -> Option<FreshBlock<'_>> {
-        let (codec, packed) = (self.fresh.0, &self.payload.fresh);
-        let pages = if codec == Codec::None { packed } else { &self.fresh_pages };
-        fresh_block(self.remembered, pages, codec, packed)
+        let (codec, raw_bytes, _) = self.fresh;
+        fresh_block(self.remembered, codec, raw_bytes as u32, &self.payload.fresh)
     }
 }
 
 impl Packed {
     /// What travels, its counts, and the buffer of the pages if it is no part of that.
     pub fn into_parts(self) -> (SegmentPayload, PageCounts, Vec<u8>) {
-        (self.payload, self.counts, self.fresh_pages)
+        (self.payload, self.counts, self.pages)
     }
 }
 
@@ -277,7 +276,7 @@ impl Packer {
             delta_bytes: delta.packed_bytes.into(),
             payload,
             remembered: is_remembered(&pages.classes),
-            fresh_pages,
+            pages: fresh_pages,
         })
     }
 
@@ -372,11 +371,15 @@ impl Unpacker {
         payload: &'a SegmentPayload,
         segment: &'a Segment,
     ) -> Option<FreshBlock<'a>> {
-        let codec = Codec::try_from(header.blocks[FRESH].codec).ok()?;
+        let Block { codec, raw_bytes, .. } = header.blocks[FRESH];
+        let codec = Codec::try_from(codec).ok()?;
         let [_, classes, fresh, _] = &self.blocks;
-        let pages = if self.moved { &segment.data } else { fresh };
-        let packed = if codec == Codec::None { pages } else { &payload.fresh };
-        fresh_block(is_remembered(classes), pages, codec, packed)
+        let packed = match codec {
+            Codec::None if self.moved => &segment.data,
+            Codec::None => fresh,
+            _ => &payload.fresh,
+        };
+        fresh_block(is_remembered(classes), codec, raw_bytes, packed)
     }
 
     /// The pages that were remembered last, each once.
@@ -395,13 +398,13 @@ impl Unpacker {
     }
 }
 
-fn fresh_block<'a>(
+fn fresh_block(
     remembered: bool,
-    pages: &'a [u8],
     codec: Codec,
-    packed: &'a [u8],
-) -> Option<FreshBlock<'a>> {
-    (remembered && !pages.is_empty()).then_some(FreshBlock { pages, codec, packed })
+    raw_bytes: u32,
+    packed: &[u8],
+) -> Option<FreshBlock<'_>> {
+    (remembered && raw_bytes > 0).then_some(FreshBlock { raw_bytes, codec, packed })
 }
 
 /// The limits that both sides use for so many pages.
@@ -520,13 +523,17 @@ mod tests {
             let there = unpack.fresh_block(&header, &payload, &segment);
             assert_eq!(here.is_some(), remember && packed.classes.fresh > 0);
             let parts = |block: Option<FreshBlock<'_>>| {
-                block.map(|block| (block.pages.to_vec(), block.codec, block.packed.to_vec()))
+                block.map(|block| (block.raw_bytes, block.codec, block.packed.to_vec()))
             };
             assert!(parts(here) == parts(there));
             let Some(block) = here else { continue };
-            let (length, mut pages) = (block.pages.len() as u32, Vec::new());
-            Decoder::default().decode(block.codec, block.packed, length, &mut pages).unwrap();
-            assert!(pages == block.pages);
+            let mut pages = Vec::new();
+            Decoder::default()
+                .decode(block.codec, block.packed, block.raw_bytes, &mut pages)
+                .unwrap();
+            assert_eq!(pages.len(), packed.classes.fresh as usize * PAGE_BYTES);
+            let mut sent_pages = sent.data.chunks(PAGE_BYTES);
+            assert!(pages.chunks(PAGE_BYTES).all(|page| sent_pages.any(|sent| sent == page)));
         }
     }
 

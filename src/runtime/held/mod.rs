@@ -2,7 +2,7 @@
 //! one like it, need not bring them again.
 //!
 //! ```text
-//! migration -> HeldWriter -> thread: hash, encrypt, write -> Section -> HeldStore
+//! migration -> HeldWriter -> thread: encrypt, write; at the end: hash -> Section -> HeldStore
 //! next migration into this node: HeldStore -> HeldSet: announced by hash, read by place
 //! ```
 //! A section is what one migration brought, as the blocks of whole pages that travelled; they are

@@ -2,7 +2,8 @@
 //! in the order of the blocks.
 
 use super::HeldTotals;
-use crate::encoding::Codec;
+use crate::encoding::baseline::PAGE_BYTES;
+use crate::encoding::{Codec, Decoder, HeldKey};
 use crate::runtime::sys::disk::free_bytes;
 use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use std::fs::{File, OpenOptions};
@@ -20,7 +21,10 @@ pub struct Section {
     pub number: u64,
     begun: Instant,
     storage: Storage,
+    /// Of the first blocks, or of all.
     hashes: Vec<u64>,
+    /// Pages of all blocks.
+    pages: u32,
     blocks: Vec<BlockPlace>,
     stored_bytes: u64,
     last_used: AtomicU64,
@@ -81,20 +85,20 @@ impl Section {
             begun: Instant::now(),
             storage,
             hashes: Vec::new(),
+            pages: 0,
             blocks: Vec::new(),
             stored_bytes: 0,
             last_used: AtomicU64::new(number),
         }
     }
 
-    /// Adds a block of the pages with these hashes.
+    /// Adds a block of pages; [`Self::hash`] or [`Self::add_hashes`] completes it.
     ///
     /// # Errors
     /// It cannot be written; what was added before stays.
     pub fn add(
         &mut self,
         key: &LessSafeKey,
-        hashes: &[u64],
         (codec, raw_bytes): (Codec, u32),
         mut packed: Vec<u8>,
     ) -> io::Result<()> {
@@ -113,10 +117,41 @@ impl Section {
                 length
             }
         };
-        let first_page = self.hashes.len() as u32;
+        let first_page = self.pages;
         self.blocks.push(BlockPlace { first_page, codec, raw_bytes, at, stored_bytes });
-        self.hashes.extend_from_slice(hashes);
+        self.pages += raw_bytes / PAGE_BYTES as u32;
         self.stored_bytes += u64::from(stored_bytes);
+        Ok(())
+    }
+
+    /// The hashes of the pages of the block that was added last.
+    pub fn add_hashes(&mut self, hashes: &[u64]) {
+        self.hashes.extend_from_slice(hashes);
+    }
+
+    /// Hashes the pages of all blocks, unless it is `stopped`.
+    ///
+    /// # Errors
+    /// A block cannot be read again: the section ends before it.
+    pub fn hash(
+        &mut self,
+        seal: &LessSafeKey,
+        key: HeldKey,
+        stopped: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        let (mut decoder, mut pages) = (Decoder::default(), Vec::new());
+        for block in 0..self.blocks.len() {
+            let unpacked = match stopped() {
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => self.unpack(seal, block, &mut decoder, &mut pages),
+            };
+            if unpacked.is_err() {
+                self.blocks.truncate(block);
+                self.pages = self.hashes.len() as u32;
+            }
+            unpacked?;
+            self.hashes.extend(pages.chunks_exact(PAGE_BYTES).map(|page| key.hash(page)));
+        }
         Ok(())
     }
 
@@ -137,7 +172,7 @@ impl Section {
     ///
     /// # Errors
     /// It cannot be read, or is not what was written.
-    pub fn read(&self, key: &LessSafeKey, block: usize) -> io::Result<(BlockPlace, Vec<u8>)> {
+    fn read(&self, key: &LessSafeKey, block: usize) -> io::Result<(BlockPlace, Vec<u8>)> {
         let place = *self.blocks.get(block).ok_or(io::ErrorKind::NotFound)?;
         let (file, path) = match &self.storage {
             Storage::File(file, path) => (file, path),
@@ -155,6 +190,24 @@ impl Section {
             .len();
         bytes.truncate(length);
         Ok((place, bytes))
+    }
+
+    /// Reads a block and unpacks it into `pages`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn unpack(
+        &self,
+        key: &LessSafeKey,
+        block: usize,
+        decoder: &mut Decoder,
+        pages: &mut Vec<u8>,
+    ) -> io::Result<BlockPlace> {
+        let (place, packed) = self.read(key, block)?;
+        decoder
+            .decode(place.codec, &packed, place.raw_bytes, pages)
+            .map_err(|error| io::Error::other(format!("block {block}: {error}")))?;
+        Ok(place)
     }
 
     /// The pages' hashes, in order.

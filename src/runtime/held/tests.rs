@@ -59,7 +59,7 @@ fn bring(store: &HeldStore, guest: &str, blocks: &[Vec<u8>], last: Option<Pages>
     let before = store.totals(None);
     let writer = store.begin(guest, RAM_BYTES).unwrap();
     for block in blocks {
-        writer.add(FreshBlock { pages: block, codec: Codec::None, packed: block });
+        writer.add(FreshBlock { raw_bytes: block.len() as u32, codec: Codec::None, packed: block });
         std::thread::sleep(Duration::from_millis(5));
     }
     writer.finish(last);
@@ -175,7 +175,7 @@ fn in_memory_no_more_is_held_than_a_quarter_of_the_guest() {
     let writer = store.begin("small", 1 << 20).unwrap();
     for seed in 0..20 {
         let block = pages(seed, 16);
-        writer.add(FreshBlock { pages: &block, codec: Codec::None, packed: &block });
+        writer.add(FreshBlock { raw_bytes: block.len() as u32, codec: Codec::None, packed: &block });
         std::thread::sleep(Duration::from_millis(3));
     }
     writer.finish(None);
@@ -228,6 +228,31 @@ fn a_damaged_file_is_an_error_a_notice_and_not_announced_again() {
 }
 
 #[test]
+fn a_file_that_is_damaged_before_its_pages_are_hashed_ends_there() {
+    let folder = Folder::new();
+    let (store, journal) = store(Some(&folder), 1 << 30);
+    let writer = store.begin("vm", RAM_BYTES).unwrap();
+    for block in [pages(1, 4), pages(2, 4), pages(3, 4)] {
+        let raw_bytes = block.len() as u32;
+        writer.add(FreshBlock { raw_bytes, codec: Codec::None, packed: &block });
+    }
+    let (file, whole) = (folder.files().remove(0), 12 * PAGE_BYTES as u64);
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::metadata(&file).unwrap().len() < whole {
+        assert!(Instant::now() < deadline, "the blocks are not written");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[6 * PAGE_BYTES] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    writer.finish(Some(Box::new(move |take| pages(4, 2).chunks(PAGE_BYTES).for_each(take))));
+    join_all(&store);
+    let mut set = store.announce("vm", RAM_BYTES);
+    assert_eq!(check_all(&store, &mut set), 4);
+    assert!(notices(&journal)[0].contains("damaged"), "{:?}", notices(&journal));
+}
+
+#[test]
 fn a_directory_that_cannot_be_used_is_a_notice_and_nothing_is_held() {
     let folder = Folder::new();
     std::fs::write(folder.0.join(DIRECTORY), "in the way").unwrap();
@@ -267,7 +292,7 @@ fn what_is_not_finished_or_turned_off_is_not_held() {
     let (on, _) = store(Some(&folder), 1 << 30);
     let writer = on.begin("vm", RAM_BYTES).unwrap();
     let block = pages(1, 2);
-    writer.add(FreshBlock { pages: &block, codec: Codec::None, packed: &block });
+    writer.add(FreshBlock { raw_bytes: block.len() as u32, codec: Codec::None, packed: &block });
     drop(writer);
     on.stop();
     assert_eq!((on.totals(None), folder.files().len()), (HeldTotals::default(), 0));

@@ -1,11 +1,12 @@
-//! Adds to what is held: a thread that hashes, encrypts and writes behind a bounded queue.
+//! Adds to what is held: a thread that encrypts and writes behind a bounded queue. What costs more,
+//! hashing each page, waits until the migration is over and nobody waits for a processor.
 
 use super::section::Section;
 use super::{HeldStore, HeldTotals};
 use crate::encoding::baseline::PAGE_BYTES;
 use crate::encoding::{Codec, CodecChoice, Encoder, HeldKey};
 use crate::migration::relay::segment_io::FreshBlock;
-use crate::runtime::sys::thread::spawn_named;
+use crate::runtime::sys::thread::{spawn_named, stand_back};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -30,7 +31,7 @@ pub struct HeldWriter {
 }
 
 enum Job {
-    Block { pages: Vec<u8>, codec: Codec, packed: Vec<u8> },
+    Block { raw_bytes: u32, codec: Codec, packed: Vec<u8> },
     Finish(Option<Pages>),
 }
 
@@ -65,8 +66,8 @@ impl HeldWriter {
 
     /// Holds a block, unless the thread is behind.
     pub fn add(&self, block: FreshBlock<'_>) {
-        let FreshBlock { pages, codec, packed } = block;
-        let job = Job::Block { pages: pages.to_vec(), codec, packed: packed.to_vec() };
+        let FreshBlock { raw_bytes, codec, packed } = block;
+        let job = Job::Block { raw_bytes, codec, packed: packed.to_vec() };
         drop(self.queue.try_send(job));
     }
 
@@ -81,8 +82,12 @@ impl Shelver {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
             match job {
-                Job::Block { pages, codec, packed } => self.add(&pages, codec, packed),
+                Job::Block { raw_bytes, codec, packed } => {
+                    self.add((codec, raw_bytes), packed);
+                }
                 Job::Finish(last) => {
+                    stand_back();
+                    self.hash();
                     if let Some(last) = last {
                         self.add_unheld(last);
                     }
@@ -95,30 +100,37 @@ impl Shelver {
         self.store.close(None, self.reserved);
     }
 
-    fn add(&mut self, pages: &[u8], codec: Codec, packed: Vec<u8>) {
+    /// Whether the block was added.
+    fn add(&mut self, form: (Codec, u32), packed: Vec<u8>) -> bool {
         if self.full || self.store.is_stopped() {
-            return;
+            return false;
         }
-        let hashes: Vec<u64> =
-            pages.chunks_exact(PAGE_BYTES).map(|page| self.key.hash(page)).collect();
-        self.store_block(&hashes, (codec, pages.len() as u32), packed);
-    }
-
-    fn store_block(&mut self, hashes: &[u64], form: (Codec, u32), packed: Vec<u8>) {
         let bytes = packed.len() as u64 + TAG_BYTES;
-        let more = HeldTotals { sections: 0, pages: hashes.len() as u64, bytes };
+        let pages = u64::from(form.1) / PAGE_BYTES as u64;
+        let more = HeldTotals { sections: 0, pages, bytes };
         let own_bytes = self.reserved.bytes;
         if own_bytes + bytes > self.max_bytes || !self.store.reserve(more, self.max_bytes) {
             self.full = true;
-            return;
+            return false;
         }
         self.reserved = self.reserved.plus(more);
-        let Some(key) = self.store.seal_key() else { return };
-        if let Err(error) = self.section.add(key, hashes, form, packed) {
-            self.full = true;
-            let guest = &self.section.guest;
-            self.store.notice(format!("no more pages of {guest:?} are held: {error}"));
+        let Some(key) = self.store.seal_key() else { return false };
+        self.section.add(key, form, packed).inspect_err(|error| self.give_up(error)).is_ok()
+    }
+
+    /// Hashes the pages of all blocks; one that cannot be read again ends the section before it.
+    fn hash(&mut self) {
+        let Some(seal) = self.store.seal_key() else { return };
+        let (hash, store) = (self.key, &self.store);
+        if let Err(error) = self.section.hash(seal, hash, &|| store.is_stopped()) {
+            self.give_up(&error);
         }
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        self.full = true;
+        let guest = &self.section.guest;
+        self.store.notice(format!("no more pages of {guest:?} are held: {error}"));
     }
 
     /// Adds those of `last` that are not held of this guest.
@@ -154,7 +166,9 @@ impl Shelver {
     ) {
         if let Ok(encoded) = encoder.encode(CODEC, block, scratch) {
             let packed = encoded.payload.to_vec();
-            self.store_block(hashes, (encoded.codec, block.len() as u32), packed);
+            if self.add((encoded.codec, block.len() as u32), packed) {
+                self.section.add_hashes(hashes);
+            }
         }
         block.clear();
         hashes.clear();

@@ -59,6 +59,15 @@ extern "C" fn run<F: FnOnce() -> R, R>(argument: *mut libc::c_void) -> *mut libc
     ptr::null_mut()
 }
 
+/// Leaves the processor to others from now on: for work that nobody waits for.
+pub fn stand_back() {
+    // SAFETY: setpriority takes its arguments by value; on Linux 0 is the calling thread. Nothing
+    // depends on whether the kernel agrees.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
+}
+
+const BACKGROUND_NICE: libc::c_int = 15;
+
 /// Processor time that the calling thread has had; not the time in which it was put aside.
 pub fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
