@@ -5,6 +5,7 @@
 //! Both are undone in one go, in order.
 
 use super::source::PageCounts;
+use crate::base::Time;
 use crate::encoding::baseline::{BaselineLimits, PAGE_BYTES, PageKey};
 use crate::encoding::codec::EncodeError;
 use crate::encoding::hybrid::{
@@ -14,6 +15,7 @@ use crate::encoding::hybrid::{
 use crate::encoding::{
     AnnouncedPages, Codec, CodecChoice, DecodeError, Decoder, Encoder, HeldPages, page_hash,
 };
+use crate::migration::EncodingOptions;
 use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
 use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -163,15 +165,24 @@ impl Preparer {
         Self { encoder: PageEncoder::new(limits), keeps, delta: true, next: 0, keys: Vec::new() }
     }
 
-    /// The same, with or without differences; the other side need not know.
-    pub fn with_delta(mut self, delta: bool) -> Self {
-        self.delta = delta;
+    /// The same, by what of these options is the sending side's alone: whether there are differences,
+    /// and for how long.
+    pub fn with_options(mut self, options: &EncodingOptions) -> Self {
+        self.delta = options.delta;
+        self.encoder = self.encoder.with_refresh(options.baseline_refresh_interval);
         self
     }
 
     /// Takes the next stretch of any channel. `remember`: look for references and differences, and
     /// keep its pages for those to come.
-    pub fn prepare(&mut self, segment: &Segment, place: Place, remember: bool) -> Prepared {
+    pub fn prepare(
+        &mut self,
+        segment: &Segment,
+        place: Place,
+        remember: bool,
+        now: Time,
+    ) -> Prepared {
+        self.encoder.set_time(now);
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
@@ -399,7 +410,7 @@ mod tests {
             for number in 0..60 {
                 let sent = segment(&mut random);
                 let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
-                let prepared = prepare.prepare(&sent, place, number % 5 != 4);
+                let prepared = prepare.prepare(&sent, place, number % 5 != 4, Time(number as u64));
                 let choice = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(3)];
                 let packed = pack.pack(prepared, choice[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&packed.payload).unwrap();
@@ -433,7 +444,7 @@ mod tests {
         let mut prepare = Preparer::new(limits_for(16));
         prepare.announce(Arc::new(announced));
         let packed = Packer::default()
-            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .pack(prepare.prepare(&sent, Place::default(), true, Time(0)), CodecChoice::None)
             .unwrap();
         // A page that is written twice is looked up once.
         assert!(packed.classes.held > 5, "{:?}", packed.classes);
@@ -457,7 +468,10 @@ mod tests {
         for round in 0..20 {
             let (sent, remember) = (segment(&mut random), round % 4 != 3);
             let packed = pack
-                .pack(prepare.prepare(&sent, Place::default(), remember), CodecChoice::Zstd(1))
+                .pack(
+                    prepare.prepare(&sent, Place::default(), remember, Time(0)),
+                    CodecChoice::Zstd(1),
+                )
                 .unwrap();
             unpack.unpack(&packed.payload).unwrap();
             let (here, there) = (packed.fresh_block(), unpack.fresh_block(&packed.payload));
@@ -478,12 +492,13 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(8);
         let segments: Vec<Segment> = (0..60).map(|_| segment(&mut random)).collect();
         let run = |delta: bool| {
-            let mut prepare = Preparer::new(limits_for(1000)).with_delta(delta);
+            let mut prepare = Preparer::new(limits_for(1000))
+                .with_options(&EncodingOptions { delta, ..EncodingOptions::default() });
             let (mut pack, mut unpack) = (Packer::default(), Unpacker::new(limits_for(1000)));
             let mut counts = PageCounts::default();
             for sent in &segments {
                 let packed = pack
-                    .pack(prepare.prepare(sent, Place::default(), true), CodecChoice::Lz4)
+                    .pack(prepare.prepare(sent, Place::default(), true, Time(0)), CodecChoice::Lz4)
                     .unwrap();
                 assert_eq!(unpack.unpack(&packed.payload).unwrap().1, *sent);
                 counts.delta += packed.counts.delta;
@@ -506,7 +521,7 @@ mod tests {
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
         let payload = pack
-            .pack(prepare.prepare(&sent, Place::default(), true), CodecChoice::None)
+            .pack(prepare.prepare(&sent, Place::default(), true, Time(0)), CodecChoice::None)
             .unwrap()
             .payload;
         for _ in 0..400 {
