@@ -105,11 +105,8 @@ impl Pinned {
         let (_, section) = self.sections.get(id.0).ok_or(io::ErrorKind::NotFound)?;
         let store = self.store.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let key = store.seal_key().ok_or(io::ErrorKind::NotFound)?;
-        let (place, packed) = section.read(key, id.1)?;
         let mut bytes = Vec::new();
-        decoder
-            .decode(place.codec, &packed, place.raw_bytes, &mut bytes)
-            .map_err(|error| io::Error::other(format!("block {}: {error}", id.1)))?;
+        let place = section.unpack(key, id.1, decoder, &mut bytes)?;
         section.use_at(store.use_now());
         Ok(CachedBlock { id, first_page: place.first_page, bytes })
     }

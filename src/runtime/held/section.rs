@@ -2,7 +2,7 @@
 //! in the order of the blocks.
 
 use super::HeldTotals;
-use crate::encoding::Codec;
+use crate::encoding::{Codec, Decoder};
 use crate::runtime::sys::disk::free_bytes;
 use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use std::fs::{File, OpenOptions};
@@ -133,11 +133,33 @@ impl Section {
         self.blocks.len()
     }
 
-    /// Reads a block, packed.
+    /// The hashes of a block's pages.
+    pub fn hashes_of(&self, block: usize) -> &[u64] {
+        let first_page = |block: usize| self.blocks.get(block).map(|of| of.first_page as usize);
+        let end = first_page(block + 1).unwrap_or(self.hashes.len());
+        &self.hashes[first_page(block).unwrap_or(end)..end]
+    }
+
+    /// Reads a block into `out`, whose former content is lost.
     ///
     /// # Errors
     /// It cannot be read, or is not what was written.
-    pub fn read(&self, key: &LessSafeKey, block: usize) -> io::Result<(BlockPlace, Vec<u8>)> {
+    pub fn unpack(
+        &self,
+        key: &LessSafeKey,
+        block: usize,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> io::Result<BlockPlace> {
+        let (place, packed) = self.read(key, block)?;
+        decoder
+            .decode(place.codec, &packed, place.raw_bytes, out)
+            .map_err(|error| io::Error::other(format!("block {block}: {error}")))?;
+        Ok(place)
+    }
+
+    /// Reads a block, packed.
+    fn read(&self, key: &LessSafeKey, block: usize) -> io::Result<(BlockPlace, Vec<u8>)> {
         let place = *self.blocks.get(block).ok_or(io::ErrorKind::NotFound)?;
         let (file, path) = match &self.storage {
             Storage::File(file, path) => (file, path),

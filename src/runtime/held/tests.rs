@@ -228,6 +228,69 @@ fn a_damaged_file_is_an_error_a_notice_and_not_announced_again() {
 }
 
 #[test]
+fn a_check_reads_everything_and_drops_what_is_damaged() {
+    let folder = Folder::new();
+    for place in [Some(&folder), None] {
+        let (store, journal) = store(place, 1 << 30);
+        assert_eq!(store.check(), HeldCheck::default());
+        let last = pages(9, 300);
+        let give: Pages = Box::new(move |take| last.chunks(PAGE_BYTES).for_each(take));
+        bring(&store, "vm", &[pages(1, 3), pages(2, 256)], Some(give));
+        bring(&store, "other", &[pages(4, 20)], None);
+        let sound = HeldCheck { checked: store.totals(None), damaged: Vec::new() };
+        assert_eq!((sound.checked.sections, sound.checked.pages), (2, 579));
+        assert_eq!((store.check(), store.check()), (sound.clone(), sound));
+        assert_eq!((store.totals(None).pages, notices(&journal)), (579, vec![]));
+    }
+}
+
+#[test]
+fn damage_is_counted_and_costs_its_section_alone() {
+    let folder = Folder::new();
+    let (store, journal) = store(Some(&folder), 1 << 30);
+    bring(&store, "vm", &[pages(1, 4), pages(2, 5), pages(3, 6)], None);
+    let file = folder.files().remove(0);
+    bring(&store, "other", &[pages(4, 7)], None);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[5 * PAGE_BYTES] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    // Promised before, and read as far as it is sound.
+    let mut promised = store.announce("vm", RAM_BYTES);
+    let HeldCheck { checked, damaged } = store.check();
+    let [DamagedSection { guest, damaged_pages, pages, reason, .. }] = &damaged[..] else {
+        panic!("{damaged:?}");
+    };
+    assert_eq!((guest.as_str(), *damaged_pages, *pages, checked.pages), ("vm", 5, 15, 22));
+    assert!(reason.contains("block 1 is damaged") && reason.contains(file.to_str().unwrap()));
+    assert_eq!(store.announce("vm", RAM_BYTES).hashes().len(), 7, "the other's");
+    assert_eq!((store.totals(Some("vm")).pages, store.check().damaged), (0, vec![]));
+    assert!(notices(&journal)[0].contains("damaged"), "{:?}", notices(&journal));
+    assert!(page_of(&mut promised, 0).is_ok());
+    assert_eq!(error_of(&mut promised, 4), Some(HeldError::Unreadable));
+    drop(promised);
+    assert_eq!(folder.files().len(), 1);
+    std::fs::OpenOptions::new().write(true).open(&folder.files()[0]).unwrap().set_len(99).unwrap();
+    assert_eq!(store.check().damaged[0].damaged_pages, 7);
+    assert_eq!((store.totals(None), folder.files().len()), (HeldTotals::default(), 0));
+}
+
+#[test]
+fn pages_that_are_whole_and_others_than_their_hashes_are_damage() {
+    let (store, _) = store(None, 1 << 30);
+    let writer = store.begin("vm", RAM_BYTES).unwrap();
+    // As if memory had changed between hashing and storing.
+    let (hashed, mut stored) = (pages(1, 4), pages(1, 4));
+    stored[2 * PAGE_BYTES + 7] ^= 1;
+    writer.add(FreshBlock { pages: &hashed, codec: Codec::None, packed: &stored });
+    writer.finish(None);
+    join_all(&store);
+    let damaged = store.check().damaged;
+    assert_eq!((damaged[0].damaged_pages, damaged[0].pages), (1, 4));
+    assert!(damaged[0].reason.contains("other pages"), "{damaged:?}");
+    assert_eq!(store.totals(None), HeldTotals::default());
+}
+
+#[test]
 fn a_directory_that_cannot_be_used_is_a_notice_and_nothing_is_held() {
     let folder = Folder::new();
     std::fs::write(folder.0.join(DIRECTORY), "in the way").unwrap();
