@@ -118,7 +118,10 @@ pub enum Command {
         #[arg(long)]
         enable_ml: bool,
     },
-    /// Check records, remembered pages and what was moved against their checksums
+    /// Check records, kept pages and what was moved against their checksums
+    ///
+    /// Held pages are read back from the disk, all of them, which takes a while; damaged ones are
+    /// dropped, so that no migration is promised them.
     ///
     /// The exit code is 1 if anything differs. Chunks that came damaged and were sent again are
     /// counted and are no failure.

@@ -209,8 +209,8 @@ keys! {
         "Send pages of QEMUs' guests as differences from what was sent before, where that is shorter.";
     HdeEnableCrdt "hde.enable_crdt" Kind::Bool, "true", NotInUse,
         "Share baselines between nodes.";
-    HdeBaselineRefreshInterval "hde.baseline_refresh_interval" Kind::Duration(1_000, DAY_MS), "5m", NotInUse,
-        "How long pages of a guest that has left are worth keeping; within a migration none grow old.";
+    HdeBaselineRefreshInterval "hde.baseline_refresh_interval" Kind::Duration(1_000, DAY_MS), "5m", NextMigration,
+        "A page that travelled as differences alone for so long travels whole once more.";
     HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NextMigration,
         "Baselines that a migration of a QEMU's guest may hold on each side, 1 MiB of pages each.";
     HdeMaxMemoryPercent "hde.max_memory_percent" Kind::Percent(1.0, 100.0), "25", NextMigration,

@@ -291,10 +291,10 @@ const CHUNK_PAGES: usize = 512;
 const CHUNK_INDEX_BYTES: usize = 2 * size_of::<Box<[u8]>>() + 16;
 /// Control bytes that a hash map holds beyond its buckets.
 const MAP_GROUP_BYTES: usize = 16;
-/// The most that one more page can cost, the encoder's index of contents included: vectors have up to
-/// twice the room that they use, maps up to 16/7 buckets for each key.
+/// The most that one more page can cost, the encoder's indexes included: vectors have up to twice the
+/// room that they use, maps up to 16/7 buckets for each key.
 const BASELINE_BYTES: u64 = PAGE_BYTES as u64
-    + 2 * (size_of::<Entry>() + 2 * size_of::<u32>() + size_of::<u64>()) as u64
+    + 2 * (size_of::<Entry>() + 3 * size_of::<u32>() + size_of::<u64>()) as u64
     + (size_of::<(PageKey, u32)>() + size_of::<(u64, u32)>() + 2) as u64 * 16 / 7
     + CHUNK_INDEX_BYTES.div_ceil(CHUNK_PAGES) as u64
     + size_of::<u64>() as u64

@@ -149,9 +149,7 @@ impl Encoder {
         let out = &mut out[..limit];
         let (codec, packed) = match choice {
             CodecChoice::None => return Ok(stored),
-            CodecChoice::Lz4 => {
-                (Codec::Lz4, lz4_block::compress_to_buffer(raw, None, false, out))
-            }
+            CodecChoice::Lz4 => (Codec::Lz4, lz4_block::compress_to_buffer(raw, None, false, out)),
             CodecChoice::Lz4Fast(acceleration) => {
                 let mode = Some(CompressionMode::FAST(acceleration));
                 (Codec::Lz4, lz4_block::compress_to_buffer(raw, mode, false, out))

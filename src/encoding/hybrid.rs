@@ -20,13 +20,16 @@
 //! checks the segment's checksum over its raw pages, and after a mismatch or an error both ends
 //! clear their caches.
 
+use crate::base::Time;
 use crate::encoding::baseline::{BaselineCache, BaselineLimits, PAGE_BYTES, PageKey, map_bytes};
+use crate::encoding::chains::DeltaChains;
 use crate::encoding::digest::page_hash;
 use crate::encoding::held::{AnnouncedPages, HeldError, HeldPages};
 use crate::encoding::zero::is_zero;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Pages of one segment.
 pub const MAX_SEGMENT_PAGES: usize = 256;
@@ -92,6 +95,7 @@ pub struct ClassCounts {
 pub struct PageEncoder {
     cache: BaselineCache,
     index: ContentIndex,
+    chains: DeltaChains,
     hash: fn(&[u8]) -> u64,
     classes: Vec<PageClass>,
     /// Slots and places, as they are written.
@@ -184,12 +188,24 @@ impl PageEncoder {
         Self {
             cache: BaselineCache::new(limits),
             index: ContentIndex::default(),
+            chains: DeltaChains::default(),
             hash: page_hash,
             classes: Vec::new(),
             references: Vec::new(),
             announced: None,
             next_held: 0,
         }
+    }
+
+    /// The same; a page that was sent as differences alone for so long is sent whole once more.
+    pub fn with_refresh(mut self, interval: Duration) -> Self {
+        self.chains = DeltaChains::limited_to(interval);
+        self
+    }
+
+    /// What time it is, as far as that matters here.
+    pub fn set_time(&mut self, now: Time) {
+        self.chains.set_time(now);
     }
 
     /// What the decoder's side announced; from now on pages may refer to it.
@@ -247,12 +263,14 @@ impl PageEncoder {
     pub fn clear(&mut self) {
         self.cache.clear();
         self.index = ContentIndex::default();
+        self.chains.clear();
     }
 
     /// Memory held by baselines, their indexes and what was announced.
     pub fn memory_bytes(&self) -> u64 {
         let announced = self.announced.as_ref().map_or(0, |announced| announced.memory_bytes());
-        self.cache.memory_bytes() + self.index.memory_bytes() + announced
+        let indexes = self.index.memory_bytes() + self.chains.memory_bytes();
+        self.cache.memory_bytes() + indexes + announced
     }
 
     /// Keys that have a baseline.
@@ -297,18 +315,21 @@ impl PageEncoder {
             return PageClass::Duplicate;
         }
         let held = self.refer_to_held(baseline, page, options);
-        let class = match baseline.and_then(|slot| self.cache.page(slot)) {
+        let growing = baseline.filter(|slot| options.delta && self.chains.may_grow(*slot));
+        let class = match growing.and_then(|slot| self.cache.page(slot)) {
             _ if held => PageClass::Held,
-            Some(old) if options.delta && delta_pays(old, page) => {
+            Some(old) if delta_pays(old, page) => {
                 out.delta.extend_from_slice(page);
                 xor_onto_last_page(&mut out.delta, old);
                 PageClass::Delta
             }
             _ => PageClass::Fresh,
         };
-        let slot = self.cache.store(key, page);
-        if let (Some(slot), Some(hash)) = (slot, hash) {
-            self.index.put(slot, hash);
+        let is_delta = class == PageClass::Delta;
+        let since_s = growing.filter(|_| is_delta).map(|slot| self.chains.grown(slot));
+        if let Some(slot) = self.cache.store(key, page) {
+            self.chains.put(slot, since_s);
+            hash.into_iter().for_each(|hash| self.index.put(slot, hash));
         }
         class
     }

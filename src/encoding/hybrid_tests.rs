@@ -25,11 +25,12 @@ impl Pair {
     /// Sends a segment and checks that it arrives.
     fn send(&mut self, keys: &[PageKey], data: &[u8], options: HybridOptions) -> ClassCounts {
         self.encoder.encode(keys, &mut data.to_vec(), options, &mut self.encoded);
-        let EncodedPages { classes, fresh, delta, counts } = &mut self.encoded;
+        let EncodedPages { classes, fresh, delta, counts } = &self.encoded;
         assert_eq!(counts.pages() as usize, keys.len());
         assert_eq!(counts.fresh as usize * PAGE_BYTES, fresh.len());
         assert_eq!(counts.delta as usize * PAGE_BYTES, delta.len());
-        let moved = self.decoder.decode(keys, classes, fresh, delta, &mut self.decoded).unwrap();
+        let (mut fresh, out) = (fresh.clone(), &mut self.decoded);
+        let moved = self.decoder.decode(keys, classes, &mut fresh, delta, out).unwrap();
         assert_eq!(moved, !keys.is_empty() && counts.fresh as usize == keys.len());
         assert!(self.decoded == data);
         *counts
@@ -98,7 +99,9 @@ fn limits() -> [BaselineLimits; 7] {
 fn every_page_comes_back_whatever_the_limits() {
     for (limits, seed) in limits().into_iter().zip(0..) {
         let (mut pair, mut guest) = (Pair::new(limits), Guest::new(60, seed));
-        for _ in 0..60 {
+        pair.encoder = PageEncoder::new(limits).with_refresh(Duration::from_secs(seed));
+        for second in 0..60 {
+            pair.encoder.set_time(Time(second * 1_000_000));
             let (keys, data) = guest.segment(1 + seed as usize * 8);
             let (delta, duplicates) = (guest.rng.u32(..4) > 0, guest.rng.bool());
             let options = HybridOptions { delta, duplicates, held: guest.rng.bool() };
@@ -289,6 +292,54 @@ fn where_segments_end_changes_nothing() {
         };
         assert!(run(1) == run(2) && run(2) == run(3), "{limits:?}");
     }
+}
+
+/// A page that is written again and again, a little each time, at these seconds.
+fn classes_of_a_written_page(pair: &mut Pair, times_s: &[u64]) -> String {
+    let mut page = random_page(6);
+    let class = |(number, time_s): (usize, &u64)| {
+        page[number] ^= 1;
+        pair.encoder.set_time(Time(time_s * 1_000_000));
+        let counts = pair.send_page(0, &page);
+        assert_eq!(counts.delta + counts.fresh, 1);
+        if counts.delta == 1 { 'd' } else { 'W' }
+    };
+    times_s.iter().enumerate().map(class).collect()
+}
+
+#[test]
+fn a_page_that_was_long_sent_as_differences_goes_whole_once_more() {
+    let refreshed = |interval_s| {
+        let mut pair = Pair::new(ROOMY);
+        pair.encoder = PageEncoder::new(ROOMY).with_refresh(Duration::from_secs(interval_s));
+        pair
+    };
+    let classes = |interval_s, times_s: &[u64]| {
+        classes_of_a_written_page(&mut refreshed(interval_s), times_s)
+    };
+    // Counted from the first difference: however long ago it came whole, one is worth it.
+    assert_eq!(classes(10, &[0, 5, 6, 14, 15, 16, 25, 26]), "WdddWddW");
+    assert_eq!(classes(10, &[0, 500, 900, 1_300]), "WdWd");
+    assert_eq!(classes(0, &[0, 0, 0, 0, 0]), "WdWdW");
+    assert_eq!(classes(600, &[0, 5, 6, 14, 15, 16, 25, 26]), "Wddddddd");
+    let times_s: Vec<u64> = (0..9).map(|at| at * 100_000_000).collect();
+    assert_eq!(classes_of_a_written_page(&mut Pair::new(ROOMY), &times_s), "Wdddddddd");
+}
+
+#[test]
+fn an_equal_page_is_as_old_as_the_one_that_it_refers_to() {
+    let mut pair = Pair::new(ROOMY);
+    pair.encoder = PageEncoder::new(ROOMY).with_refresh(Duration::from_secs(10));
+    assert_eq!(classes_of_a_written_page(&mut pair, &[0, 5]), "Wd");
+    let mut page = pair.decoded.clone();
+    assert_eq!(pair.send_page(7, &page).duplicate, 1);
+    page[9] ^= 1;
+    pair.encoder.set_time(Time(14_000_000));
+    assert_eq!(pair.send_page(7, &page).delta, 1);
+    page[9] ^= 2;
+    pair.encoder.set_time(Time(15_000_000));
+    assert_eq!(pair.send_page(7, &page).fresh, 1);
+    assert_eq!(pair.send_page(8, &page).duplicate, 1, "references are to equal pages of any age");
 }
 
 #[test]

@@ -5,10 +5,12 @@
 //! checksum and the image's digest, and [`codec`] packs the rest into one block.
 //!
 //! A relay that keeps what it sent does more: [`hybrid`] turns pages into references and
-//! differences, over the cache of [`baseline`] and what the other side said that it holds ([`held`]); [`sample`] looks at a block, [`selector`] picks its
-//! codec, and [`stats`] adds up what came of it.
+//! differences, over the cache of [`baseline`] and what the other side said that it holds ([`held`]),
+//! and begins anew where a page has long travelled as differences alone; [`sample`] looks at a block,
+//! [`selector`] picks its codec, and [`stats`] adds up what came of it.
 
 pub mod baseline;
+mod chains;
 pub mod codec;
 pub mod digest;
 pub mod held;

@@ -16,7 +16,7 @@ pub struct EncodingOptions {
     pub max_baselines: u64,
     /// Memory of the baselines of one migration, in percent of its guest's.
     pub max_memory_percent: f64,
-    /// How long what a host keeps of a guest that has left is worth comparing with.
+    /// How long a page may travel as differences alone before it travels whole once more.
     pub baseline_refresh_interval: Duration,
     /// Hold half of what the limits allow.
     pub aggressive_cleanup: bool,

@@ -16,7 +16,7 @@ use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
-use crate::runtime::held::{HeldOptions, HeldStore, HeldTotals};
+use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
@@ -328,6 +328,11 @@ impl Node {
     /// again: of one guest or of all.
     pub fn held(&self, guest: Option<&str>) -> HeldTotals {
         self.inner.registry.held().totals(guest)
+    }
+
+    /// Reads all held pages back, and drops what is damaged.
+    pub(crate) fn check_held(&self) -> HeldCheck {
+        self.inner.registry.held().check()
     }
 
     /// Memory that held pages take, or their indexes where a disk has the pages.

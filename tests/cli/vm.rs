@@ -74,7 +74,7 @@ impl Machine {
 /// A daemon with a folder of its own.
 struct Host {
     daemon: Daemon,
-    _folder: Scratch,
+    folder: Scratch,
 }
 
 impl Host {
@@ -82,7 +82,7 @@ impl Host {
         let folder = Scratch::new();
         let config = folder.path("c.yaml");
         write_config(&folder, &config, "");
-        Self { daemon: Daemon::start(&folder, &config), _folder: folder }
+        Self { daemon: Daemon::start(&folder, &config), folder }
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -151,6 +151,7 @@ fn a_guest_moves_from_daemon_to_daemon_and_back() {
     let text = stdout(&from.run(&["vm", "status", "vm"]));
     assert!(text.contains("state      running") && text.contains("migration  none"), "{text}");
     what_is_held_is_shown_and_let_go_of(&from);
+    damaged_held_pages_are_found_and_dropped(&to);
 }
 
 fn what_is_held_is_shown_and_let_go_of(host: &Host) {
@@ -167,6 +168,31 @@ fn what_is_held_is_shown_and_let_go_of(host: &Host) {
     assert_eq!(held()["pages"], 0);
 }
 
+fn damaged_held_pages_are_found_and_dropped(host: &Host) {
+    let check = || {
+        let output = host.run(&["--json", "data-integrity-check"]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), found["checks"][4].clone(), found)
+    };
+    let pages = wait_until("pages are held", || {
+        let (code, pages, _) = check();
+        assert_eq!((code, &pages["what"]), (Some(0), &"held pages".into()));
+        (pages["checked"].as_u64()? > 0).then_some(pages)
+    });
+    assert_eq!(pages["failed"], 0, "{pages}");
+    for entry in std::fs::read_dir(host.folder.path("state/held")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let (code, pages, found) = check();
+    assert!(code == Some(1) && pages["failed"].as_u64() > Some(0), "{found}");
+    assert!(pages["details"][0].as_str().unwrap().contains("is damaged; dropped"), "{found}");
+    wait_until("nothing damaged is left", || (check().0 == Some(0)).then_some(()));
+}
+
 #[test]
 fn what_is_no_fitting_qemu_is_refused_by_name() {
     let host = Host::start();
@@ -175,7 +201,7 @@ fn what_is_no_fitting_qemu_is_refused_by_name() {
     let text = refusal(&attach("/nowhere/q.sock"), 1);
     assert!(text.contains("QMP socket /nowhere/q.sock: No such file"), "{text}");
     assert!(text.contains("DWCP_ERR_CONNECT"), "{text}");
-    let mail = host._folder.path("mail.sock");
+    let mail = host.folder.path("mail.sock");
     let listener = UnixListener::bind(&mail).unwrap();
     let nonsense = std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();

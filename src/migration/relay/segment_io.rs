@@ -5,6 +5,7 @@
 //! Both are undone in one go, in order.
 
 use super::source::PageCounts;
+use crate::base::Time;
 use crate::encoding::baseline::{BaselineLimits, PAGE_BYTES, PageKey};
 use crate::encoding::codec::EncodeError;
 use crate::encoding::hybrid::{
@@ -14,11 +15,10 @@ use crate::encoding::hybrid::{
 use crate::encoding::{
     AnnouncedPages, Codec, CodecChoice, DecodeError, Decoder, Encoder, HeldPages, page_hash,
 };
+use crate::migration::EncodingOptions;
 use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
-use crate::wire::segment::{
-    BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentPayload,
-};
+use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentPayload};
 use std::mem::{swap, take};
 use std::ops::Range;
 use std::sync::Arc;
@@ -169,15 +169,24 @@ impl Preparer {
         Self { encoder: PageEncoder::new(limits), keeps, delta: true, next: 0, keys: Vec::new() }
     }
 
-    /// The same, with or without differences; the other side need not know.
-    pub fn with_delta(mut self, delta: bool) -> Self {
-        self.delta = delta;
+    /// The same, by what of these options is the sending side's alone: whether there are differences,
+    /// and for how long.
+    pub fn with_options(mut self, options: &EncodingOptions) -> Self {
+        self.delta = options.delta;
+        self.encoder = self.encoder.with_refresh(options.baseline_refresh_interval);
         self
     }
 
     /// Takes the next stretch of any channel, which is empty then. `remember`: look for references and
     /// differences, and keep its pages for those to come.
-    pub fn prepare(&mut self, segment: &mut Segment, place: Place, remember: bool) -> Prepared {
+    pub fn prepare(
+        &mut self,
+        segment: &mut Segment,
+        place: Place,
+        remember: bool,
+        now: Time,
+    ) -> Prepared {
+        self.encoder.set_time(now);
         keys_of(segment, &mut self.keys);
         let mut prepared = Prepared {
             number: self.next,
@@ -247,7 +256,8 @@ impl Packer {
         codec: CodecChoice,
     ) -> Result<Packed, EncodeError> {
         let pages = take(&mut prepared.pages);
-        let mut payload = SegmentPayload { head: vec![0; SEGMENT_HEADER_BYTES], ..Default::default() };
+        let mut payload =
+            SegmentPayload { head: vec![0; SEGMENT_HEADER_BYTES], ..Default::default() };
         let framing = self.pack_block(&prepared.framing, &mut payload.head)?;
         let classes = self.pack_block(&pages.classes, &mut payload.head)?;
         let delta = self.pack_block(&pages.delta, &mut payload.tail)?;
@@ -458,7 +468,8 @@ mod tests {
             for number in 0..60 {
                 let sent = segment(&mut random);
                 let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
-                let prepared = prepare.prepare(&mut sent.clone(), place, number % 5 != 4);
+                let (mut taken, now) = (sent.clone(), Time(number as u64));
+                let prepared = prepare.prepare(&mut taken, place, number % 5 != 4, now);
                 let mut packed = pack.pack(prepared, CODECS[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&mut packed.payload, Vec::new()).unwrap();
                 assert_eq!(header.number, number as u64);
@@ -491,7 +502,10 @@ mod tests {
         let mut prepare = Preparer::new(limits_for(16));
         prepare.announce(Arc::new(announced));
         let packed = Packer::default()
-            .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::None)
+            .pack(
+                prepare.prepare(&mut sent.clone(), Place::default(), true, Time(0)),
+                CodecChoice::None,
+            )
             .unwrap();
         // A page that is written twice is looked up once.
         assert!(packed.classes.held > 5, "{:?}", packed.classes);
@@ -515,7 +529,10 @@ mod tests {
         for round in 0..20 {
             let (sent, remember) = (segment(&mut random), round % 4 != 3);
             let packed = pack
-                .pack(prepare.prepare(&mut sent.clone(), Place::default(), remember), CODECS[round % 3])
+                .pack(
+                    prepare.prepare(&mut sent.clone(), Place::default(), remember, Time(0)),
+                    CODECS[round % 3],
+                )
                 .unwrap();
             let mut payload = packed.payload.clone();
             let (header, segment) = unpack.unpack(&mut payload, vec![1; 100]).unwrap();
@@ -542,13 +559,13 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(8);
         let segments: Vec<Segment> = (0..60).map(|_| segment(&mut random)).collect();
         let run = |delta: bool| {
-            let mut prepare = Preparer::new(limits_for(1000)).with_delta(delta);
+            let mut prepare = Preparer::new(limits_for(1000))
+                .with_options(&EncodingOptions { delta, ..EncodingOptions::default() });
             let (mut pack, mut unpack) = (Packer::default(), Unpacker::new(limits_for(1000)));
             let mut counts = PageCounts::default();
             for sent in &segments {
-                let mut packed = pack
-                    .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::Lz4)
-                    .unwrap();
+                let prepared = prepare.prepare(&mut sent.clone(), Place::default(), true, Time(0));
+                let mut packed = pack.pack(prepared, CodecChoice::Lz4).unwrap();
                 assert_eq!(unpack.unpack(&mut packed.payload, Vec::new()).unwrap().1, *sent);
                 counts.delta += packed.counts.delta;
                 counts.duplicate += packed.counts.duplicate;
@@ -570,7 +587,10 @@ mod tests {
         let (mut prepare, mut pack) = (Preparer::new(limits_for(16)), Packer::default());
         let sent = segment(&mut random);
         let payload = pack
-            .pack(prepare.prepare(&mut sent.clone(), Place::default(), true), CodecChoice::None)
+            .pack(
+                prepare.prepare(&mut sent.clone(), Place::default(), true, Time(0)),
+                CodecChoice::None,
+            )
             .unwrap()
             .payload;
         for _ in 0..400 {
@@ -582,7 +602,10 @@ mod tests {
                 at = at.wrapping_sub(piece.len());
             }
             assert_ne!(changed, payload);
-            assert!(Unpacker::new(limits_for(16)).unpack(&mut changed, Vec::new()).is_err(), "bit {bit}");
+            assert!(
+                Unpacker::new(limits_for(16)).unpack(&mut changed, Vec::new()).is_err(),
+                "bit {bit}"
+            );
         }
     }
 }

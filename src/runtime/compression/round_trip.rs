@@ -1,8 +1,10 @@
 //! Every codec, references and differences there and back, over generated or sampled memory.
 
 use super::sample::{PAGE_BYTES, Sample};
+use crate::base::Time;
 use crate::encoding::{BlockSample, Codec, CodecChoice, CostSelector, Decoder, Encoder};
 use crate::encoding::{FixedSelector, LinkState, Selector};
+use crate::migration::EncodingOptions;
 use crate::migration::relay::segment_io::{Packer, Place, Preparer, Unpacker, limits_for};
 use crate::qemu::{PageSlot, Segment};
 use crate::wire::v1::hde::{Content, Delta, HdeError, Packet, Tier, pack_delta, pack_image};
@@ -146,15 +148,18 @@ fn blocks(selector: &mut dyn Selector, sample: &Sample, tally: &mut Tally) -> Re
 /// Segments of a relayed stream; each is sent again with some bytes of each page changed.
 fn segments(delta: bool, sample: &Sample, tally: &mut Tally) -> Result<(), String> {
     let limits = limits_for((SEGMENT_PAGES * MOST_BLOCKS) as u32);
+    let options = EncodingOptions { delta, ..EncodingOptions::default() };
     let (mut preparer, mut unpacker) =
-        (Preparer::new(limits).with_delta(delta), Unpacker::new(limits));
+        (Preparer::new(limits).with_options(&options), Unpacker::new(limits));
     let mut packer = Packer::default();
     let choice = CodecChoice::Zstd(1);
     for (number, pages) in sample.bytes.chunks(SEGMENT_PAGES * PAGE_BYTES).take(16).enumerate() {
         let mut segment = segment_of(number, pages);
         for round in 0..ROUNDS {
             let packed = tally.encoding(|| {
-                packer.pack(preparer.prepare(&mut segment.clone(), Place::default(), true), choice)
+                let prepared =
+                    preparer.prepare(&mut segment.clone(), Place::default(), true, Time(0));
+                packer.pack(prepared, choice)
             });
             let mut packed = packed.map_err(|error| error.to_string())?.payload;
             let packed_bytes = packed.len();

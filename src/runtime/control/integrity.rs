@@ -1,4 +1,5 @@
-//! Whether what the node keeps and moved is as it was: records, remembered pages, images, arrivals.
+//! Whether what the node keeps and moved is as it was: records, remembered and held pages, images,
+//! arrivals.
 
 use super::Context;
 use super::error::ApiError;
@@ -7,6 +8,7 @@ use super::request::Request;
 use super::vm::{aside, in_json};
 use crate::migration::ownership::Record;
 use crate::node::catalog::Metric;
+use crate::runtime::held::{DamagedSection, HeldCheck};
 use crate::runtime::state_file::StateFile;
 use crate::{Node, Status};
 use serde::Serialize;
@@ -40,6 +42,7 @@ fn document(context: &Context) -> Result<Value, ApiError> {
         remembered(&context.node),
         images(context),
         arrivals(context),
+        held(&context.node),
     ];
     let sound = checks.iter().all(|check| check.failed == 0);
     Ok(json!({ "sound": sound, "checks": in_json(&checks)? }))
@@ -123,6 +126,22 @@ fn arrivals(context: &Context) -> Check {
         failed,
         made_good: context.telemetry.value(Metric::HdeChunksDamaged, "") as u64,
         details: (failed > 0).then_some(text).into_iter().collect(),
+    }
+}
+
+/// Pages that the host keeps of guests that left or came, wherever they are kept.
+fn held(node: &Node) -> Check {
+    let HeldCheck { checked, damaged } = node.check_held();
+    let detail = |of: &DamagedSection| {
+        let DamagedSection { guest, number, damaged_pages, pages, reason } = of;
+        format!("{damaged_pages} of {pages} pages of {guest}, section {number}: {reason}; dropped")
+    };
+    Check {
+        what: "held pages",
+        checked: Some(checked.pages),
+        failed: damaged.iter().map(|section| section.damaged_pages).sum(),
+        made_good: 0,
+        details: damaged.iter().map(detail).collect(),
     }
 }
 

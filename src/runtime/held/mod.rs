@@ -10,10 +10,12 @@
 //! this process; without one it is in memory, and smaller. Nothing here may slow or fail a
 //! migration: what cannot be written in time, or at all, is not held.
 
+mod check;
 mod reader;
 mod section;
 mod writer;
 
+pub use check::{DamagedSection, HeldCheck};
 pub use reader::HeldSet;
 pub use writer::{HeldWriter, Pages};
 

@@ -168,7 +168,14 @@ impl Section {
         self.blocks.len()
     }
 
-    /// Reads a block, packed.
+    /// The hashes of a block's pages.
+    pub fn hashes_of(&self, block: usize) -> &[u64] {
+        let first_page = |block: usize| self.blocks.get(block).map(|of| of.first_page as usize);
+        let end = first_page(block + 1).unwrap_or(self.hashes.len());
+        &self.hashes[first_page(block).unwrap_or(end)..end]
+    }
+
+    /// Reads a block into `out`, whose former content is lost.
     ///
     /// # Errors
     /// It cannot be read, or is not what was written.

@@ -175,7 +175,11 @@ fn in_memory_no_more_is_held_than_a_quarter_of_the_guest() {
     let writer = store.begin("small", 1 << 20).unwrap();
     for seed in 0..20 {
         let block = pages(seed, 16);
-        writer.add(FreshBlock { raw_bytes: block.len() as u32, codec: Codec::None, packed: &block });
+        writer.add(FreshBlock {
+            raw_bytes: block.len() as u32,
+            codec: Codec::None,
+            packed: &block,
+        });
         std::thread::sleep(Duration::from_millis(3));
     }
     writer.finish(None);
@@ -250,6 +254,71 @@ fn a_file_that_is_damaged_before_its_pages_are_hashed_ends_there() {
     let mut set = store.announce("vm", RAM_BYTES);
     assert_eq!(check_all(&store, &mut set), 4);
     assert!(notices(&journal)[0].contains("damaged"), "{:?}", notices(&journal));
+}
+
+#[test]
+fn a_check_reads_everything_and_drops_what_is_damaged() {
+    let folder = Folder::new();
+    for place in [Some(&folder), None] {
+        let (store, journal) = store(place, 1 << 30);
+        assert_eq!(store.check(), HeldCheck::default());
+        let last = pages(9, 300);
+        let give: Pages = Box::new(move |take| last.chunks(PAGE_BYTES).for_each(take));
+        bring(&store, "vm", &[pages(1, 3), pages(2, 256)], Some(give));
+        bring(&store, "other", &[pages(4, 20)], None);
+        let sound = HeldCheck { checked: store.totals(None), damaged: Vec::new() };
+        assert_eq!((sound.checked.sections, sound.checked.pages), (2, 579));
+        assert_eq!((store.check(), store.check()), (sound.clone(), sound));
+        assert_eq!((store.totals(None).pages, notices(&journal)), (579, vec![]));
+    }
+}
+
+#[test]
+fn damage_is_counted_and_costs_its_section_alone() {
+    let folder = Folder::new();
+    let (store, journal) = store(Some(&folder), 1 << 30);
+    bring(&store, "vm", &[pages(1, 4), pages(2, 5), pages(3, 6)], None);
+    let file = folder.files().remove(0);
+    bring(&store, "other", &[pages(4, 7)], None);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[5 * PAGE_BYTES] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    // Promised before, and read as far as it is sound.
+    let mut promised = store.announce("vm", RAM_BYTES);
+    let HeldCheck { checked, damaged } = store.check();
+    let [DamagedSection { guest, damaged_pages, pages, reason, .. }] = &damaged[..] else {
+        panic!("{damaged:?}");
+    };
+    assert_eq!((guest.as_str(), *damaged_pages, *pages, checked.pages), ("vm", 5, 15, 22));
+    assert!(reason.contains("block 1 is damaged") && reason.contains(file.to_str().unwrap()));
+    assert_eq!(store.announce("vm", RAM_BYTES).hashes().len(), 7, "the other's");
+    assert_eq!((store.totals(Some("vm")).pages, store.check().damaged), (0, vec![]));
+    assert!(notices(&journal)[0].contains("damaged"), "{:?}", notices(&journal));
+    assert!(page_of(&mut promised, 0).is_ok());
+    assert_eq!(error_of(&mut promised, 4), Some(HeldError::Unreadable));
+    drop(promised);
+    assert_eq!(folder.files().len(), 1);
+    std::fs::OpenOptions::new().write(true).open(&folder.files()[0]).unwrap().set_len(99).unwrap();
+    assert_eq!(store.check().damaged[0].damaged_pages, 7);
+    assert_eq!((store.totals(None), folder.files().len()), (HeldTotals::default(), 0));
+}
+
+#[test]
+fn pages_that_are_whole_and_others_than_their_hashes_are_damage() {
+    let (store, _) = store(None, 1 << 30);
+    // As if memory had changed since they were hashed.
+    let (hashed, mut stored) = (pages(1, 4), pages(1, 4));
+    stored[2 * PAGE_BYTES + 7] ^= 1;
+    let mut section = Section::new("vm", 77, Storage::memory());
+    let form = (Codec::None, stored.len() as u32);
+    section.add(store.seal_key().unwrap(), form, stored).unwrap();
+    let hashes: Vec<u64> = hashed.chunks(PAGE_BYTES).map(|page| store.key().hash(page)).collect();
+    section.add_hashes(&hashes);
+    store.close(Some(section), HeldTotals::default());
+    let damaged = store.check().damaged;
+    assert_eq!((damaged[0].damaged_pages, damaged[0].pages), (1, 4));
+    assert!(damaged[0].reason.contains("other pages"), "{damaged:?}");
+    assert_eq!(store.totals(None), HeldTotals::default());
 }
 
 #[test]

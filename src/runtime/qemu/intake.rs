@@ -2,9 +2,11 @@
 //! numbers of the segments, their sum, and the memory of pages that were sent.
 
 use crate::encoding::AnnouncedPages;
+use crate::migration::EncodingOptions;
 use crate::migration::relay::StreamSum;
 use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
 use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, StreamParser};
+use crate::runtime::clock::now;
 use crate::runtime::lock::lock;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -45,10 +47,10 @@ impl Together {
     pub fn new(
         channels: u8,
         baseline_pages: u32,
-        delta: bool,
+        encoding: &EncodingOptions,
         announced: Option<Arc<AnnouncedPages>>,
     ) -> Self {
-        let mut preparer = Preparer::new(limits_for(baseline_pages)).with_delta(delta);
+        let mut preparer = Preparer::new(limits_for(baseline_pages)).with_options(encoding);
         announced.into_iter().for_each(|pages| preparer.announce(pages));
         let state = State {
             preparer,
@@ -153,18 +155,13 @@ impl Intake {
 
     /// Prepares what was read, as the next segment of all channels; what is read next may come to lie
     /// in `spare`.
-    pub fn prepare(
-        &mut self,
-        together: &Together,
-        remember: bool,
-        mut spare: Vec<u8>,
-    ) -> Prepared {
+    pub fn prepare(&mut self, together: &Together, remember: bool, mut spare: Vec<u8>) -> Prepared {
         let mut state = lock(&together.state);
         if together.channels > 0 {
             self.number_blocks(&mut state.blocks);
         }
         let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
-        let prepared = state.preparer.prepare(&mut self.segment, place, remember);
+        let prepared = state.preparer.prepare(&mut self.segment, place, remember, now());
         state.sum.add(self.channel, prepared.stream_bytes, prepared.checksum);
         if self.segment.data.capacity() < spare.capacity() {
             spare.clear();
@@ -196,13 +193,14 @@ impl Intake {
 mod tests {
     use super::*;
     use crate::qemu::PageSlot;
+    use std::time::Duration;
 
     const MAIN: [u8; 4] = *b"QEVM";
     const MULTIFD: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
 
     #[test]
     fn connections_may_come_in_any_order_but_none_too_many() {
-        let together = Together::new(2, 0, true, None);
+        let together = Together::new(2, 0, &EncodingOptions::default(), None);
         let order = [MULTIFD, MAIN, MULTIFD];
         let channels = order.map(|first| together.take_on(first).map(|intake| intake.channel()));
         assert_eq!(channels, [Ok(1), Ok(0), Ok(2)]);
@@ -215,9 +213,29 @@ mod tests {
     #[test]
     fn alone_any_stream_is_the_main_one() {
         for first in [MAIN, MULTIFD, *b"what"] {
-            let intake = Together::new(0, 0, true, None).take_on(first);
+            let intake = Together::new(0, 0, &EncodingOptions::default(), None).take_on(first);
             assert_eq!(intake.map(|intake| intake.channel()), Ok(0));
         }
+    }
+
+    #[test]
+    fn pages_that_travel_as_differences_are_refreshed_by_the_option() {
+        let whole_pages = |interval| {
+            let encoding = EncodingOptions {
+                baseline_refresh_interval: interval,
+                ..EncodingOptions::default()
+            };
+            let together = Together::new(0, 1000, &encoding, None);
+            let mut intake = together.take_on(MAIN).unwrap();
+            [1, 2, 3, 4, 5].map(|written: u8| {
+                intake.segment.pages.push(PageSlot { at: 0, block: 0, page: 1 });
+                intake.segment.data.resize(PAGE_BYTES, 7);
+                intake.segment.data[9] = written;
+                intake.prepare(&together, true, Vec::new()).fresh().len() / PAGE_BYTES
+            })
+        };
+        assert_eq!(whole_pages(Duration::ZERO), [1, 0, 1, 0, 1]);
+        assert_eq!(whole_pages(Duration::from_secs(3_600)), [1, 0, 0, 0, 0]);
     }
 
     /// A multifd channel up to its first page, which is of this block.
@@ -236,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_block_has_one_number_on_all_channels() {
-        let together = Together::new(3, 0, true, None);
+        let together = Together::new(3, 0, &EncodingOptions::default(), None);
         let mut blocks = Vec::new();
         let numbers = ["pc.ram", "vga.vram", "pc.ram"].map(|name| {
             let mut intake = together.take_on(MULTIFD).unwrap();

@@ -88,8 +88,8 @@ pub struct QemuOutgoing {
     chooser: CodecChooser,
     /// While the stream flows.
     together: Mutex<Option<Arc<Together>>>,
-    /// Whether pages may travel as differences.
-    delta: bool,
+    /// As it was when the migration started.
+    encoding: EncodingOptions,
     /// What QEMU was told last of how long the guest may stand still.
     told_downtime: Mutex<Duration>,
     /// Where the pages that leave are kept, and those that were remembered at the end.
@@ -125,7 +125,7 @@ impl QemuOutgoing {
             connections: Mutex::default(),
             chooser,
             together: Mutex::new(None),
-            delta: encoding.delta,
+            encoding,
             told_downtime,
             held: Mutex::new(held),
             last_pages: Mutex::default(),
@@ -389,7 +389,7 @@ impl QemuOutgoing {
             let machine = self.slots.machine();
             (machine.baseline_pages(), machine.announced())
         };
-        let together = Together::new(self.setup.channels, pages, self.delta, announced);
+        let together = Together::new(self.setup.channels, pages, &self.encoding, announced);
         let together = Arc::new(together);
         *lock(&self.together) = Some(together.clone());
         let last = sockets.pop();

@@ -35,4 +35,5 @@ mod vm;
 pub use digest::memory_digest;
 pub use error::LabError;
 pub use image::{Image, cache_dir};
-pub use vm::{Load, Vm, VmConfig};
+pub use serial::SerialLog;
+pub use vm::{Load, Vm, VmConfig, kernel_command_line};

@@ -278,7 +278,8 @@ fn arguments(config: &VmConfig<'_>, folder: &Path) -> Vec<String> {
     all
 }
 
-fn kernel_command_line(config: &VmConfig<'_>) -> String {
+/// What the guest's kernel is told: how to boot, and what the guest is to do.
+pub fn kernel_command_line(config: &VmConfig<'_>) -> String {
     let (mode, mib, rate_mib) = match config.load {
         Load::Idle => ("idle", 0, 0),
         Load::Text { mib, rate_mib } => ("text", mib, rate_mib),
