@@ -143,12 +143,12 @@ impl CostSelector {
         let push = waiting * (1.0 - sending) - sending;
         // Without a bandwidth, the weight alone must tell a slow link from a fast one.
         let limit = match state.bandwidth_bytes_per_s {
-            Some(_) => WEIGHT_LOG_LIMIT,
-            None => BLIND_WEIGHT_LOG_LIMIT,
+            Some(_) => WEIGHT_LOG_LIMITS,
+            None => BLIND_WEIGHT_LOG_LIMITS,
         };
         let step = if push > 0.0 { STEP_UP } else { STEP_DOWN };
         let step = step * (raw_bytes as f64 / STEP_BYTES).min(MOST_STEPS);
-        self.cpu_weight_log = (self.cpu_weight_log + step * push).clamp(-limit, limit);
+        self.cpu_weight_log = (self.cpu_weight_log + step * push).clamp(limit.0, limit.1);
         self.push = push;
     }
 
@@ -288,11 +288,13 @@ const MOST_STEPS: f64 = 4.0;
 /// How much a full queue adds at once. It answers before the queue has run over or dry, which the
 /// slow part alone, being a sum, can only overshoot.
 const KICK: f64 = 1.0;
-/// Bounds of that logarithm. Tight, so that a change of the link finds the weight near; by a factor
-/// of 7 either way it still covers every mix that the table can call for.
-const WEIGHT_LOG_LIMIT: f64 = 2.0;
+/// Bounds of that logarithm. Tight, so that a change of the link finds the weight near. Down by a
+/// factor of 7 it covers every mix that the table can call for; up by a factor of 3 encoders that get a
+/// third of the processors they were promised. More would store what a slow link then has to carry,
+/// and where processors are scarce, bytes cost them too, at both ends.
+const WEIGHT_LOG_LIMITS: (f64, f64) = (-2.0, 1.1);
 /// The same while the bandwidth is unknown: a factor of 400, from 3 Mbit/s to unshaped.
-const BLIND_WEIGHT_LOG_LIMIT: f64 = 6.0;
+const BLIND_WEIGHT_LOG_LIMITS: (f64, f64) = (-6.0, 6.0);
 /// Stands for an unknown bandwidth: in the middle of what links have.
 const UNKNOWN_BANDWIDTH_BYTES_PER_S: u64 = 125_000_000;
 /// One block in so many explores.

@@ -210,7 +210,7 @@ fn it_follows_a_link_that_changes() {
 fn a_start_that_is_far_too_slow_is_soon_left() {
     let world = World { slowness: 10.0, ..world(1000.0 * MBIT) };
     let (mut pipeline, mut selector) = (Pipeline::new(world), CostSelector::new(1));
-    selector.cpu_weight_log = -WEIGHT_LOG_LIMIT;
+    selector.cpu_weight_log = WEIGHT_LOG_LIMITS.0;
     pipeline.run(&mut selector, 100);
     near_the_best(world, pipeline.run(&mut selector, BLOCKS), 0.95);
 }

@@ -20,7 +20,7 @@ const BULK_BYTES: (u64, u64) = (16 << 20, 64 << 20);
 const TAIL_TIME: Duration = Duration::from_millis(30);
 const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
 /// A link with this much before it, and so many segments, does not run dry soon.
-const BUSY_TIME: Duration = Duration::from_millis(50);
+const BUSY_TIME: Duration = Duration::from_millis(25);
 const BUSY_SEGMENTS: u64 = 4;
 /// Bytes of the stream itself, which the destination has to replay however small they travel.
 const BULK_STREAM_BYTES: u64 = 256 << 20;
