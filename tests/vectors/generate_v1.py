@@ -2,8 +2,8 @@
 
 A second implementation, by the description of v1's source; Python's own modules suffice:
     python3 tests/vectors/generate_v1.py
-Those packages of v1's that build alone (replicated types, differences, flags) read these vectors and write
-them again to the byte, but for members of maps whose type v1 itself forgets.
+v1's own code, as far as it builds alone, was run over them: its transports send these F8 and F16 frames and
+receive them, its types read and write these documents, its differences are these.
 Bytes that the description spells out are here too (`spelled`), and must come out the same.
 """
 

@@ -2,6 +2,11 @@
 
 use super::{cases, from_hex, vectors_in};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
+use serde_json::Value;
+
+fn number(case: &Value, name: &str) -> u64 {
+    case[name].as_u64().unwrap()
+}
 
 #[test]
 fn packets_read_as_described_and_are_written_the_same() {
@@ -14,6 +19,29 @@ fn packets_read_as_described_and_are_written_the_same() {
         assert_eq!(packet.unpack(5), Ok(Content::Image(from_hex(&case["image"]))), "{case}");
         assert!(packet.unpack(4).is_err(), "over the limit: {case}");
         assert_eq!(packet.encode(), bytes);
+    }
+}
+
+#[test]
+fn packets_that_v1_wrote_unpack_to_what_it_packed() {
+    let vectors = vectors_in("v1_hde.json");
+    for case in cases(&vectors, "written_by_v1") {
+        let packet = from_hex(&case["bytes"]);
+        let packet = Packet::decode(&packet).unwrap();
+        assert_eq!(
+            (packet.is_delta, packet.tier as u64),
+            (case["is_delta"] == true, number(case, "tier"))
+        );
+        let (pattern, tail) = (from_hex(&case["pattern"]), from_hex(&case["tail"]));
+        let repeated = |length: u64| pattern.iter().copied().cycle().take(length as usize);
+        let image_bytes = number(case, "bytes_of_image");
+        let image: Vec<u8> =
+            repeated(image_bytes - tail.len() as u64).chain(tail.clone()).collect();
+        let baseline: Vec<u8> = repeated(number(case, "baseline_bytes")).collect();
+        match packet.unpack(image_bytes).unwrap() {
+            Content::Image(unpacked) => assert!(unpacked == image && !packet.is_delta),
+            Content::Delta(delta) => assert!(delta.apply(&baseline).unwrap() == image),
+        }
     }
 }
 

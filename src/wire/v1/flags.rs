@@ -125,7 +125,7 @@ mod tests {
         assert!(all.is_v3("node-1") && all.has_component("amst"));
         let killed = Flags { force_v1: true, ..all };
         assert!(!killed.is_v3("node-1") && !killed.has_component("amst"));
-        assert!(!Flags::KILLED.hybrid_mode && Flags::INITIAL.hybrid_mode);
+        assert!(!Flags::KILLED.is_v3("node-2") && !Flags::KILLED.has_component("hde"));
     }
 
     #[test]
