@@ -82,3 +82,8 @@ fn the_seeds_of_configurations_are_accepted() {
         assert!(text.lines().count() > 10, "{text}");
     }
 }
+
+#[test]
+fn the_seeds_of_v1_documents_are_read() {
+    assert!(seeds::of("v1_documents").iter().all(|seed| targets::v1_document_is_read(seed)));
+}

@@ -3,8 +3,16 @@
 use dwcp::encoding::{
     ChunkChecksum, Codec, CodecChoice, Decoder, Encoder, ImageDigest, page_hash, zero_page_hash,
 };
-use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use serde_json::Value;
+
+#[path = "vectors/v1_documents.rs"]
+mod v1_documents;
+#[path = "vectors/v1_frames.rs"]
+mod v1_frames;
+#[path = "vectors/v1_hde.rs"]
+mod v1_hde;
+#[path = "vectors/v1_payloads.rs"]
+mod v1_payloads;
 
 fn vectors() -> Value {
     vectors_in("encoding.json")
@@ -33,6 +41,10 @@ fn number(value: &Value) -> u64 {
 
 fn length(case: &Value) -> u32 {
     case["bytes"].as_u64().unwrap().try_into().unwrap()
+}
+
+fn text<'a>(case: &'a Value, name: &str) -> &'a str {
+    case[name].as_str().unwrap()
 }
 
 fn content(case: &Value) -> Vec<u8> {
@@ -93,67 +105,5 @@ fn bad_blocks_are_refused() {
             Decoder::default().decode(codec, &payload, length(case), &mut Vec::new())
         });
         assert!(decoded.is_err(), "{} was taken", case["why"]);
-    }
-}
-
-#[test]
-fn v1_packets_read_as_described_and_are_written_the_same() {
-    let vectors = vectors_in("v1_hde.json");
-    for case in cases(&vectors, "packets") {
-        let bytes = from_hex(&case["bytes"]);
-        let packet = Packet::decode(&bytes).unwrap();
-        assert_eq!(packet.is_delta, case["is_delta"], "{case}");
-        assert_eq!(packet.tier as u8, case["tier"], "{case}");
-        assert_eq!(packet.unpack(5), Ok(Content::Image(from_hex(&case["image"]))), "{case}");
-        assert!(packet.unpack(4).is_err(), "over the limit: {case}");
-        assert_eq!(packet.encode(), bytes);
-    }
-}
-
-#[test]
-fn v1_deltas_apply_and_are_written_the_same() {
-    let vectors = vectors_in("v1_hde.json");
-    for case in cases(&vectors, "deltas") {
-        let (bytes, image_bytes) =
-            (from_hex(&case["bytes"]), case["image_bytes"].as_u64().unwrap());
-        let delta = Delta::decode(&bytes, image_bytes).unwrap();
-        assert_eq!(delta.baseline_id, case["baseline_id"].as_str().unwrap().as_bytes());
-        assert_eq!(delta.encode(), bytes);
-        let pattern = from_hex(&case["baseline_pattern"]);
-        let baseline_bytes = case["baseline_bytes"].as_u64().unwrap() as usize;
-        let baseline: Vec<u8> = pattern.into_iter().cycle().take(baseline_bytes).collect();
-        let tail = from_hex(&case["image_tail"]);
-        let image = [&baseline[..image_bytes as usize - tail.len()], &tail].concat();
-        assert_eq!(delta.apply(&baseline), Ok(image.clone()));
-        assert_eq!(Delta::between(&delta.baseline_id, &baseline, &image), delta);
-        assert!(Delta::decode(&bytes, image_bytes - 1).is_err(), "over the limit: {case}");
-    }
-}
-
-#[test]
-fn v1_blobs_read_as_described_and_are_written_the_same() {
-    let vectors = vectors_in("v1_hde.json");
-    for case in cases(&vectors, "blobs") {
-        let bytes = from_hex(&case["bytes"]);
-        let blob = Blob::decode(&bytes).unwrap();
-        assert_eq!(blob.algorithm as u8, case["algorithm"], "{case}");
-        assert_eq!(blob.mode as u8, case["mode"], "{case}");
-        assert_eq!(blob.unpack(5).unwrap(), from_hex(&case["image"]), "{case}");
-        assert!(blob.unpack(4).is_err(), "over the limit: {case}");
-        assert_eq!(blob.encode(), bytes);
-    }
-}
-
-#[test]
-fn bad_bytes_of_v1_are_refused() {
-    let vectors = vectors_in("v1_hde.json");
-    for case in cases(&vectors, "refused") {
-        let bytes = from_hex(&case["bytes"]);
-        let taken = match case["kind"].as_str().unwrap() {
-            "packet" => Packet::decode(&bytes).and_then(|packet| packet.unpack(1 << 20)).is_ok(),
-            "delta" => Delta::decode(&bytes, 1 << 20).is_ok(),
-            _ => Blob::decode(&bytes).is_ok_and(|blob| blob.unpack(1 << 20).is_ok()),
-        };
-        assert!(!taken, "{} was taken", case["why"]);
     }
 }

@@ -1,4 +1,5 @@
-//! Reading and writing little-endian fields with every length checked.
+//! Reading and writing fields with every length checked. They are little-endian; v1's are big-endian
+//! and have readers of their own.
 
 /// Bytes from a peer do not follow the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +171,22 @@ impl<'a> Reader<'a> {
     /// [`WireError::Truncated`].
     pub fn u64(&mut self, what: &'static str) -> Result<u64, WireError> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// The next four bytes, most significant first.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`].
+    pub fn u32_be(&mut self, what: &'static str) -> Result<u32, WireError> {
+        self.array(what).map(u32::from_be_bytes)
+    }
+
+    /// The next eight bytes, most significant first.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`].
+    pub fn u64_be(&mut self, what: &'static str) -> Result<u64, WireError> {
+        self.array(what).map(u64::from_be_bytes)
     }
 
     /// A count of four bytes, refused above `limit`.

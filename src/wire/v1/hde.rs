@@ -7,6 +7,7 @@
 //!
 //! Quantised images (v1's masks of 0xc0) show in no field, so they can neither be found nor refused.
 
+use crate::wire::cursor::{Reader, WireError};
 use std::borrow::Cow;
 use std::io::{self, Read};
 
@@ -120,24 +121,9 @@ pub struct Blob<'a> {
 /// Why bytes of v1 were refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HdeError {
-    /// The input ends early.
-    #[error("{what} needs {needed} bytes, {left} are left")]
-    Truncated {
-        /// The field.
-        what: &'static str,
-        /// Bytes it needs.
-        needed: u64,
-        /// Bytes there are.
-        left: usize,
-    },
-    /// A number that stands for nothing.
-    #[error("{what} is {value}")]
-    Unknown {
-        /// The field.
-        what: &'static str,
-        /// Its value.
-        value: u8,
-    },
+    /// A field is missing, unknown or too long.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// Two numbers that must agree do not.
     #[error("{what} is {found} where {expected} is due")]
     Mismatch {
@@ -174,18 +160,18 @@ impl<'a> Packet<'a> {
     /// [`HdeError`] for a flag or tier that v1 does not write, and for a body of another length than
     /// announced.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, HdeError> {
-        let mut fields = Fields(bytes);
+        let mut fields = Reader::new(bytes);
         let is_delta = flag("packet's delta flag", fields.u8("packet's delta flag")?)?;
         let tier = match fields.u8("packet's tier")? {
             0 => Tier::Local,
             1 => Tier::Regional,
             2 => Tier::Global,
-            value => return Err(HdeError::Unknown { what: "packet's tier", value }),
+            value => return Err(unknown("packet's tier", value, "0 to 2")),
         };
-        fields.take("packet's reserved bytes", 6)?;
-        let body_bytes = fields.u64("packet's body length")?;
-        exact("packet's body length", body_bytes, fields.0.len())?;
-        Ok(Self { is_delta, tier, body: fields.0 })
+        fields.bytes("packet's reserved bytes", 6)?;
+        let body_bytes = fields.u64_be("packet's body length")?;
+        exact("packet's body length", body_bytes, fields.left())?;
+        Ok(Self { is_delta, tier, body: fields.bytes("packet's body", fields.left())? })
     }
 
     /// Writes the packet.
@@ -256,13 +242,13 @@ impl Delta {
         let end = bytes.iter().take(MAX_BASELINE_ID_BYTES + 1).position(|byte| *byte == 0);
         let limit = MAX_BASELINE_ID_BYTES as u64;
         let end = end.ok_or(HdeError::TooLong { what: "baseline id", limit })?;
-        let mut fields = Fields(&bytes[end + 1..]);
-        let count = fields.u32("part count")?;
+        let mut fields = Reader::new(&bytes[end + 1..]);
         // Each part has 17 bytes at the least, so the count cannot outrun the input.
-        let least_bytes = u64::from(count) * PART_HEADER_BYTES as u64;
-        if least_bytes > fields.0.len() as u64 {
-            let left = fields.0.len();
-            return Err(HdeError::Truncated { what: "parts", needed: least_bytes, left });
+        let most = fields.left() / PART_HEADER_BYTES;
+        let count = fields.u32_be("part count")?;
+        if count as usize > most {
+            let (value, limit) = (count.into(), most as u64);
+            return Err(WireError::TooLong { what: "list of parts", value, limit }.into());
         }
         let mut parts = Vec::with_capacity(count as usize);
         let mut image_bytes = 0;
@@ -271,7 +257,7 @@ impl Delta {
             image_bytes += part.length_bytes();
             parts.push(part);
         }
-        exact("length after the parts", 0, fields.0.len())?;
+        fields.end("difference")?;
         Ok(Self { baseline_id: bytes[..end].to_vec(), parts })
     }
 
@@ -309,15 +295,16 @@ impl Delta {
     /// The new image; v1 itself never gets that far.
     ///
     /// # Errors
-    /// [`HdeError::Truncated`] where the baseline is shorter than what is copied from it.
+    /// [`WireError::Truncated`] where the baseline is shorter than what is copied from it.
     pub fn apply(&self, baseline: &[u8]) -> Result<Vec<u8>, HdeError> {
         let mut image = Vec::new();
         for part in &self.parts {
             match part {
                 DeltaPart::Add(data) | DeltaPart::Modify(data) => image.extend_from_slice(data),
                 DeltaPart::Copy { length_bytes } => {
-                    let mut old = Fields(baseline.get(image.len()..).unwrap_or_default());
-                    image.extend_from_slice(old.take("copy from the baseline", *length_bytes)?);
+                    let mut old = Reader::new(baseline.get(image.len()..).unwrap_or_default());
+                    let copied = take(&mut old, "copy from the baseline", *length_bytes)?;
+                    image.extend_from_slice(copied);
                 }
             }
         }
@@ -334,30 +321,30 @@ impl DeltaPart {
         }
     }
 
-    fn decode(fields: &mut Fields, offset_bytes: u64, max_bytes: u64) -> Result<Self, HdeError> {
+    fn decode(fields: &mut Reader, offset_bytes: u64, max_bytes: u64) -> Result<Self, HdeError> {
         let kind = fields.u8("part's kind")?;
-        let found = fields.u64("part's offset")?;
+        let found = fields.u64_be("part's offset")?;
         if found != offset_bytes {
             let (what, found) = ("part's offset", found as i64);
             return Err(HdeError::Mismatch { what, found, expected: offset_bytes });
         }
-        let length_bytes = fields.u64("part's length")?;
+        let length_bytes = fields.u64_be("part's length")?;
         if length_bytes > max_bytes.saturating_sub(offset_bytes) {
             return Err(HdeError::TooLong { what: "image of the parts", limit: max_bytes });
         }
         if kind == COPY {
             return Ok(Self::Copy { length_bytes });
         }
-        let data_bytes = u64::from(fields.u32("part's data length")?);
+        let data_bytes = u64::from(fields.u32_be("part's data length")?);
         if data_bytes != length_bytes {
             let (what, found) = ("part's data length", data_bytes as i64);
             return Err(HdeError::Mismatch { what, found, expected: length_bytes });
         }
-        let data = fields.take("part's data", data_bytes)?.to_vec();
+        let data = take(fields, "part's data", data_bytes)?.to_vec();
         match kind {
             ADD => Ok(Self::Add(data)),
             MODIFY => Ok(Self::Modify(data)),
-            value => Err(HdeError::Unknown { what: "part's kind", value }),
+            value => Err(unknown("part's kind", value, "0 to 2")),
         }
     }
 
@@ -376,10 +363,10 @@ impl<'a> Blob<'a> {
     /// # Errors
     /// [`HdeError`] for another version, unknown numbers, and data of another length than announced.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, HdeError> {
-        let mut fields = Fields(bytes);
+        let mut fields = Reader::new(bytes);
         let version = fields.u8("blob's version")?;
         if version != BLOB_VERSION {
-            return Err(HdeError::Unknown { what: "blob's version", value: version });
+            return Err(unknown("blob's version", version, "3"));
         }
         let is_delta = flag("blob's delta flag", fields.u8("blob's delta flag")?)?;
         let algorithm = match fields.u8("blob's algorithm")? {
@@ -388,18 +375,19 @@ impl<'a> Blob<'a> {
             2 => Algorithm::Zstd,
             3 => Algorithm::ZstdMax,
             4 => Algorithm::Brotli,
-            value => return Err(HdeError::Unknown { what: "blob's algorithm", value }),
+            value => return Err(unknown("blob's algorithm", value, "0 to 4")),
         };
         let mode = match fields.u8("blob's mode")? {
             0 => Mode::Datacenter,
             1 => Mode::Internet,
             2 => Mode::Hybrid,
-            value => return Err(HdeError::Unknown { what: "blob's mode", value }),
+            value => return Err(unknown("blob's mode", value, "0 to 2")),
         };
-        let original_bytes = fields.u32("blob's original length")?;
-        let data_bytes = fields.u32("blob's data length")?;
-        exact("blob's data length", data_bytes.into(), fields.0.len())?;
-        Ok(Self { is_delta, algorithm, mode, original_bytes, data: fields.0 })
+        let original_bytes = fields.u32_be("blob's original length")?;
+        let data_bytes = fields.u32_be("blob's data length")?;
+        exact("blob's data length", data_bytes.into(), fields.left())?;
+        let data = fields.bytes("blob's data", fields.left())?;
+        Ok(Self { is_delta, algorithm, mode, original_bytes, data })
     }
 
     /// Writes the blob.
@@ -438,7 +426,7 @@ impl<'a> Blob<'a> {
 /// One frame and nothing behind it, without a dictionary.
 ///
 /// Frames need not say their size, so the output grows as it comes, up to the limit.
-fn unpack_zstd(frame: &[u8], max_bytes: u64) -> Result<Vec<u8>, HdeError> {
+pub(super) fn unpack_zstd(frame: &[u8], max_bytes: u64) -> Result<Vec<u8>, HdeError> {
     if !frame.starts_with(&ZSTD_MAGIC) {
         return Err(HdeError::Malformed("zstd"));
     }
@@ -486,42 +474,24 @@ fn pack_zstd(image: &[u8], level: i32) -> Result<Vec<u8>, HdeError> {
     compressor.compress(image).map_err(start)
 }
 
-/// Takes big-endian fields off the front.
-struct Fields<'a>(&'a [u8]);
+/// The next bytes, as many as a peer said.
+fn take<'a>(
+    fields: &mut Reader<'a>,
+    what: &'static str,
+    length: u64,
+) -> Result<&'a [u8], WireError> {
+    fields.bytes(what, usize::try_from(length).unwrap_or(usize::MAX))
+}
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, what: &'static str, length: u64) -> Result<&'a [u8], HdeError> {
-        let short = HdeError::Truncated { what, needed: length, left: self.0.len() };
-        let length = usize::try_from(length).map_err(|_| short.clone())?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(short)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], HdeError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(what, N as u64)?);
-        Ok(array)
-    }
-
-    fn u8(&mut self, what: &'static str) -> Result<u8, HdeError> {
-        self.array(what).map(u8::from_be_bytes)
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32, HdeError> {
-        self.array(what).map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self, what: &'static str) -> Result<u64, HdeError> {
-        self.array(what).map(u64::from_be_bytes)
-    }
+fn unknown(what: &'static str, value: u8, allowed: &'static str) -> HdeError {
+    WireError::Range { what, value: value.into(), allowed }.into()
 }
 
 fn flag(what: &'static str, value: u8) -> Result<bool, HdeError> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
-        value => Err(HdeError::Unknown { what, value }),
+        value => Err(unknown(what, value, "0 or 1")),
     }
 }
 
@@ -544,7 +514,7 @@ const BLOB_VERSION: u8 = 3;
 /// Windows that v1's library writes and reads: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 /// First bytes of a zstd frame.
-const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+pub(super) const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 #[cfg(test)]
 #[path = "hde_tests.rs"]

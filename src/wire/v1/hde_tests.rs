@@ -59,8 +59,8 @@ fn differences_of_random_images_apply() {
 fn a_copy_from_beyond_the_baseline_is_refused() {
     let parts = vec![DeltaPart::Copy { length_bytes: 10 }];
     let delta = Delta { baseline_id: Vec::new(), parts };
-    let short = HdeError::Truncated { what: "copy from the baseline", needed: 10, left: 9 };
-    assert_eq!(delta.apply(&[0; 9]), Err(short));
+    let short = WireError::Truncated { what: "copy from the baseline", needed: 10, left: 9 };
+    assert_eq!(delta.apply(&[0; 9]), Err(short.into()));
     assert_eq!(delta.apply(&[0; 11]), Ok(vec![0; 10]));
 }
 

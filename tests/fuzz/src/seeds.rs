@@ -15,6 +15,8 @@ use dwcp::wire::{
 
 #[path = "../../support/qemu_stream.rs"]
 mod qemu_stream;
+#[path = "v1_seeds.rs"]
+mod v1;
 
 /// The seeds of a target; an empty input for one that has none.
 pub fn of(name: &str) -> Vec<Vec<u8>> {
@@ -29,6 +31,10 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "block_encode" => (0..12).map(|choice| [&[choice, 40], &page()[..200]].concat()).collect(),
         "hybrid_decode" => vec![segments()],
         "v1_hde" => v1_hde(),
+        "v1_frames" => v1::frames(),
+        "v1_link" => v1::links(),
+        "v1_payloads" => v1::payloads(),
+        "v1_documents" => v1::documents(),
         "layout" => vec![layout_bytes()],
         "migration_id" => vec![b"0123456789abcdef0123456789ABCDEF".to_vec()],
         "session" => vec![b"\x0e\x1e\0\0\x04\x14\x19\x09\x07\x17\x09\x19\x0d\x04\x14".repeat(3)],

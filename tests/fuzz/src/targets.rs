@@ -24,8 +24,11 @@ use std::fmt::Debug;
 mod c_calls;
 #[path = "store.rs"]
 mod store;
+#[path = "v1.rs"]
+mod v1;
 pub use c_calls::c_calls;
 pub use store::{store, stored_pages};
+pub use v1::{v1_document_is_read, v1_documents, v1_frames, v1_link, v1_payloads};
 
 /// One target.
 pub type Target = fn(&[u8]);
@@ -42,6 +45,10 @@ pub const ALL: &[(&str, Target)] = &[
     ("block_encode", block_encode),
     ("hybrid_decode", hybrid_decode),
     ("v1_hde", v1_hde),
+    ("v1_frames", v1_frames),
+    ("v1_link", v1_link),
+    ("v1_payloads", v1_payloads),
+    ("v1_documents", v1_documents),
     ("layout", layout),
     ("migration_id", migration_id),
     ("session", session),
