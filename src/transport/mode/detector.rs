@@ -4,7 +4,7 @@
 //! minute for [`CONFIRMED_LATE_AFTER`]. The first is longer than half of a path's period of 10 s, so a
 //! path that alternates every 5 s can confirm at most one of its two sides. The second, with the
 //! window of the figures, is still below 10 s, so every lasting change is followed in time; and no
-//! path at all, nor any attacker, brings about more than eight switches a minute.
+//! path at all, nor any attacker, brings about more than nine switches a minute.
 //!
 //! Where verdicts change all the time but do not speak for the mode in force, hybrid, which lies
 //! between the others, takes its place after [`DOUBTED_AFTER`].
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// How long a verdict must last.
 pub const CONFIRMED_AFTER: Duration = Duration::from_secs(6);
 /// How long it must last on a path that has switched twice within [`MEMORY`].
-pub const CONFIRMED_LATE_AFTER: Duration = Duration::from_secs(8);
+pub const CONFIRMED_LATE_AFTER: Duration = Duration::from_millis(7_500);
 /// How long the mode in force may go without any verdict for it, though none takes its place.
 pub const DOUBTED_AFTER: Duration = Duration::from_secs(10);
 /// How long the first verdicts must last: there is nothing yet that they contradict, and this is
@@ -37,7 +37,7 @@ const LONGEST_SILENCE: Duration = Duration::from_millis(3_500);
 /// Switches that make a verdict wait for longer.
 const RESTLESS_SWITCHES: u32 = 2;
 /// More than ever fit into [`MEMORY`].
-const REMEMBERED_SWITCHES: usize = 9;
+const REMEMBERED_SWITCHES: usize = 10;
 
 /// Follows the path to one peer.
 #[derive(Clone, Debug)]

@@ -79,7 +79,7 @@ impl PathEstimate {
             Some(rate) => self.add_rate(rate),
             None => {}
         }
-        rtt_us.is_some() || (rate.is_some() && !sample.rate_is_floor)
+        sample.has_news()
     }
 
     /// The figures as they stand.

@@ -42,4 +42,10 @@ impl PathSample {
     pub fn of_probe(rtt_us: u32) -> Self {
         Self { rtt_us: Some(rtt_us), ..Self::default() }
     }
+
+    /// Whether it tells anything of how long or slow the path is; 0 is what nobody measured.
+    pub fn has_news(&self) -> bool {
+        let has_rate = self.rate_bytes_per_s.is_some_and(|rate| rate > 0);
+        self.rtt_us.is_some_and(|rtt_us| rtt_us > 0) || (has_rate && !self.rate_is_floor)
+    }
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::time::Duration;
 
-/// How soon after the last news a path is probed whose peer is in use, or whose mode may change.
+/// How soon after the last sample or probe a path is probed whose peer is in use, or whose mode may change.
 pub const BRISK: Duration = Duration::from_millis(300);
 /// How soon any other path is probed, at the latest.
 pub const IDLE: Duration = Duration::from_millis(2_500);
@@ -72,6 +72,8 @@ struct Peer {
     is_in_use: bool,
     idle: Duration,
     probed: Option<Time>,
+    /// When something other than a probe last told of the path.
+    sampled: Option<Time>,
     added: Time,
     /// As in the deadlines.
     deadline: Time,
@@ -110,6 +112,7 @@ impl<K: Ord + Clone> ModeTable<K> {
             is_in_use: false,
             idle: IDLE - Duration::from_micros(spread_us),
             probed: None,
+            sampled: None,
             added: now,
             deadline: now,
         };
@@ -200,7 +203,10 @@ impl<K: Ord + Clone> ModeTable<K> {
 
     /// Takes a sample of a peer's path.
     pub fn on_sample(&mut self, peer: &K, sample: &PathSample, now: Time) -> Option<Transition> {
-        self.change(peer, now, |detector, policy| detector.on_sample(sample, policy, now))
+        if let Some(entry) = self.peers.get_mut(peer).filter(|_| sample.has_news()) {
+            entry.sampled = Some(now);
+        }
+        self.take(peer, sample, now)
     }
 
     /// When `next_probe` has something to say; none without peers.
@@ -240,7 +246,11 @@ impl<K: Ord + Clone> ModeTable<K> {
             return None;
         };
         let rtt_us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
-        self.on_sample(peer, &PathSample::of_probe(rtt_us), now)
+        self.take(peer, &PathSample::of_probe(rtt_us), now)
+    }
+
+    fn take(&mut self, peer: &K, sample: &PathSample, now: Time) -> Option<Transition> {
+        self.change(peer, now, |detector, policy| detector.on_sample(sample, policy, now))
     }
 
     fn change(
@@ -289,7 +299,7 @@ const SPREAD_PRIME: u64 = 309_017;
 impl Peer {
     /// When the path is to be probed next, as things stand.
     fn due(&self, now: Time) -> Time {
-        let news = self.detector.heard().max(self.probed);
+        let news = self.sampled.max(self.probed);
         let interval = match self.is_in_use || self.detector.is_watchful(now) {
             true => BRISK,
             false => self.idle,
