@@ -411,6 +411,11 @@
 #define DWCP_EVENT_NOTICE 11
 
 /**
+ * The way of transport to a peer changed; the event's JSON says from what to what, and why.
+ */
+#define DWCP_EVENT_MODE_TRANSITION 12
+
+/**
  * An event that is newer than this list; its JSON says what it is.
  */
 #define DWCP_EVENT_OTHER 0

@@ -52,6 +52,8 @@ pub const MAX_FINISHED_MIGRATIONS: usize = 256;
 pub const MAX_GUESTS: usize = 4096;
 /// Handshakes in progress on one listener.
 pub const MAX_PENDING_HANDSHAKES: usize = 128;
+/// Peers whose paths a node remembers.
+pub const MAX_PEERS: usize = 4096;
 /// Reconnects of one migration.
 pub const MAX_RECONNECTS: u32 = 100_000;
 /// One line that a hypervisor may send on its control socket; QEMU's longest answer, its schema, has

@@ -310,6 +310,22 @@ mod tests {
     }
 
     #[test]
+    fn mode_defaults_are_the_librarys_and_the_nearer_key_forces() {
+        use crate::transport::mode::{Mode, ModePolicy};
+        let policy = |text| crate::config::load::from_text("f", text).unwrap().mode_policy();
+        assert_eq!(policy(""), ModePolicy::default());
+        assert_eq!(policy("network_mode: internet").forced, Some(Mode::Internet));
+        let auto_off = "network_mode: internet\namst_v3:\n  auto_mode: false\n  mode: hybrid";
+        assert_eq!(policy(auto_off).forced, Some(Mode::Hybrid));
+        assert_eq!(policy("amst_v3:\n  mode: datacenter").forced, None);
+        assert!(!policy("amst_v3:\n  enable_internet: false").allow_internet);
+        let longest = "mode_detector:\n  latency_threshold: 1h\n  jitter_threshold: 20ms";
+        let thresholds = policy(longest).thresholds;
+        assert_eq!(thresholds.internet_rtt_us, 3_600_000_000);
+        assert_eq!(thresholds.internet_jitter_us, 20_000);
+    }
+
+    #[test]
     fn misspellings_find_their_key() {
         let names = || Id::ALL.iter().map(|id| id.key().name);
         assert_eq!(nearest("migration.stream", names()), Some("migration.streams"));

@@ -14,6 +14,8 @@ pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
+use crate::transport::Mode;
+use crate::transport::mode::{ModePolicy, Thresholds};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -136,6 +138,32 @@ impl Config {
                 .unwrap_or(default.baseline_refresh_interval),
             aggressive_cleanup: self.truth(Id::HdeBaselineCleanupAggressive),
             learning_rate: self.number(Id::HdeSelectorLearningRate),
+        }
+    }
+
+    /// How modes are chosen. What `amst.mode` says without `amst.auto_mode` comes before
+    /// `network_mode`, which is the coarser of the two.
+    pub fn mode_policy(&self) -> ModePolicy {
+        let default = ModePolicy::default();
+        let forced = match self.truth(Id::AmstAutoMode) {
+            false => self.text(Id::AmstMode).parse().ok(),
+            true => self.text(Id::NetworkMode).parse().ok().filter(|mode| *mode != Mode::Hybrid),
+        };
+        let micros = |id, default| {
+            let micros = self.duration(id).map(|duration| duration.as_micros());
+            micros.and_then(|micros| u32::try_from(micros).ok()).unwrap_or(default)
+        };
+        let thresholds = default.thresholds;
+        ModePolicy {
+            forced,
+            allow_datacenter: self.truth(Id::AmstEnableDatacenter),
+            allow_internet: self.truth(Id::AmstEnableInternet),
+            thresholds: Thresholds {
+                internet_rtt_us: micros(Id::ModeLatencyThreshold, thresholds.internet_rtt_us),
+                internet_jitter_us: micros(Id::ModeJitterThreshold, thresholds.internet_jitter_us),
+                ..thresholds
+            },
+            ..default
         }
     }
 

@@ -165,6 +165,8 @@ pub const DWCP_EVENT_CHUNK_DAMAGED: u32 = 9;
 pub const DWCP_EVENT_PEER_REFUSED: u32 = 10;
 /// Something the operator should know.
 pub const DWCP_EVENT_NOTICE: u32 = 11;
+/// The way of transport to a peer changed; the event's JSON says from what to what, and why.
+pub const DWCP_EVENT_MODE_TRANSITION: u32 = 12;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 

@@ -3,6 +3,7 @@
 use crate::Status;
 use crate::migration::Phase;
 use crate::observe::Component;
+use crate::transport::Mode;
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +102,10 @@ fn savers() -> Vec<&'static str> {
     vec!["zero", "duplicate", "delta", "held", "codec"]
 }
 
+fn modes() -> Vec<&'static str> {
+    Mode::ALL.map(Mode::name).to_vec()
+}
+
 /// All codecs that a configuration can name; of LZ4's accelerations the selector's own alone.
 fn codecs() -> Vec<&'static str> {
     CODECS.to_vec()
@@ -193,6 +198,8 @@ metrics! {
         "Measured speed, summed over running migrations";
     AmstPeersRefused Amst "amst.peers_refused" Shape::Counter, "", Label::None,
         "Peers that were turned away";
+    AmstModeSwitches Amst "amst.mode_switches" Shape::Counter, "", Label::Of("to", modes),
+        "Changes of the mode of a peer, by the new one";
     AmstNotices Amst "amst.notices" Shape::Counter, "", Label::None,
         "Notices to the operator";
     HdePages Hde "hde.pages" Shape::Counter, "", Label::Of("encoding", encodings),

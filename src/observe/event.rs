@@ -1,6 +1,7 @@
 //! The typed events of a node.
 
 use crate::base::MigrationId;
+use crate::transport::mode::Transition;
 use serde::Serialize;
 
 /// Which part of the library speaks.
@@ -11,6 +12,8 @@ pub enum Component {
     Amst,
     /// Encoding.
     Hde,
+    /// The choice of the transport's mode for each peer.
+    ModeDetector,
     /// The migration state machines.
     Migration,
     /// The node itself.
@@ -109,6 +112,14 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// The way of transport to a peer changed.
+    ModeTransition {
+        /// The peer.
+        peer: String,
+        /// From which mode to which, and by what evidence.
+        #[serde(flatten)]
+        transition: Box<Transition>,
+    },
     /// Something the operator should know, such as a missing congestion control.
     Notice {
         /// The text.
@@ -141,6 +152,7 @@ impl EventKind {
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
+            EventKind::ModeTransition { .. } => Component::ModeDetector,
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }

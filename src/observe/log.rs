@@ -101,14 +101,20 @@ impl LogRing {
 
 impl Component {
     /// Every component that speaks.
-    pub const ALL: [Component; 4] =
-        [Component::Amst, Component::Hde, Component::Migration, Component::Node];
+    pub const ALL: [Component; 5] = [
+        Component::Amst,
+        Component::Hde,
+        Component::ModeDetector,
+        Component::Migration,
+        Component::Node,
+    ];
 
     /// The name as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Component::Amst => "amst",
             Component::Hde => "hde",
+            Component::ModeDetector => "mode-detector",
             Component::Migration => "migration",
             Component::Node => "node",
         }
@@ -131,7 +137,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 12] = [
+pub const EVENT_KINDS: [&str; 13] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -142,6 +148,7 @@ pub const EVENT_KINDS: [&str; 12] = [
     "stream_down",
     "chunk_damaged",
     "peer_refused",
+    "mode_transition",
     "notice",
     "migration_ended",
 ];
@@ -159,6 +166,7 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::StreamDown { .. } => "stream_down",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
+        EventKind::ModeTransition { .. } => "mode_transition",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
     }
@@ -190,6 +198,7 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
+        EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
@@ -219,6 +228,7 @@ const MAX_RECORDS: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::mode::{Mode, ModeDetector, ModePolicy};
 
     fn notice(text: &str) -> Event {
         Event {
@@ -261,5 +271,22 @@ mod tests {
         let json = serde_json::to_value(notice("x")).unwrap();
         assert_eq!(json["event"], kind_name(&notice("x").kind));
         assert!(EVENT_KINDS.contains(&"notice"));
+    }
+
+    #[test]
+    fn a_change_of_mode_tells_its_evidence() {
+        let mut detector = ModeDetector::new(&ModePolicy::default());
+        let forced = detector.force(Some(Mode::Internet), &ModePolicy::default()).unwrap();
+        let kind = EventKind::ModeTransition { peer: "b".into(), transition: Box::new(forced) };
+        let event = Event { kind, ..notice("") };
+        assert!(EVENT_KINDS.contains(&kind_name(&event.kind)));
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["event"], "mode_transition");
+        assert_eq!((&json["peer"], &json["to"]), (&"b".into(), &"internet".into()));
+        assert_eq!(json["thresholds"]["internet_rtt_us"], 50_000);
+        let line = LogRing::default().push_event(&event).line();
+        let message = "mode-detector guest=vm\\n1 migration=";
+        assert!(line.contains(message), "{line}");
+        assert!(line.ends_with(": peer b: hybrid to internet: forced"), "{line}");
     }
 }

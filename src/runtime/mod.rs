@@ -19,6 +19,7 @@ pub mod mapped_guest;
 pub mod node;
 pub mod outcome;
 pub mod outgoing;
+pub mod path_reader;
 pub mod process_memory;
 pub mod qemu;
 pub mod record_keeper;

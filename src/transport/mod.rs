@@ -1,9 +1,11 @@
-//! L2: streams, acknowledgement, resending, pacing, as engines without sockets.
+//! L2: streams, acknowledgement, resending, pacing, modes, as engines without sockets.
 
 pub mod bandwidth;
+pub mod mode;
 pub mod pacer;
 pub mod session;
 
 pub use bandwidth::BandwidthEstimator;
+pub use mode::{Mode, ModePolicy, ModeTable};
 pub use pacer::Pacer;
 pub use session::{Session, SessionError};

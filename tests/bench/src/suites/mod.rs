@@ -3,6 +3,7 @@
 mod abi;
 mod downtime;
 mod memory;
+mod modes;
 mod net;
 pub mod qemu;
 
@@ -15,9 +16,13 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "net" => net::local(plan, results),
         "wan" => net::wide_area(plan, results),
         "memory" => memory::run(plan, results),
+        "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
-        _ => Err("there is no such suite; known: net, wan, memory, downtime, abi, qemu".into()),
+        _ => {
+            Err("there is no such suite; known: net, wan, memory, modes, downtime, abi, qemu"
+                .into())
+        }
     }
 }
