@@ -46,6 +46,8 @@ pub struct Prepared {
     pub stream_bytes: u64,
     /// Their checksum.
     pub checksum: u64,
+    /// Pages that the stream itself only names as zero; for the counts alone.
+    pub named_zero: u32,
     framing: Vec<u8>,
     pages: EncodedPages,
 }
@@ -232,7 +234,8 @@ impl Packer {
         mut prepared: Prepared,
         codec: CodecChoice,
     ) -> Result<Packed, EncodeError> {
-        let pages = take(&mut prepared.pages);
+        let mut pages = take(&mut prepared.pages);
+        pages.counts.zero = pages.counts.zero.saturating_add(prepared.named_zero);
         let raw = [&prepared.framing, &pages.classes, &pages.fresh, &pages.delta];
         let choices = [SIDE_CODEC, SIDE_CODEC, codec, SIDE_CODEC];
         let mut blocks = [Block::default(); BLOCKS];
