@@ -244,6 +244,12 @@
 #define DWCP_CODEC_ZSTD 3
 
 /**
+ * dwcp_node_options.flags: keep no pages of QEMU's guests that left or came; see
+ * dwcp_node_clear_held().
+ */
+#define DWCP_NODE_NO_HELD_PAGES 1
+
+/**
  * dwcp_migration_options.flags: never slow the guest down.
  */
 #define DWCP_MIGRATION_NO_THROTTLE 1
@@ -535,9 +541,22 @@ typedef struct dwcp_node_options {
      */
     uint32_t request_timeout_ms;
     /**
+     * DWCP_NODE_ bits.
+     */
+    uint32_t flags;
+    /**
      * Zero.
      */
-    uint64_t reserved[8];
+    uint32_t padding;
+    /**
+     * How much is kept of the pages of QEMU's guests that left or came, at least 1048576: in
+     * state_dir, encrypted, or, less of it, in memory if that is NULL; 0 means 4 GiB.
+     */
+    uint64_t held_bytes;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[6];
 } dwcp_node_options;
 
 /**
@@ -773,9 +792,18 @@ typedef struct dwcp_migration_options {
      */
     uint64_t stall_timeout_ms;
     /**
+     * Multifd channels, 0 to 16, over which QEMU hands the node a guest's pages; 0: its main stream
+     * alone. For guests of dwcp_node_attach_qemu().
+     */
+    uint32_t multifd_channels;
+    /**
      * Zero.
      */
-    uint64_t reserved[8];
+    uint32_t padding;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[7];
 } dwcp_migration_options;
 
 /**

@@ -240,6 +240,8 @@ struct NodeOptions {
     std::string state_dir;
     std::uint32_t event_level = DWCP_EVENTS_DEFAULT;
     std::uint32_t request_timeout_ms = 0;
+    std::uint32_t flags = 0;
+    std::uint64_t held_bytes = 0;
 };
 
 /// A node; its end stops it.
@@ -358,6 +360,8 @@ private:
         options.state_dir = text(from.state_dir);
         options.event_level = from.event_level;
         options.request_timeout_ms = from.request_timeout_ms;
+        options.flags = from.flags;
+        options.held_bytes = from.held_bytes;
         return dwcp_node_new(&options, &handle);
     }
     using TextCall = dwcp_status (*)(const dwcp_node *, char *, std::size_t, std::size_t *);

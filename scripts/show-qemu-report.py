@@ -18,7 +18,7 @@ def rows(report):
         yield f"  {name}", f"{value:,.1f} ms"
     yield "guest memory", mib(report["ram_bytes"])
     yield "on the wire", mib(report["wire_bytes"])
-    for kind in ("full", "duplicate", "delta"):
+    for kind in ("zero", "full", "duplicate", "delta"):
         yield f"{kind} pages", f"{report[f'{kind}_pages']:,}"
     yield "digest", report["digest"]
 

@@ -64,6 +64,8 @@ class Node:
         name: str,
         listen: str | None = None,
         state_dir: str | os.PathLike[str] | None = None,
+        hold_departed_guests: bool = True,
+        held_bytes: int | None = None,
     ) -> Node: ...
     @property
     def name(self) -> str: ...
@@ -97,6 +99,7 @@ class Node:
         deadline_s: float | None = None,
         bandwidth_limit_bytes_per_s: int | None = None,
         throttle: bool | None = None,
+        multifd_channels: int | None = None,
         reconnect_timeout_s: float | None = None,
         stall_timeout_s: float | None = None,
     ) -> Migration: ...

@@ -41,15 +41,21 @@ class Node:
         name: str | None = None,
         listen: str | None = None,
         state_dir: str | os.PathLike[str] | None = None,
+        hold_departed_guests: bool = True,
+        held_bytes: int | None = None,
     ) -> None:
         """Starts the node.
 
         ``name`` is shown to peers and is the host's by default. ``listen`` is ``HOST:PORT`` for
         incoming migrations (port 0: any, see `listen_address`); without it only guests of this process
         leave. In ``state_dir`` the node writes down who owns which guest.
+
+        ``hold_departed_guests``: pages of QEMU's guests that left or came are kept, so that a guest
+        which comes back brings only what differs; at most ``held_bytes`` of them (4 GiB), in
+        ``state_dir``, encrypted, or, less of it, in memory without one. See `clear_held`.
         """
         name = name if name is not None else socket.gethostname()
-        self._native = _dwcp.Node(name, listen, state_dir)
+        self._native = _dwcp.Node(name, listen, state_dir, hold_departed_guests, held_bytes)
         self._pump = Pump(self._native)
         _nodes.add(self)
 
@@ -130,6 +136,7 @@ class Node:
         deadline_s: float | None = None,
         bandwidth_limit_bytes_per_s: int | None = None,
         throttle: bool | None = None,
+        multifd_channels: int | None = None,
         reconnect_timeout_s: float | None = None,
         stall_timeout_s: float | None = None,
     ) -> Migration:
@@ -145,6 +152,8 @@ class Node:
         * ``deadline_s``: give up when copying takes longer, the guest running on here (never).
         * ``bandwidth_limit_bytes_per_s``: cap on what goes on the wire, at least 65536 (none).
         * ``throttle``: whether the guest may be slowed down to converge (True).
+        * ``multifd_channels``: over so many channels more, up to 16, QEMU hands the node the pages of
+          a guest of `attach_qemu` (0).
         * ``reconnect_timeout_s``: how long to try for a lost connection (60); at most 30 for the first.
         * ``stall_timeout_s``: how long the peer may stand still (60).
         """
@@ -157,6 +166,7 @@ class Node:
             deadline_s=deadline_s,
             bandwidth_limit_bytes_per_s=bandwidth_limit_bytes_per_s,
             throttle=throttle,
+            multifd_channels=multifd_channels,
             reconnect_timeout_s=reconnect_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )

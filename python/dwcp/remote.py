@@ -103,6 +103,7 @@ class RemoteNode:
         deadline_s: float | None = None,
         bandwidth_limit_bytes_per_s: int | None = None,
         throttle: bool | None = None,
+        multifd_channels: int | None = None,
         reconnect_timeout_s: float | None = None,
         stall_timeout_s: float | None = None,
     ) -> RemoteMigration:
@@ -117,6 +118,7 @@ class RemoteNode:
             "deadline": _duration(deadline_s, 1e6),
             "bandwidth_limit": _rate(bandwidth_limit_bytes_per_s),
             "throttle": throttle,
+            "multifd_channels": multifd_channels,
             "reconnect_timeout": _duration(reconnect_timeout_s, 1e6),
             "stall_timeout": _duration(stall_timeout_s, 1e6),
         }

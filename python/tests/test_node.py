@@ -40,6 +40,12 @@ def test_a_port_in_use_is_an_os_error() -> None:
         dwcp.Node(listen=node.listen_address)
 
 
+def test_a_limit_of_held_pages_that_is_too_low_is_named() -> None:
+    with pytest.raises(dwcp.InvalidArgumentError, match="held_bytes is 1048575"):
+        dwcp.Node(held_bytes=2**20 - 1)
+    dwcp.Node(held_bytes=0, hold_departed_guests=False).stop()
+
+
 def test_a_state_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
@@ -88,6 +94,10 @@ def test_a_guest_that_lacks_a_method_is_refused(pair: Pair) -> None:
         ({"deadline_s": float("nan")}, "deadline_s is NaN"),
         ({"deadline_s": float("inf")}, "deadline_s is inf"),
         ({"bandwidth_limit_bytes_per_s": 9}, "9 bytes/s"),
+        ({"multifd_channels": -1}, "multifd_channels is -1"),
+        ({"multifd_channels": 17}, "multifd_channels is 17"),
+        ({"multifd_channels": 300}, "multifd_channels is 300"),
+        ({"multifd_channels": 1}, "registered by a hypervisor"),
     ],
 )
 def test_bad_options_are_named(pair: Pair, options: dict[str, Any], text: str) -> None:

@@ -72,9 +72,35 @@ def test_a_guest_moves_between_two_qemus(pair: Pair, tmp_path: Path) -> None:
         pair.source.attach_qemu("vm", source)
         pair.destination.attach_qemu("vm", destination, True)
         assert pair.destination.guests() == [dwcp.GuestInfo("vm", "destination", 64 << 20, None)]
-        report = pair.source.migrate("vm", pair.to).wait(WAIT_S)
+        report = pair.source.migrate("vm", pair.to, multifd_channels=2).wait(WAIT_S)
         assert report.ok
+        # Most of a guest that never ran is zero, and QEMU says so.
+        assert report.zero_pages > 60 * 256
         assert pair.source.guests() == []
+
+
+@pytest.mark.skipif(shutil.which(QEMU) is None, reason="QEMU is not installed")
+def test_a_node_keeps_pages_of_a_guest_that_left_unless_told_not_to(tmp_path: Path) -> None:
+    folders = [tmp_path / "from", tmp_path / "to"]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        dwcp.Node(name="keeps", held_bytes=2**20) as source,
+        dwcp.Node(name="forgets", listen="127.0.0.1:0", hold_departed_guests=False) as target,
+        machine(folders[0]) as qmp,
+        machine(folders[1], "-incoming", "defer") as destination,
+    ):
+        source.attach_qemu("vm", qmp)
+        target.attach_qemu("vm", destination, True)
+        assert target.listen_address is not None
+        assert source.migrate("vm", target.listen_address).wait(WAIT_S).ok
+        end_s = time.monotonic() + WAIT_S
+        # They are written down some time after the guest has left.
+        while (kept_bytes := source.clear_held("vm")) == 0:
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        assert kept_bytes <= 2**20
+        assert target.clear_held() == 0
 
 
 @pytest.mark.skipif(shutil.which(QEMU) is None, reason="QEMU is not installed")

@@ -28,6 +28,8 @@ pub const MAX_FRAME_BYTES: u32 = MAX_CHUNK_BYTES + 64 * 1024;
 pub const MAX_BASELINE_PAGES: u32 = 1 << 28;
 /// Pages of earlier migrations that a node holds: 16 GiB, whose index takes 32 MiB of memory.
 pub const MAX_HELD_PAGES: u64 = 1 << 22;
+/// The least that a node which holds pages of earlier migrations may be limited to.
+pub const MIN_HELD_BYTES: u64 = 1 << 20;
 /// Earlier migrations of which a node holds pages.
 pub const MAX_HELD_SECTIONS: usize = 256;
 /// Pages of earlier migrations that a destination announces: 4 GiB.

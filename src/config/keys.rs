@@ -4,6 +4,7 @@
 //! component's version (`amst_v3:`). Both names are accepted in both places.
 
 use super::value::Kind;
+use crate::base::limits::MIN_HELD_BYTES;
 
 /// When a change of a key takes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +222,7 @@ keys! {
         "Least weight of a new observation in what the selector of codecs knows; higher forgets sooner.";
     HdeHoldDepartedGuests "hde.hold_departed_guests" Kind::Bool, "true", Restart,
         "Whether pages of guests that left or came are kept, so that they need not travel again.";
-    HdeHeldBytes "hde.held_bytes" Kind::Bytes(1 << 20, 1 << 44), "4GiB", Restart,
+    HdeHeldBytes "hde.held_bytes" Kind::Bytes(MIN_HELD_BYTES, 1 << 44), "4GiB", Restart,
         "How much of them is kept, in the state directory.";
 
     PbaEnableHybridMode "pba.enable_hybrid_mode" Kind::Bool, "true", NotInUse,

@@ -61,20 +61,24 @@ pub fn report_out(report: &Report) -> dwcp_report {
 }
 
 macro_rules! sized_struct {
-    ($($name:ident),+) => {$(
+    ($($name:ident, $reserved:literal;)+) => {$(
         // SAFETY: integers and byte arrays of whole words; the layout golden file shows no gap.
         unsafe impl SizedStruct for $name {
             const NAME: &'static str = stringify!($name);
             const FIRST_SIZE: usize = size_of::<Self>();
 
             fn reserved_is_zero(&self) -> bool {
-                self.reserved == [0; 8]
+                self.padding == 0 && self.reserved == [0; $reserved]
             }
         }
     )+};
 }
 
-sized_struct!(dwcp_migration_options, dwcp_progress, dwcp_report);
+sized_struct! {
+    dwcp_migration_options, 7;
+    dwcp_progress, 8;
+    dwcp_report, 8;
+}
 
 /// The options; NULL means all defaults.
 ///
@@ -113,7 +117,9 @@ pub unsafe fn options_in(
         deadline: (options.deadline_ms != 0).then(|| Duration::from_millis(options.deadline_ms)),
         bandwidth_limit_bytes_per_s: (limit != 0).then_some(limit),
         throttle: options.flags & DWCP_MIGRATION_NO_THROTTLE == 0,
-        multifd_channels: defaults.multifd_channels,
+        multifd_channels: u8::try_from(options.multifd_channels).map_err(|_| {
+            Failure::invalid(format!("multifd_channels is {}", options.multifd_channels))
+        })?,
         reconnect_timeout: or(options.reconnect_timeout_ms, defaults.reconnect_timeout),
         stall_timeout: or(options.stall_timeout_ms, defaults.stall_timeout),
     })
@@ -167,6 +173,7 @@ mod tests {
             max_downtime_us: 5,
             deadline_ms: 6,
             bandwidth_limit_bytes_per_s: 70_000,
+            multifd_channels: 16,
             ..zero()
         };
         let options = read(&options).unwrap();
@@ -175,6 +182,7 @@ mod tests {
         assert_eq!(options.max_downtime, Duration::from_micros(5));
         assert_eq!(options.deadline, Some(Duration::from_millis(6)));
         assert_eq!(options.bandwidth_limit_bytes_per_s, Some(70_000));
+        assert_eq!(options.multifd_channels, 16);
     }
 
     #[test]
@@ -184,6 +192,8 @@ mod tests {
             (dwcp_migration_options { codec_level: 5, ..zero() }, "codec_level is 5"),
             (dwcp_migration_options { flags: 6, ..zero() }, "0x6"),
             (dwcp_migration_options { streams: 70_000, ..zero() }, "70000"),
+            (dwcp_migration_options { multifd_channels: 256, ..zero() }, "256"),
+            (dwcp_migration_options { padding: 1, ..zero() }, "reserved"),
         ];
         for (options, text) in cases {
             let error = read(&options).unwrap_err();

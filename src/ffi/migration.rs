@@ -45,8 +45,13 @@ pub struct dwcp_migration_options {
     pub reconnect_timeout_ms: u64,
     /// How long the peer may make no progress; 0 means 60,000.
     pub stall_timeout_ms: u64,
+    /// Multifd channels, 0 to 16, over which QEMU hands the node a guest's pages; 0: its main stream
+    /// alone. For guests of dwcp_node_attach_qemu().
+    pub multifd_channels: u32,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub padding: u32,
+    /// Zero.
+    pub reserved: [u64; 7],
 }
 
 /// A migration at one instant.

@@ -9,6 +9,7 @@ use super::strings;
 use super::structs::{self, SizedStruct};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
+use crate::runtime::held::HeldOptions;
 use crate::runtime::sys::spawn_named;
 use crate::{Node, NodeOptions, Status};
 use std::ffi::c_char;
@@ -39,8 +40,15 @@ pub struct dwcp_node_options {
     pub event_level: u32,
     /// How long a request may stay unanswered before it counts as failed; 0 means 30,000.
     pub request_timeout_ms: u32,
+    /// DWCP_NODE_ bits.
+    pub flags: u32,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub padding: u32,
+    /// How much is kept of the pages of QEMU's guests that left or came, at least 1048576: in
+    /// state_dir, encrypted, or, less of it, in memory if that is NULL; 0 means 4 GiB.
+    pub held_bytes: u64,
+    /// Zero.
+    pub reserved: [u64; 6],
 }
 
 /// Starts a node. Threads: shared.
@@ -313,7 +321,7 @@ unsafe impl SizedStruct for dwcp_node_options {
     const FIRST_SIZE: usize = size_of::<Self>();
 
     fn reserved_is_zero(&self) -> bool {
-        self.reserved == [0; 8]
+        self.padding == 0 && self.reserved == [0; 6]
     }
 }
 
@@ -336,7 +344,21 @@ unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Fai
         name: name.unwrap_or_default(),
         listen: listen.transpose()?,
         state_dir: state_dir.map(Into::into),
-        ..NodeOptions::default()
+        held: held_options(options)?,
+    })
+}
+
+fn held_options(options: &dwcp_node_options) -> Result<HeldOptions, Failure> {
+    if options.flags & !DWCP_NODE_NO_HELD_PAGES != 0 {
+        let text = format!("flags {:#x} holds unknown DWCP_NODE_ bits", options.flags);
+        return Err(Failure::invalid(text));
+    }
+    Ok(HeldOptions {
+        enabled: options.flags & DWCP_NODE_NO_HELD_PAGES == 0,
+        max_bytes: match options.held_bytes {
+            0 => HeldOptions::default().max_bytes,
+            bytes => bytes,
+        },
     })
 }
 

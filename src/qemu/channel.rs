@@ -48,6 +48,14 @@ impl ChannelParser {
         }
     }
 
+    /// Of these, pages that the hypervisor only names as zero.
+    pub fn zero_pages(&self) -> u64 {
+        match self {
+            Self::Main(parser) => parser.info().zero_pages,
+            Self::Multifd(parser) => parser.info().zero_pages,
+        }
+    }
+
     /// Whether what comes is still understood, and the main channel's memory not over.
     pub fn is_in_memory(&self) -> bool {
         match self {

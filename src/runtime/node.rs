@@ -4,7 +4,7 @@
 
 use crate::Status;
 use crate::base::MigrationId;
-use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES};
+use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES, MIN_HELD_BYTES};
 use crate::encoding::HdeStats;
 use crate::migration::relay::RelaySetup;
 use crate::migration::source::SourceSetup;
@@ -110,6 +110,9 @@ pub enum NodeError {
     /// An option for guests of QEMU's.
     #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
     NoMultifd(String, u8),
+    /// How much may be held of guests that left or came.
+    #[error("held_bytes is {0}; it must be at least {MIN_HELD_BYTES}")]
+    HeldBytes(u64),
     /// The destination's address.
     #[error("address {address:?} is not HOST:PORT: {reason}")]
     Address {
@@ -167,7 +170,7 @@ impl NodeError {
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
-            NodeError::NoMultifd(..) => Status::InvalidArgument,
+            NodeError::NoMultifd(..) | NodeError::HeldBytes(_) => Status::InvalidArgument,
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
@@ -226,6 +229,9 @@ impl Node {
             options.name = host_name();
         }
         check_name(&options.name)?;
+        if options.held.enabled && options.held.max_bytes < MIN_HELD_BYTES {
+            return Err(NodeError::HeldBytes(options.held.max_bytes));
+        }
         let journal = Arc::new(Journal::default());
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };

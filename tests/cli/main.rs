@@ -6,6 +6,7 @@ mod control;
 mod daemon;
 mod guest;
 mod help;
+mod interrupts;
 mod operator;
 mod stage;
 mod vm;

@@ -66,34 +66,6 @@ fn metrics_events_and_log_tell_of_it() {
 }
 
 #[test]
-fn an_interrupt_cancels_and_tells_who_has_the_guest() {
-    let pair = Pair::new();
-    let (from, to) = pair.add_guest("vm", 4096);
-    let mut command = pair.command(&[
-        "migrate",
-        "vm",
-        "--to",
-        &pair.to(),
-        "--bandwidth-limit",
-        "1mbit",
-        "--codec",
-        "none",
-    ]);
-    let process = Process::spawn(&mut command);
-    wait_until("pages are being sent", || {
-        let list = pair.json(&["migrations"]);
-        (list["migrations"][0]["progress"]["phase"] == "precopy").then_some(())
-    });
-    process.signal(libc::SIGINT);
-    let (status, out, _) = process.finish();
-    let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(report["status"], "DWCP_ERR_CANCELLED");
-    assert_eq!(report["owner"], "source");
-    assert_eq!(status.code(), Some(6));
-    assert!(from.is_running() && !to.is_running());
-}
-
-#[test]
 fn a_migration_is_steered_and_cancelled_by_a_piece_of_its_id() {
     let pair = Pair::new();
     pair.add_guest("vm", 4096);

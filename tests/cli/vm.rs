@@ -133,6 +133,7 @@ fn a_guest_moves_from_daemon_to_daemon_and_back() {
     assert_eq!(to.json(&["vm", "status", "vm"])["state"], "inmigrate");
     let report = from.json(&["migrate", "vm", "--to", &to.daemon.address()]);
     assert_eq!((&report["status"], &report["owner"]), (&"DWCP_OK".into(), &"destination".into()));
+    zero_pages_are_counted(&from, &report);
     assert_eq!(source.state().as_deref(), Some("postmigrate"));
     wait_until("the guest runs there", || (destination.state()? == "running").then_some(()));
     // What has left is gone from the list, what has arrived runs there.
@@ -152,6 +153,15 @@ fn a_guest_moves_from_daemon_to_daemon_and_back() {
     assert!(text.contains("state      running") && text.contains("migration  none"), "{text}");
     what_is_held_is_shown_and_let_go_of(&from);
     damaged_held_pages_are_found_and_dropped(&to);
+}
+
+/// Most pages of a guest that has run so little; QEMU only names them.
+fn zero_pages_are_counted(host: &Host, report: &Value) {
+    assert!(report["zero_pages"].as_u64() > Some(50 * 256), "{report}");
+    let stats = host.json(&["compression-stats"]);
+    assert_eq!(stats["encoding"]["zero"]["pages"], report["zero_pages"]);
+    let measured = host.json(&["metrics", "hde.pages"]);
+    assert_eq!(measured["metrics"][0]["series"][0]["value"], report["zero_pages"], "{measured}");
 }
 
 fn what_is_held_is_shown_and_let_go_of(host: &Host) {

@@ -11,6 +11,7 @@ use dwcp::migration::MigrationOptions;
 use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
+use dwcp::runtime::held::HeldOptions;
 use dwcp::runtime::telemetry::Telemetry;
 use dwcp::{NodeOptions, Status};
 use pyo3::prelude::*;
@@ -38,16 +39,24 @@ type Events<'py> = Vec<Bound<'py, PyAny>>;
 #[pymethods]
 impl Node {
     #[new]
-    #[pyo3(signature = (name, listen = None, state_dir = None))]
+    #[pyo3(signature = (
+        name, listen = None, state_dir = None, hold_departed_guests = true, held_bytes = None,
+    ))]
     fn new(
         py: Python<'_>,
         name: String,
         listen: Option<String>,
         state_dir: Option<PathBuf>,
+        hold_departed_guests: bool,
+        held_bytes: Option<u64>,
     ) -> PyResult<Self> {
+        let held = HeldOptions {
+            enabled: hold_departed_guests,
+            max_bytes: held_bytes.unwrap_or(HeldOptions::default().max_bytes),
+        };
         let start = || -> Result<_, (Status, String)> {
             let listen = listen.as_deref().map(resolve).transpose()?;
-            dwcp::Node::start(NodeOptions { name, listen, state_dir, ..NodeOptions::default() })
+            dwcp::Node::start(NodeOptions { name, listen, state_dir, held })
                 .map_err(|failure| (failure.status(), failure.to_string()))
         };
         let inner =
@@ -148,8 +157,8 @@ impl Node {
 
     #[pyo3(signature = (
         guest, to, *, streams = None, codec = None, max_downtime_ms = None, deadline_s = None,
-        bandwidth_limit_bytes_per_s = None, throttle = None, reconnect_timeout_s = None,
-        stall_timeout_s = None,
+        bandwidth_limit_bytes_per_s = None, throttle = None, multifd_channels = None,
+        reconnect_timeout_s = None, stall_timeout_s = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python call")]
     fn migrate(
@@ -163,6 +172,7 @@ impl Node {
         deadline_s: Option<f64>,
         bandwidth_limit_bytes_per_s: Option<u64>,
         throttle: Option<bool>,
+        multifd_channels: Option<i64>,
         reconnect_timeout_s: Option<f64>,
         stall_timeout_s: Option<f64>,
     ) -> PyResult<Migration> {
@@ -175,6 +185,9 @@ impl Node {
                 codec.parse().map_err(|failure: ChoiceError| error::invalid(py, failure))?;
         }
         options.throttle = throttle.unwrap_or(options.throttle);
+        if let Some(channels) = multifd_channels {
+            options.multifd_channels = channel_count(py, channels)?;
+        }
         options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s;
         options.deadline = door::seconds(py, "deadline_s", deadline_s)?;
         let downtime_s = max_downtime_ms.map(|milliseconds| milliseconds / 1e3);
@@ -332,6 +345,16 @@ fn stream_count(py: Python<'_>, streams: i64) -> PyResult<u16> {
     u16::try_from(streams).map_err(|_| {
         let text =
             format!("streams is {streams}; it must be 1 to {}", dwcp::base::limits::MAX_STREAMS);
+        error::invalid(py, text)
+    })
+}
+
+fn channel_count(py: Python<'_>, channels: i64) -> PyResult<u8> {
+    u8::try_from(channels).map_err(|_| {
+        let text = format!(
+            "multifd_channels is {channels}; it must be 0 to {}",
+            dwcp::base::limits::MAX_MULTIFD_CHANNELS
+        );
         error::invalid(py, text)
     })
 }

@@ -9,21 +9,23 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::io::IsTerminal;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub async fn run(options: Migrate, client: &Client, output: &Output) -> Result<u8, CliError> {
-    let migration = client.post("/v3/migrations", request(&options)).await?;
     let as_json = output.json() || !output.to_terminal();
+    let start = client.post("/v3/migrations", request(&options));
     if options.detach {
+        let migration = start.await?;
         match as_json {
             true => output.value(&migration)?,
             false => output.line(&text(&migration["id"]))?,
         }
         return Ok(0);
     }
-    let id = text(&migration["id"]);
+    // Kept from here to the end: an interrupt is never lost, whatever is waited for when it comes.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
     let bar = if output.json() { ProgressBar::hidden() } else { progress_bar() };
-    let Some(report) = follow(&id, client, output, &bar).await? else {
-        output.note(&format!("the migration goes on; see: dwcp-v3-cli migrations, cancel {id}"));
+    let Some(report) = follow(start, client, output, &bar, &mut interrupts).await? else {
         return Ok(error::INTERRUPTED);
     };
     bar.finish_and_clear();
@@ -62,35 +64,63 @@ fn request(options: &Migrate) -> Value {
     Value::Object(body)
 }
 
-/// The report; none if interrupted twice.
+/// The report of the migration that `start` starts. The first interrupt cancels it; with a second
+/// one there is no report.
 async fn follow(
-    id: &str,
+    start: impl Future<Output = Result<Value, CliError>>,
     client: &Client,
     output: &Output,
     bar: &ProgressBar,
+    interrupts: &mut Signal,
 ) -> Result<Option<Value>, CliError> {
-    let path = format!("/v3/migrations/{id}");
-    let mut interrupts = 0;
-    for interval in SOON.into_iter().chain(std::iter::repeat(POLL_INTERVAL)) {
-        let migration = client.get(&path).await?;
-        if !migration["report"].is_null() {
-            return Ok(Some(migration["report"].clone()));
-        }
-        draw(bar, &migration["progress"]);
+    let mut start = std::pin::pin!(start);
+    let mut is_interrupted = false;
+    let migration = loop {
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(CliError::Runtime)?;
-                interrupts += 1;
-                if interrupts > 1 {
-                    return Ok(None);
-                }
-                client.post(&format!("{path}/cancel"), json!({})).await?;
-                bar.suspend(|| output.note("cancelling; Ctrl-C again stops waiting for the end"));
-            }
+            migration = &mut start => break migration?,
+            _ = interrupts.recv() => {}
+        }
+        if is_interrupted {
+            output.note("the node may have started it; see: dwcp-v3-cli migrations");
+            return Ok(None);
+        }
+        is_interrupted = true;
+        output.note("cancelled once the node answers; Ctrl-C again stops waiting for that");
+    };
+    let id = text(&migration["id"]);
+    let path = format!("/v3/migrations/{id}");
+    if !is_interrupted {
+        tokio::select! {
+            report = report_of(&path, client, bar) => return report.map(Some),
+            _ = interrupts.recv() => {}
+        }
+        bar.suspend(|| output.note("cancelling; Ctrl-C again stops waiting for the end"));
+    }
+    let cancelled = async {
+        client.post(&format!("{path}/cancel"), json!({})).await?;
+        report_of(&path, client, bar).await
+    };
+    tokio::select! {
+        report = cancelled => report.map(Some),
+        _ = interrupts.recv() => {
+            let text = format!("the migration may go on; see: dwcp-v3-cli migrations, cancel {id}");
+            bar.suspend(|| output.note(&text));
+            Ok(None)
         }
     }
-    Ok(None)
+}
+
+/// Looks at a migration until it has ended.
+async fn report_of(path: &str, client: &Client, bar: &ProgressBar) -> Result<Value, CliError> {
+    let mut intervals = SOON.into_iter();
+    loop {
+        let mut migration = client.get(path).await?;
+        if !migration["report"].is_null() {
+            return Ok(migration["report"].take());
+        }
+        draw(bar, &migration["progress"]);
+        tokio::time::sleep(intervals.next().unwrap_or(POLL_INTERVAL)).await;
+    }
 }
 
 fn progress_bar() -> ProgressBar {

@@ -59,6 +59,8 @@ pub enum Released {
     Running,
     /// The hypervisor refused the image: it never ran.
     NeverRan(String),
+    /// The hypervisor has ended, and nobody can tell whether it ran the guest before.
+    Lost(String),
 }
 
 #[derive(Debug)]
@@ -282,6 +284,15 @@ impl RelayDestination {
                 self.enter(Phase::Resume, now);
                 self.session.send(&Control::Committed);
                 self.session.send(&Control::Resumed { status: 0, reason: String::new() });
+            }
+            // It may have run, so it must not run anywhere else.
+            Released::Lost(reason) => {
+                let status = Status::Callback;
+                let resumed = Control::Resumed { status: status.code(), reason: reason.clone() };
+                self.failure = Some(Failure::new(status, reason));
+                self.stage = Stage::Running;
+                self.session.send(&Control::Committed);
+                self.session.send(&resumed);
             }
             // Nothing of the guest has run here, so the source may have it back.
             Released::NeverRan(reason) => {

@@ -50,6 +50,8 @@ pub struct Prepared {
     pub stream_bytes: u64,
     /// Their checksum.
     pub checksum: u64,
+    /// Pages that the stream itself only names as zero; for the counts alone.
+    pub named_zero: u32,
     framing: Vec<u8>,
     pages: EncodedPages,
 }
@@ -255,7 +257,8 @@ impl Packer {
         mut prepared: Prepared,
         codec: CodecChoice,
     ) -> Result<Packed, EncodeError> {
-        let pages = take(&mut prepared.pages);
+        let mut pages = take(&mut prepared.pages);
+        pages.counts.zero = pages.counts.zero.saturating_add(prepared.named_zero);
         let mut payload =
             SegmentPayload { head: vec![0; SEGMENT_HEADER_BYTES], ..Default::default() };
         let framing = self.pack_block(&prepared.framing, &mut payload.head)?;

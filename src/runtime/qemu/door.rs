@@ -3,10 +3,12 @@
 
 use crate::Status;
 use crate::migration::Failure;
+use crate::migration::relay::destination::Released;
 use crate::runtime::lock::lock;
 use crate::runtime::qemu::guest::QemuGuest;
-use crate::runtime::qemu::watch::{Task, Watch};
-use std::io;
+use crate::runtime::qemu::watch::{ENDING_TIME, Task, Watch};
+use crate::runtime::sys::Process;
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ pub struct QemuDoor {
     pub main: Arc<UnixStream>,
     path: PathBuf,
     more: Mutex<More>,
+    /// QEMU itself, whoever is behind its QMP socket; none where that cannot be seen.
+    process: Option<Arc<Process>>,
 }
 
 struct More {
@@ -62,7 +66,8 @@ impl QemuDoor {
             let _ = std::fs::remove_file(&path);
         }
         let more = Mutex::new(More { channels: Vec::new(), closed: false });
-        Ok(Self { watch, main, path, more })
+        let process = Process::behind(&main).ok().map(Arc::new);
+        Ok(Self { watch, main, path, more, process })
     }
 
     /// Connects a further channel. QEMU waits for its first bytes and does nothing else, so they must
@@ -78,6 +83,24 @@ impl QemuDoor {
         let socket = Arc::new(UnixStream::connect(&self.path)?);
         more.channels.push(socket.clone());
         Ok(socket)
+    }
+
+    /// Gives QEMU the end of the stream, without which no guest runs, and sees the guest there.
+    pub fn release(&self, end: &[u8]) -> Released {
+        let in_touch = !self.watch.seen().lost;
+        let patience = if in_touch { Duration::ZERO } else { ENDING_TIME };
+        if self.process.as_ref().is_some_and(|process| process.ends_within(patience)) {
+            return Released::NeverRan("QEMU ended before the end of its stream".into());
+        }
+        let mut socket = &*self.main;
+        let written = socket.write_all(end).and_then(|()| socket.shutdown(Shutdown::Write));
+        // QEMU may close its side as soon as it has all it needs; only its word counts.
+        match (self.watch.settle(self.process.clone(), in_touch), written) {
+            (Released::NeverRan(text), Err(error)) => {
+                Released::NeverRan(format!("{text} ({error})"))
+            }
+            (released, _) => released,
+        }
     }
 
     /// Ends every connection: QEMU gets nothing more, and whoever writes to it is let go.

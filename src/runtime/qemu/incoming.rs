@@ -38,8 +38,7 @@ use crate::wire::Hello;
 use crate::wire::hello::{Features, Purpose};
 use crate::wire::segment::{SegmentHeader, SegmentPayload};
 use std::collections::HashMap;
-use std::io::{self, Write};
-use std::net::Shutdown;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -205,9 +204,10 @@ impl QemuIncoming {
                 lock(&self.machine).persisted(mark, result);
             }
             Action::ReleaseEnd => {
-                let released = match self.release_end() {
-                    Ok(()) => Released::Running,
-                    Err(text) => Released::NeverRan(text),
+                let end = std::mem::take(&mut *lock(&self.end));
+                let released = match self.door() {
+                    Some(door) => door.release(&end),
+                    None => Released::NeverRan("the stream ended before it began".into()),
                 };
                 lock(&self.machine).released(released, now());
             }
@@ -223,19 +223,6 @@ impl QemuIncoming {
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
         keeper.write(mark).map_err(|error| error.to_string())
-    }
-
-    /// Gives QEMU what was kept back, and sees the guest there.
-    fn release_end(&self) -> Result<(), String> {
-        let end = std::mem::take(&mut *lock(&self.end));
-        let door = self.door().ok_or("the stream ended before it began")?;
-        let mut socket = &*door.main;
-        let written = socket.write_all(&end).and_then(|()| socket.shutdown(Shutdown::Write));
-        // QEMU may close its side as soon as it has all it needs; only its word counts.
-        door.watch.settle().map_err(|text| match written {
-            Ok(()) => text,
-            Err(error) => format!("{text} ({error})"),
-        })
     }
 
     fn publish(&self, event: EventKind) {

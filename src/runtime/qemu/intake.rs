@@ -39,6 +39,7 @@ pub struct Intake {
     /// What was read and is not prepared.
     pub segment: Segment,
     pages_counted: u64,
+    zero_counted: u64,
 }
 
 impl Together {
@@ -94,7 +95,8 @@ impl Together {
                 state.channels_seen
             }
         };
-        Ok(Intake { channel, parser, segment: Segment::default(), pages_counted: 0 })
+        let segment = Segment::default();
+        Ok(Intake { channel, parser, segment, pages_counted: 0, zero_counted: 0 })
     }
 
     /// Pages and bytes that are held to compare with.
@@ -161,7 +163,10 @@ impl Intake {
             self.number_blocks(&mut state.blocks);
         }
         let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
-        let prepared = state.preparer.prepare(&mut self.segment, place, remember, now());
+        let mut prepared = state.preparer.prepare(&mut self.segment, place, remember, now());
+        let zero = self.parser.zero_pages();
+        prepared.named_zero = u32::try_from(zero - self.zero_counted).unwrap_or(u32::MAX);
+        self.zero_counted = zero;
         state.sum.add(self.channel, prepared.stream_bytes, prepared.checksum);
         if self.segment.data.capacity() < spare.capacity() {
             spare.clear();
@@ -192,6 +197,8 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::CodecChoice;
+    use crate::migration::relay::segment_io::Packer;
     use crate::qemu::PageSlot;
     use std::time::Duration;
 
@@ -238,15 +245,15 @@ mod tests {
         assert_eq!(whole_pages(Duration::from_secs(3_600)), [1, 0, 0, 0, 0]);
     }
 
-    /// A multifd channel up to its first page, which is of this block.
-    fn packet(block: &str) -> Vec<u8> {
-        let mut bytes = vec![0; 64 + 320 + 8 + PAGE_BYTES];
+    /// A multifd channel up to its first page, which is of this block, and so many zero pages.
+    fn packet(block: &str, zero: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 320 + 8 * (1 + usize::from(zero)) + PAGE_BYTES];
         for at in [0, 64] {
             bytes[at..at + 4].copy_from_slice(&MULTIFD);
             bytes[at + 7] = 1;
         }
         let header = &mut bytes[64..];
-        (header[15], header[19]) = (1, 1);
+        (header[15], header[19], header[35]) = (1 + zero, 1, zero);
         header[20..24].copy_from_slice(&(PAGE_BYTES as u32).to_be_bytes());
         header[64..64 + block.len()].copy_from_slice(block.as_bytes());
         bytes
@@ -258,12 +265,28 @@ mod tests {
         let mut blocks = Vec::new();
         let numbers = ["pc.ram", "vga.vram", "pc.ram"].map(|name| {
             let mut intake = together.take_on(MULTIFD).unwrap();
-            let bytes = packet(name);
+            let bytes = packet(name, 0);
             assert_eq!(intake.feed(&bytes), bytes.len());
             intake.number_blocks(&mut blocks);
             let [PageSlot { block, .. }] = intake.segment.pages[..] else { panic!("one page") };
             block
         });
         assert_eq!(numbers, [0, 1, 0]);
+    }
+
+    #[test]
+    fn pages_that_are_only_named_as_zero_count_once() {
+        let together = Together::new(1, 0, &EncodingOptions::default(), None);
+        let mut intake = together.take_on(MULTIFD).unwrap();
+        let bytes = packet("pc.ram", 3);
+        let counts = [&bytes[..100], &bytes[100..500], &bytes[500..]].map(|part| {
+            assert_eq!(intake.feed(part), part.len());
+            let prepared = intake.prepare(&together, true, Vec::new());
+            let packed = Packer::default().pack(prepared, CodecChoice::None).unwrap();
+            assert_eq!(packed.counts.zero, u64::from(packed.classes.zero));
+            (packed.counts.zero, packed.counts.full)
+        });
+        // The page of the packet is zero too, but travels.
+        assert_eq!(counts, [(0, 0), (3, 0), (1, 0)]);
     }
 }

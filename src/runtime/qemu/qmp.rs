@@ -119,6 +119,7 @@ pub struct Event {
 /// A conversation with one QEMU.
 #[derive(Debug)]
 pub struct Qmp {
+    path: PathBuf,
     lines: LineStream,
     version: QemuVersion,
     command_timeout: Duration,
@@ -140,6 +141,7 @@ impl Qmp {
         let mut lines = LineStream::new(socket);
         let version = read_greeting(&mut lines, timeout)?;
         let mut qmp = Self {
+            path: path.to_owned(),
             lines,
             version,
             command_timeout: timeout,
@@ -150,6 +152,27 @@ impl Qmp {
         };
         qmp.execute("qmp_capabilities", Value::Null)?;
         Ok(qmp)
+    }
+
+    /// Whether the conversation broke, so that every call fails.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether nobody listens at the socket any more.
+    pub fn is_refused(&self) -> bool {
+        let dialled = dial(&self.path, self.command_timeout);
+        dialled.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Begins the conversation anew; answers and events of the old one are lost.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; it stays broken.
+    pub fn reconnect(&mut self) -> Result<(), QmpError> {
+        self.give_up();
+        *self = Self::connect(&self.path, self.command_timeout)?;
+        Ok(())
     }
 
     /// Which QEMU this is, from its greeting.

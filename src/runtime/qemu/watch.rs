@@ -1,9 +1,10 @@
 //! One thread that talks to QEMU during a migration: it starts it, reports what becomes of it, and
 //! carries out orders.
 
+use crate::migration::relay::destination::Released;
 use crate::runtime::lock::lock;
-use crate::runtime::qemu::{MigrationInfo, Qmp, QmpError};
-use crate::runtime::sys::thread::spawn_named;
+use crate::runtime::qemu::{MigrationInfo, QemuVersion, Qmp, QmpError};
+use crate::runtime::sys::{Process, spawn_named};
 use serde_json::{Map, Value, json};
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
@@ -17,6 +18,8 @@ const TICK: Duration = Duration::from_millis(5);
 const FIGURES_INTERVAL: Duration = Duration::from_millis(500);
 /// How long QEMU may take to undo a migration.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
+/// QEMU's name for telling how its migration stands.
+const EVENTS: &str = "events";
 /// QEMU's name for connections beside the main stream.
 const MULTIFD: &str = "multifd";
 /// How long QEMU may take to take a cancel.
@@ -24,6 +27,10 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// QEMU 7.2 says that it has failed before it has cleared up, and with multifd it crashes if the
 /// capability is taken from it meanwhile.
 const CLEARING_TIME: Duration = Duration::from_millis(250);
+/// From the end of a process' connections to its own.
+pub const ENDING_TIME: Duration = Duration::from_secs(2);
+/// How long a QEMU that cannot be reached is left alone.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes per second that do not hold QEMU back.
 const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
 
@@ -57,6 +64,10 @@ enum BeginError {
     Qmp(#[from] QmpError),
     #[error("multifd_channels is {wanted}, but this QEMU has no capability multifd; use 0")]
     NoMultifd { wanted: u8 },
+    #[error("this QEMU ({0}) has no migration capability events; 2.4 and later have it")]
+    NoEvents(QemuVersion),
+    #[error("this QEMU ({version}) has no migration parameter {name}")]
+    NoParameter { version: QemuVersion, name: String },
 }
 
 /// What has become of QEMU's migration.
@@ -68,6 +79,10 @@ pub struct Seen {
     pub stopped: bool,
     /// It is over; the text is QEMU's.
     pub over: Option<Result<(), String>>,
+    /// The conversation with QEMU broke, and `over` says no more than that.
+    pub lost: bool,
+    /// What became of a guest that has arrived in full.
+    released: Option<Released>,
     /// QEMU's own figures, when it was last asked.
     pub figures: Option<MigrationInfo>,
 }
@@ -77,8 +92,8 @@ enum Order {
     Cancel,
     /// Undo what is under way and let the guest be as it was before.
     Undo,
-    /// Whether the guest is there: it runs, or is paused and complete.
-    Settle,
+    /// What became of the guest that QEMU has all of. Whether QEMU was in touch when it got the end.
+    Settle(Option<Arc<Process>>, bool),
     SetDowntime(Duration),
 }
 
@@ -101,8 +116,9 @@ impl Watch {
         let (orders, incoming) = channel();
         let shared = seen.clone();
         let thread = spawn_named("dwcp-qmp", move || {
-            let before = Vec::new();
-            Watcher { qmp, task, seen: shared, on_news, orders: incoming, before, ran: true }.run();
+            let (seen, before) = (shared, Vec::new());
+            let orders = incoming;
+            Watcher { qmp, task, seen, on_news, orders, before, ran: true, resumed: false }.run();
         })?;
         Ok(Self { seen, orders, thread: Mutex::new(Some(thread)) })
     }
@@ -127,13 +143,13 @@ impl Watch {
         self.order(Order::Undo, UNDO_TIMEOUT + Duration::from_secs(5))
     }
 
-    /// Waits until the arrived guest is there.
-    ///
-    /// # Errors
-    /// It is not and never will be: QEMU's words.
-    pub fn settle(&self) -> Result<(), String> {
+    /// Waits until it is known what became of a guest of which `process`, a QEMU, has all. `in_touch`:
+    /// the conversation had not broken when it got the end.
+    pub fn settle(&self, process: Option<Arc<Process>>, in_touch: bool) -> Released {
         // No limit: giving up on a guest that may yet run would let it run at the source too.
-        self.order(Order::Settle, Duration::MAX)
+        let asked = self.order(Order::Settle(process, in_touch), Duration::MAX);
+        let unknown = || Released::Lost(asked.err().unwrap_or_default());
+        self.seen().released.unwrap_or_else(unknown)
     }
 
     /// Changes how long the guest may stand still.
@@ -171,6 +187,8 @@ struct Watcher {
     /// Capabilities and parameters that were changed, as they were.
     before: Vec<Setting>,
     ran: bool,
+    /// The guest was let run while QEMU was watched.
+    resumed: bool,
 }
 
 enum Setting {
@@ -203,7 +221,10 @@ impl Watcher {
             match self.qmp.next_event(TICK) {
                 Ok(Some(event)) => self.on_event(&event.name, &event.data),
                 Ok(None) => {}
-                Err(error) => self.tell(|seen| seen.over = Some(Err(error.to_string()))),
+                Err(error) => self.tell(|seen| {
+                    seen.over = Some(Err(error.to_string()));
+                    seen.lost = true;
+                }),
             }
             if asked.elapsed() >= FIGURES_INTERVAL {
                 asked = Instant::now();
@@ -233,7 +254,7 @@ impl Watcher {
     /// Turns off what would hide pages from the relay, and turns events on.
     fn prepare(&mut self, more: &[(&str, bool)], multifd_channels: u8) -> Result<(), BeginError> {
         const WANTED: [(&str, bool); 11] = [
-            ("events", true),
+            (EVENTS, true),
             ("compress", false),
             ("xbzrle", false),
             ("postcopy-ram", false),
@@ -248,6 +269,9 @@ impl Watcher {
         let known = self.qmp.capabilities()?;
         let differs =
             |(name, wanted): &&(&str, bool)| known.get(*name).is_some_and(|is| is != wanted);
+        if !known.contains_key(EVENTS) {
+            return Err(BeginError::NoEvents(self.qmp.version().clone()));
+        }
         if multifd_channels > 0 && !known.contains_key(MULTIFD) {
             return Err(BeginError::NoMultifd { wanted: multifd_channels });
         }
@@ -269,11 +293,17 @@ impl Watcher {
     }
 
     /// Changes parameters, and keeps what they were.
-    fn set_parameters(&mut self, wanted: Value) -> Result<(), QmpError> {
+    fn set_parameters(&mut self, wanted: Value) -> Result<(), BeginError> {
         let all = self.qmp.parameters()?;
+        let lacks = |name: &str| BeginError::NoParameter {
+            version: self.qmp.version().clone(),
+            name: name.to_owned(),
+        };
         let names = wanted.as_object().into_iter().flat_map(Map::keys);
-        let before =
-            names.filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect();
+        let value = |name: &String| all.get(name).cloned().ok_or_else(|| lacks(name));
+        let before = names
+            .map(|name| value(name).map(|value| (name.clone(), value)))
+            .collect::<Result<_, _>>()?;
         self.qmp.set_parameters(wanted)?;
         self.before.push(Setting::Parameters(before));
         Ok(())
@@ -281,21 +311,15 @@ impl Watcher {
 
     fn on_event(&mut self, name: &str, data: &Value) {
         match (name, data["status"].as_str()) {
+            ("RESUME", _) => self.resumed = true,
             ("STOP", _) => self.tell(|seen| seen.stopped = true),
             ("MIGRATION", Some("completed")) => self.tell(|seen| seen.over = Some(Ok(()))),
             ("MIGRATION", Some(status @ ("failed" | "cancelled"))) => {
-                let text = self.words_of_failure(status);
+                let info = self.qmp.migration_info().unwrap_or_default();
+                let text = words_of_failure(status, info.error_desc.as_deref());
                 self.tell(|seen| seen.over = Some(Err(text)));
             }
             _ => {}
-        }
-    }
-
-    fn words_of_failure(&mut self, status: &str) -> String {
-        let info = self.qmp.migration_info().ok();
-        match info.and_then(|info| info.error_desc) {
-            Some(words) => format!("QEMU's migration is {status}: {words}"),
-            None => format!("QEMU's migration is {status}"),
         }
     }
 
@@ -309,7 +333,15 @@ impl Watcher {
         match order {
             Order::Cancel => self.cancel().map(drop),
             Order::Undo => self.undo(),
-            Order::Settle => self.settle(),
+            Order::Settle(process, in_touch) => {
+                let released = self.settle(process.as_deref(), in_touch);
+                let over = match &released {
+                    Released::Running => Ok(()),
+                    Released::NeverRan(text) | Released::Lost(text) => Err(text.clone()),
+                };
+                self.tell(|seen| (seen.over, seen.released) = (Some(over), Some(released)));
+                Ok(())
+            }
             Order::SetDowntime(limit) => {
                 let wanted = json!({ "downtime-limit": downtime_ms(limit) });
                 self.qmp.set_parameters(wanted).map_err(|error| error.to_string())
@@ -350,21 +382,68 @@ impl Watcher {
         Ok(())
     }
 
-    /// Waits for the arrived guest.
-    fn settle(&mut self) -> Result<(), String> {
+    /// Waits for the arrived guest. QEMU's word counts, or its end; that the conversation broke says
+    /// nothing of the guest. As long as that had not broken, QEMU's end after its last word means
+    /// that the guest never ran.
+    fn settle(&mut self, process: Option<&Process>, mut in_touch: bool) -> Released {
         loop {
-            if let Some(over) = lock(&self.seen).over.clone() {
-                return over;
+            let seen = lock(&self.seen).clone();
+            if let Some(over) = seen.over.filter(|_| !seen.lost) {
+                return over.map_or_else(Released::NeverRan, |()| Released::Running);
             }
-            match self.qmp.next_event(Duration::from_millis(200)) {
-                Ok(Some(event)) => self.on_event(&event.name, &event.data),
-                Ok(None) => match self.qmp.migration_info() {
-                    Ok(info) if info.is_completed() => return Ok(()),
-                    // A QEMU that is slow to answer may still start the guest.
-                    Ok(_) | Err(QmpError::TimedOut { .. }) => {}
-                    Err(error) => return Err(error.to_string()),
-                },
-                Err(error) => return Err(format!("QEMU at the destination has ended: {error}")),
+            let broke = match self.look_for_guest() {
+                Ok(is_asked) => {
+                    in_touch |= is_asked;
+                    continue;
+                }
+                // One that is slow to answer may still start the guest.
+                Err(_) if !self.qmp.is_broken() => continue,
+                Err(error) => error.to_string(),
+            };
+            let patience = if in_touch { ENDING_TIME } else { RECONNECT_PAUSE };
+            if self.qemu_ends_within(process, patience) {
+                let text = format!("QEMU at the destination has ended: {broke}");
+                let never_ran = in_touch && !self.resumed;
+                return if never_ran { Released::NeverRan(text) } else { Released::Lost(text) };
+            }
+            in_touch = false;
+            let is_there = self.qmp.reconnect().is_ok();
+            // Who answers may be another, that was started since.
+            if self.qemu_ends_within(process, Duration::ZERO) {
+                return Released::Lost(format!("QEMU at the destination has ended: {broke}"));
+            }
+            if is_there {
+                self.tell(|seen| (seen.over, seen.lost) = (None, false));
+            }
+        }
+    }
+
+    /// Sees what QEMU says of the arrived guest. True: it was asked, and so is in touch.
+    fn look_for_guest(&mut self) -> Result<bool, QmpError> {
+        if let Some(event) = self.qmp.next_event(Duration::from_millis(200))? {
+            self.on_event(&event.name, &event.data);
+            return Ok(false);
+        }
+        let info = self.qmp.migration_info()?;
+        match info.status.as_str() {
+            "completed" => self.tell(|seen| seen.over = Some(Ok(()))),
+            status @ ("failed" | "cancelled") => {
+                let text = words_of_failure(status, info.error_desc.as_deref());
+                self.tell(|seen| seen.over = Some(Err(text)));
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether QEMU has ended or does so in that time. Where its process is out of sight, nobody who
+    /// listens at its socket stands for that.
+    fn qemu_ends_within(&self, process: Option<&Process>, patience: Duration) -> bool {
+        match process {
+            Some(process) => process.ends_within(patience),
+            None => {
+                std::thread::sleep(patience.min(RECONNECT_PAUSE));
+                self.qmp.is_refused()
             }
         }
     }
@@ -386,7 +465,18 @@ impl Watcher {
     }
 }
 
+fn words_of_failure(status: &str, words: Option<&str>) -> String {
+    match words {
+        Some(words) => format!("QEMU's migration is {status}: {words}"),
+        None => format!("QEMU's migration is {status}"),
+    }
+}
+
 /// QEMU takes 0 to 2000 seconds.
 fn downtime_ms(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).clamp(1, 2_000_000)
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -86,6 +86,8 @@ fn a_stopped_guest_arrives_stopped_and_every_byte_of_it() -> Outcome {
     let report = migrate(&here, &there, "vm")?;
     assert_eq!((report.status, &*report.reason), (Status::Ok, ""));
     assert!(report.wire_bytes < report.ram_bytes / 2, "{} bytes", report.wire_bytes);
+    let pages = report.zero_pages + report.duplicate_pages + report.delta_pages + report.full_pages;
+    assert!(report.zero_pages > 0 && pages >= report.ram_bytes / 4096, "{pages} pages");
     let mut qmp = destination.qmp()?;
     assert_eq!(memory_digest(&mut qmp)?, before);
     assert!(!qmp.status()?.running);

@@ -6,6 +6,7 @@ mod channels;
 mod child;
 mod kills;
 mod links;
+mod out_of_touch;
 #[path = "../../../faults/process.rs"]
 mod process;
 #[path = "../../../faults/proxy.rs"]
