@@ -215,7 +215,7 @@ keys! {
     HdeMaxBaselines "hde.max_baselines" Kind::Integer(1, 1_000_000), "1000", NextMigration,
         "Baselines that a migration of a QEMU's guest may hold on each side, 1 MiB of pages each.";
     HdeMaxMemoryPercent "hde.max_memory_percent" Kind::Percent(1.0, 100.0), "25", NextMigration,
-        "Memory that they may take on each side, in percent of the guest's; the stricter bound counts.";
+        "Memory of a migration on each side, in percent of its guest's; half is for baselines. The stricter bound counts.";
     HdeBaselineCleanupAggressive "hde.baseline_cleanup_aggressive" Kind::Bool, "false", NextMigration,
         "Hold half of the baselines that the two bounds allow.";
     HdeSelectorLearningRate "hde.selector.learning_rate" Kind::Number(0.000_001, 1.0), "0.03", NextMigration,

@@ -2,6 +2,7 @@
 
 use crate::base::limits::MAX_MULTIFD_CHANNELS;
 pub use crate::encoding::codec::{ChoiceError, CodecChoice};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +19,15 @@ pub enum CodecPolicy {
 impl From<CodecChoice> for CodecPolicy {
     fn from(choice: CodecChoice) -> Self {
         Self::Fixed(choice)
+    }
+}
+
+impl fmt::Display for CodecPolicy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => out.write_str("auto"),
+            Self::Fixed(choice) => choice.fmt(out),
+        }
     }
 }
 

@@ -120,7 +120,7 @@ impl RelaySource {
     /// A source about to connect.
     pub fn new(setup: RelaySetup, options: MigrationOptions, now: Time) -> Self {
         let pacer = Pacer::new(options.bandwidth_limit_bytes_per_s);
-        let window = Window::new(setup.channels);
+        let window = Window::new(setup.channels, setup.facts.ram_bytes);
         Self {
             setup,
             options,

@@ -16,6 +16,8 @@ use std::time::Duration;
 /// most.
 const BULK_TIME: Duration = Duration::from_millis(600);
 const BULK_BYTES: (u64, u64) = (16 << 20, 64 << 20);
+/// And as a part of the guest's memory.
+const RAM_SHARE: u64 = 16;
 /// The same later, on top of one and a half round trips.
 const TAIL_TIME: Duration = Duration::from_millis(30);
 const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
@@ -46,6 +48,8 @@ pub struct Window {
     /// Mean length of a packed segment.
     segment_bytes: u64,
     in_tail: bool,
+    /// In the first pass.
+    most_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,10 +69,12 @@ pub struct Link {
 }
 
 impl Window {
-    /// Of a hypervisor with so many channels beside its main stream.
-    pub fn new(channels: u8) -> Self {
+    /// Of a hypervisor with so many channels beside its main stream, and a guest of so much memory: a
+    /// small guest is not worth as much of its host's.
+    pub fn new(channels: u8, ram_bytes: u64) -> Self {
         let parts = vec![Part::default(); usize::from(channels) + 1];
-        Self { parts, segment_bytes: 0, in_tail: false }
+        let most_bytes = (ram_bytes / RAM_SHARE).clamp(BULK_BYTES.0, BULK_BYTES.1);
+        Self { parts, segment_bytes: 0, in_tail: false, most_bytes }
     }
 
     /// A segment was queued.
@@ -149,7 +155,7 @@ impl Window {
         let round_trip = link.round_trip.min(LONGEST_ROUND_TRIP);
         let (time, (least, most)) = match self.in_tail {
             true => (TAIL_TIME + round_trip * 3 / 2, TAIL_BYTES),
-            false => (BULK_TIME + 2 * round_trip, BULK_BYTES),
+            false => (BULK_TIME + 2 * round_trip, (BULK_BYTES.0, self.most_bytes)),
         };
         bytes_in(time, link).clamp(least, most)
     }
@@ -167,9 +173,23 @@ mod tests {
     const LINK: Link =
         Link { rate_bytes_per_s: Some(50_000_000), round_trip: Duration::from_millis(20) };
 
+    const RAM_BYTES: u64 = 1 << 30;
+
+    #[test]
+    fn a_small_guest_has_a_small_window() {
+        for (ram_bytes, most) in [(1 << 20, 16), (512 << 20, 32), (1 << 40, 64)] {
+            let fast = Link { rate_bytes_per_s: Some(1 << 30), ..LINK };
+            let mut window = Window::new(0, ram_bytes);
+            while window.has_room(0, 0, fast) {
+                window.add(0, 1 << 20, 1 << 20);
+            }
+            assert_eq!(window.bytes(), most << 20);
+        }
+    }
+
     #[test]
     fn the_tail_holds_far_less_than_the_first_pass() {
-        let mut window = Window::new(0);
+        let mut window = Window::new(0, RAM_BYTES);
         let mut segments = 0;
         while window.has_room(0, 0, LINK) {
             window.add(0, 1 << 18, 1 << 18);
@@ -192,7 +212,7 @@ mod tests {
     #[test]
     fn bytes_to_replay_are_bounded_though_they_travel_as_nothing() {
         for tail in [false, true] {
-            let mut window = Window::new(0);
+            let mut window = Window::new(0, RAM_BYTES);
             window.first_pass_left((!tail).then_some(u64::MAX));
             let mut stream_bytes = 0;
             while window.has_room(0, 0, LINK) {
@@ -207,7 +227,7 @@ mod tests {
     #[test]
     fn an_unknown_link_gets_the_least() {
         let unknown = Link { rate_bytes_per_s: None, round_trip: Duration::ZERO };
-        let mut window = Window::new(0);
+        let mut window = Window::new(0, RAM_BYTES);
         window.add(0, BULK_BYTES.0 - 1, 1);
         assert!(window.has_room(0, 0, unknown));
         window.add(0, 1, 1);
@@ -218,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_waits_on_one_channel_keeps_no_other_out() {
-        let mut window = Window::new(4);
+        let mut window = Window::new(4, RAM_BYTES);
         for channel in [1, 2, 3, 4, 0] {
             assert!(window.has_room(channel, 0, LINK), "{channel}");
             while window.has_room(channel, 0, LINK) {
@@ -236,7 +256,7 @@ mod tests {
     #[test]
     fn the_numbers_under_way_stay_within_the_destinations_reach() {
         for channels in [0, 1, 16] {
-            let mut window = Window::new(channels);
+            let mut window = Window::new(channels, RAM_BYTES);
             let mut segments = 0;
             for channel in 0..=channels {
                 while window.has_room(channel, 3, LINK) {

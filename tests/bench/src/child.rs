@@ -128,7 +128,7 @@ impl Overhead {
 }
 
 /// A size in this process' status, which counts in KiB.
-fn status_bytes(key: &str) -> Result<u64, Failure> {
+pub fn status_bytes(key: &str) -> Result<u64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let number = line.and_then(|line| line.split_whitespace().next());

@@ -7,9 +7,9 @@
 //! ```
 
 use crate::Failure;
-use crate::child::say;
+use crate::child::{say, status_bytes};
 use crate::pair::Side;
-use dwcp::migration::{MigrationOptions, Report};
+use dwcp::migration::{CodecPolicy, MigrationOptions, Report};
 use dwcp::{Migration, Node, NodeOptions, Status};
 use dwcp_netlab::Host;
 use dwcp_qemulab::Vm;
@@ -30,6 +30,9 @@ pub struct SourceArguments {
     /// The downtime asked for.
     #[arg(long)]
     max_downtime_ms: u64,
+    /// The codec.
+    #[arg(long)]
+    codec: CodecPolicy,
 }
 
 /// What the destination is to do.
@@ -71,7 +74,8 @@ pub fn host(arguments: &HostArguments) -> Result<(), Failure> {
             node.attach_qemu(GUEST, qmp.as_ref(), question["incoming"] == true)?;
             say(&json!({}))?;
         } else if let Some(to) = text("leave") {
-            tell(node.migrate(GUEST, to, as_peer(MAX_DOWNTIME))?.wait(Some(LONGEST)))?;
+            let options = as_peer(MAX_DOWNTIME, CodecPolicy::Auto);
+            tell(node.migrate(GUEST, to, options)?.wait(Some(LONGEST)))?;
         } else if text("detach").is_some() {
             node.detach_qemu(GUEST)?;
             say(&json!({}))?;
@@ -97,16 +101,17 @@ fn held(node: &Node, sections: u64) -> Result<Value, Failure> {
 }
 
 /// As the peer: QEMU does not slow its guests down unless it is told to.
-fn as_peer(max_downtime: Duration) -> MigrationOptions {
-    MigrationOptions { max_downtime, throttle: false, ..MigrationOptions::default() }
+fn as_peer(max_downtime: Duration, codec: CodecPolicy) -> MigrationOptions {
+    MigrationOptions { max_downtime, throttle: false, codec, ..MigrationOptions::default() }
 }
 
-/// Moves a guest from the QEMU on one host to that on the other; the source's report.
+/// Moves a guest from the QEMU on one host to that on the other; the source's report, and the most
+/// memory that either node had.
 pub fn migrate(
     (from, source): (&Host, &Vm),
     (to, destination): (&Host, &Vm),
-    max_downtime: Duration,
-) -> Result<Value, Failure> {
+    (max_downtime, codec): (Duration, CodecPolicy),
+) -> Result<(Value, u64), Failure> {
     let mut command = to.command(std::env::current_exe()?);
     command.arg("relay-destination").arg("--qmp").arg(destination.qmp_path());
     command.args(["--listen", &SocketAddr::new(to.ipv4().into(), 0).to_string()]);
@@ -117,12 +122,13 @@ pub fn migrate(
     command.arg("relay-source").arg("--qmp").arg(source.qmp_path());
     command.args(["--to", address]);
     command.args(["--max-downtime-ms", &max_downtime.as_millis().to_string()]);
+    command.args(["--codec", &codec.to_string()]);
     let mut leaving = Side::start(from, command)?;
     leaving.line()?;
     leaving.go()?;
-    let report = leaving.line()?["report"].take();
-    arriving.line()?;
-    Ok(report)
+    let (mut left, arrived) = (leaving.line()?, arriving.line()?);
+    let peaks = [&left, &arrived].map(|said| said["peak_bytes"].as_u64().unwrap_or(u64::MAX));
+    Ok((left["report"].take(), peaks[0].max(peaks[1])))
 }
 
 /// Runs the source.
@@ -131,7 +137,7 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     node.attach_qemu(GUEST, &arguments.qmp, false)?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
-    let options = as_peer(Duration::from_millis(arguments.max_downtime_ms));
+    let options = as_peer(Duration::from_millis(arguments.max_downtime_ms), arguments.codec);
     let migration = node.migrate(GUEST, &arguments.to.to_string(), options)?;
     tell(migration.wait(Some(LONGEST)))?;
     node.stop();
@@ -171,7 +177,7 @@ fn tell(report: Option<Report>) -> Result<(), Failure> {
     if report.status != Status::Ok {
         return Err(format!("{} side: {:?}: {}", report.side, report.status, report.reason).into());
     }
-    say(&json!({ "report": report }))
+    say(&json!({ "report": report, "peak_bytes": status_bytes("VmHWM:")? }))
 }
 
 const GUEST: &str = "bench";

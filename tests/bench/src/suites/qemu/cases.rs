@@ -1,6 +1,7 @@
 //! What is measured: guests, links, means of moving, and what is wanted of each cell.
 
 use crate::Failure;
+use dwcp::migration::CodecPolicy;
 use dwcp_netlab::{Lab, LinkConfig};
 use dwcp_qemulab::baseline::Mode;
 use dwcp_qemulab::{Image, Load, VmConfig};
@@ -95,19 +96,39 @@ impl Link {
     }
 }
 
+/// The links of the selector of codecs, and how many rounds each is worth: on the first, a guest of
+/// 64 MiB that is not packed takes a minute.
+pub const SELECTOR_LINKS: [(Link, usize); 5] = [
+    (shaped("10", "10 Mbit/s", 10), 1),
+    (shaped("100", "100 Mbit/s", 100), 2),
+    (shaped("1000", "1 Gbit/s", 1000), 3),
+    (shaped("10000", "10 Gbit/s", 10_000), 3),
+    (LINKS[3], 3),
+];
+
+const fn shaped(key: &'static str, name: &'static str, mbit_per_s: u64) -> Link {
+    Link { key, name, mbit_per_s: Some(mbit_per_s), rtt: Duration::ZERO, loss: 0.0 }
+}
+
+/// The guest of the selector of codecs.
+pub const SELECTOR_GUEST: Guest =
+    Guest { name: "text", memory_mib: 128, load: Load::Text { mib: 64, rate_mib: 1 } };
+
 /// How a guest is moved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Means {
     /// By libdwcp, out of one QEMU and into another.
-    Relay,
+    Relay(CodecPolicy),
     /// By QEMU alone.
     Qemu(Mode),
 }
 
+/// By libdwcp as it comes.
+pub const AUTO: Means = Means::Relay(CodecPolicy::Auto);
 /// All of them. QEMU's `compress` is not among them: in 7.2 it damages guests, so how fast it does
 /// that says nothing ([`Mode::Compress`]).
 pub const MEANS: [Means; 3] =
-    [Means::Relay, Means::Qemu(Mode::Plain), Means::Qemu(Mode::MultifdZstd { channels: 4 })];
+    [AUTO, Means::Qemu(Mode::Plain), Means::Qemu(Mode::MultifdZstd { channels: 4 })];
 /// Place of libdwcp in [`MEANS`].
 pub const RELAY: usize = 0;
 const MULTIFD_ZSTD: usize = 2;
@@ -116,7 +137,7 @@ impl Means {
     /// As the results have it.
     pub fn name(self) -> &'static str {
         match self {
-            Means::Relay => "libdwcp",
+            Means::Relay(_) => "libdwcp",
             Means::Qemu(Mode::Plain) => "plain",
             Means::Qemu(Mode::MultifdZstd { .. }) => "multifd zstd",
             Means::Qemu(Mode::Compress) => "compress",

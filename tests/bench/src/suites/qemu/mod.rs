@@ -7,12 +7,13 @@
 mod cases;
 mod floor;
 mod returns;
+mod selector;
 mod trip;
 
 use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
 use crate::{Failure, Plan};
-use cases::{Guest, Link, MEANS, Means, WirePeer};
+use cases::{AUTO, Guest, Link, MEANS, Means, WirePeer};
 use dwcp_qemulab::VmConfig;
 use floor::Floor;
 use std::collections::HashMap;
@@ -43,6 +44,11 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     {
         failed.push(format!("return: {error}"));
     }
+    if parts.contains(&&SELECTOR)
+        && let Err(error) = selector::run(&plan.qemu_links, plan.rounds, results)
+    {
+        failed.push(format!("selector: {error}"));
+    }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
 }
 
@@ -61,6 +67,7 @@ struct Figures {
     total_s: Samples,
     downtime_ms: Samples,
     wire_mib: Samples,
+    memory_mib: Samples,
 }
 
 impl Cell<'_> {
@@ -73,7 +80,7 @@ impl Cell<'_> {
         let mut all = Measured::default();
         // Whoever goes first has the machine's memory touched for the first time, which on a
         // virtual machine costs more than the trip.
-        traveller.go(Means::Relay)?;
+        traveller.go(AUTO)?;
         for round in 0..rounds {
             // Who begins changes, so that none always follows the same other.
             for turn in 0..MEANS.len() {
@@ -100,16 +107,17 @@ impl Cell<'_> {
 
     /// The single trip, for whoever wants to know why.
     fn show(&self, means: Means, taken: &Taken) {
-        let Taken { total_s, downtime_ms, own_downtime_ms, wire_mib, details } = taken;
+        let Taken { total_s, downtime_ms, own_downtime_ms, wire_mib, memory_mib, details } = taken;
+        let memory = memory_mib.map_or(String::new(), |mib| format!(", memory {mib:.0} MiB"));
         eprintln!(
             "  {}, {means}: {total_s:.2} s, down {downtime_ms:.0} ms (by its own count \
-             {own_downtime_ms:.0}), {wire_mib:.1} MiB {details}",
+             {own_downtime_ms:.0}), {wire_mib:.1} MiB{memory} {details}",
             self.name
         );
     }
 
     fn report(&self, all: &Measured, floor: Floor, results: &mut Results) -> Result<(), Failure> {
-        let Figures { total_s, downtime_ms, wire_mib } = all[cases::RELAY].clone();
+        let Figures { total_s, downtime_ms, wire_mib, memory_mib } = all[cases::RELAY].clone();
         let mut add = |metric, unit, dwcp, (peer_name, peer): (&str, Samples), bound| {
             let (suite, case, wanted) = ("qemu", &*self.name, Wanted::AtMost(bound));
             results.add(Figure { suite, case, metric, unit, dwcp, peer_name, peer, wanted })
@@ -124,6 +132,8 @@ impl Cell<'_> {
             WirePeer::Ram => ("RAM", Samples::from(f64::from(self.guest.memory_mib))),
         };
         add("wire_mib", "MiB", wire_mib, wire_peer, wanted.wire)?;
+        let ram = ("RAM", Samples::from(f64::from(self.guest.memory_mib)));
+        add("memory_mib", "MiB", memory_mib, ram, MEMORY_SHARE)?;
         match (least_s, wanted.total_to_floor) {
             (Some(least_s), Some(bound)) => {
                 add("total_to_floor", "s", total_s, ("zstd 3 of RAM", least_s.into()), bound)
@@ -138,21 +148,25 @@ impl Figures {
         self.total_s.push(taken.total_s);
         self.downtime_ms.push(taken.downtime_ms);
         self.wire_mib.push(taken.wire_mib);
+        taken.memory_mib.into_iter().for_each(|mib| self.memory_mib.push(mib));
     }
 }
 
 /// The best of QEMU's own modes in one of the figures.
 fn best(all: &Measured, of: fn(&Figures) -> &Samples) -> (&'static str, Samples) {
-    let peers = MEANS.iter().zip(all).filter(|(means, _)| **means != Means::Relay);
+    let peers = MEANS.iter().zip(all).filter(|(means, _)| **means != AUTO);
     let medians = peers.map(|(means, figures)| (means.name(), of(figures).clone()));
     let best = medians.min_by(|(_, one), (_, other)| one.median().total_cmp(&other.median()));
     best.unwrap_or_default()
 }
 
 /// What can be measured.
-const PARTS: [&str; 2] = [TURNS, RETURNS];
+const PARTS: [&str; 3] = [TURNS, RETURNS, SELECTOR];
 const TURNS: &str = "turns";
 const RETURNS: &str = "returns";
+const SELECTOR: &str = "selector";
+/// What a node may take of its guest's memory.
+const MEMORY_SHARE: f64 = 0.25;
 /// Rounds beyond this would take longer than they teach.
 const MOST_ROUNDS: usize = 3;
 const MOST_TRIES: usize = 3;

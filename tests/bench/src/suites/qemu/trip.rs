@@ -2,6 +2,7 @@
 
 use super::cases::Means;
 use crate::{Failure, relay};
+use dwcp::migration::CodecPolicy;
 use dwcp::runtime::qemu::Qmp;
 use dwcp_netlab::{Host, Lab};
 use dwcp_qemulab::baseline::{self, Baseline, Mode};
@@ -29,6 +30,8 @@ pub struct Taken {
     pub own_downtime_ms: f64,
     /// Sent by the source's host, headers included.
     pub wire_mib: f64,
+    /// The most that a node had in memory; none where no node is.
+    pub memory_mib: Option<f64>,
     /// What else there is to say.
     pub details: String,
 }
@@ -37,6 +40,7 @@ pub struct Taken {
 struct Told {
     total_s: f64,
     downtime_ms: f64,
+    memory_mib: Option<f64>,
     details: String,
 }
 
@@ -62,7 +66,7 @@ impl<'a> Traveller<'a> {
         let count = baseline::sent_by(from);
         let before = count();
         let (told, stopped_us, resumed_us) = match means {
-            Means::Relay => self.by_relay(&destination)?,
+            Means::Relay(codec) => self.by_relay(&destination, codec)?,
             Means::Qemu(mode) => self.by_qemu(&destination, mode)?,
         };
         let wire_mib = (count() - before) as f64 / MIB;
@@ -79,6 +83,7 @@ impl<'a> Traveller<'a> {
             downtime_ms: (resumed_us as f64 - stopped_us as f64) / 1e3,
             own_downtime_ms: told.downtime_ms,
             wire_mib,
+            memory_mib: told.memory_mib,
             details: told.details,
         }))
     }
@@ -98,16 +103,18 @@ impl<'a> Traveller<'a> {
         if self.is_there { (b, a) } else { (a, b) }
     }
 
-    fn by_relay(&self, destination: &Vm) -> Result<(Told, u64, u64), Failure> {
+    fn by_relay(&self, destination: &Vm, codec: CodecPolicy) -> Result<(Told, u64, u64), Failure> {
         let (from, to) = self.hosts();
         let (mut left, mut arrived) = (self.vm.qmp()?, destination.qmp()?);
-        let report = relay::migrate((from, &self.vm), (to, destination), MAX_DOWNTIME)?;
+        let (from, to) = ((from, &self.vm), (to, destination));
+        let (report, peak_bytes) = relay::migrate(from, to, (MAX_DOWNTIME, codec))?;
         let number = |key: &str| {
             report[key].as_f64().ok_or_else(|| format!("no number {key} in report {report}"))
         };
         let told = Told {
             total_s: number("total_ms")? / 1e3,
             downtime_ms: number("downtime_ms")?,
+            memory_mib: Some(peak_bytes as f64 / MIB),
             details: details(&report),
         };
         Ok((told, time_of("STOP", &mut left)?, time_of("RESUME", &mut arrived)?))
@@ -129,6 +136,7 @@ impl<'a> Traveller<'a> {
         let told = Told {
             total_s: took.total.as_secs_f64(),
             downtime_ms: took.downtime.as_secs_f64() * 1e3,
+            memory_mib: None,
             details: took.info.ram.map_or_else(String::new, |ram| {
                 format!("passes {}, {:.0} Mbit/s", ram.dirty_sync_count, ram.mbps)
             }),
