@@ -52,9 +52,13 @@ pub struct Plan {
     #[arg(long, value_delimiter = ',', default_value = "200,300,1000,veth")]
     qemu_links: Vec<String>,
     /// What the `qemu` suite measures: turns (of libdwcp and QEMU's own modes), returns (of guests
-    /// whose host holds what they, or others like them, brought before).
-    #[arg(long, value_delimiter = ',', default_values = ["turns", "returns"])]
+    /// whose host holds what they, or others like them, brought before), selector (of codecs, against
+    /// each codec alone).
+    #[arg(long, value_delimiter = ',', default_values = ["turns", "returns", "selector"])]
     qemu_parts: Vec<String>,
+    /// Links of its part `selector`: Mbit/s, or an unshaped veth pair.
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000,veth")]
+    selector_links: Vec<String>,
     /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
     #[arg(long)]
     library_dir: Option<PathBuf>,

@@ -45,7 +45,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         failed.push(format!("return: {error}"));
     }
     if parts.contains(&&SELECTOR)
-        && let Err(error) = selector::run(&plan.qemu_links, plan.rounds, results)
+        && let Err(error) = selector::run(&plan.selector_links, plan.rounds, results)
     {
         failed.push(format!("selector: {error}"));
     }

@@ -1,6 +1,6 @@
 //! The selector of codecs against each codec alone, on links from slow to unshaped.
 
-use super::cases::{AUTO, Link, Means, SELECTOR_GUEST, SELECTOR_LINKS};
+use super::cases::{self, AUTO, Link, Means, SELECTOR_GUEST, SELECTOR_LINKS};
 use super::trip::Traveller;
 use crate::Failure;
 use crate::results::{Figure, Results, Wanted};
@@ -9,11 +9,9 @@ use dwcp::encoding::CodecChoice;
 use dwcp::migration::CodecPolicy;
 use dwcp_qemulab::VmConfig;
 
-/// The links that are named, or all if none of them is.
+/// The links that are named.
 pub fn run(names: &[String], rounds: usize, results: &mut Results) -> Result<(), Failure> {
-    let named = |link: &Link| names.iter().any(|name| name == link.key);
-    let any = SELECTOR_LINKS.iter().any(|(link, _)| named(link));
-    for (link, most) in SELECTOR_LINKS.iter().filter(|(link, _)| !any || named(link)) {
+    for (link, most) in cases::chosen(names, &SELECTOR_LINKS, |(link, _)| link.key)? {
         on(link, rounds.min(*most), results)?;
     }
     Ok(())
