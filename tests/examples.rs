@@ -5,6 +5,7 @@
 //! /dev/kvm they run their guest as a thread, so every test means something everywhere.
 
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -27,6 +28,9 @@ impl Programs {
         let binaries = Path::new(env!("CARGO_BIN_EXE_dwcp-v3-cli")).parent().expect("a directory");
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples");
         std::fs::create_dir_all(&directory).expect("a directory for the programs");
+        // Each test is a process, and two that build at once would link each other's halves.
+        let turn = File::create(directory.join("lock")).expect("a file to lock");
+        turn.lock().expect("a turn");
         run(Command::new("make")
             .args(["-s", "-j2", "-C", &format!("{ROOT}/examples/c")])
             .arg(format!("LIBRARY_DIR={}", binaries.display()))

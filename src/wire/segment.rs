@@ -16,8 +16,12 @@ pub const BLOCKS: usize = 4;
 /// Length of the header.
 pub const SEGMENT_HEADER_BYTES: usize = 8 + 4 + 8 + BLOCKS * 12;
 
-/// A flag of the header.
+/// Flags of the header.
 const BEFORE_END: u8 = 1;
+const IN_TAIL: u8 = 2;
+
+/// Where the flags are in the header.
+const FLAGS_AT: usize = 9;
 
 /// How one block is packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub struct SegmentHeader {
     pub channel: u8,
     /// The end of the main stream cannot begin in this segment.
     pub before_end: bool,
+    /// The guest may be stopped soon, and what is not replayed then is downtime.
+    pub in_tail: bool,
     /// Checksum of the stream's bytes.
     pub checksum: u64,
     /// Framing, page classes, fresh pages, differences.
@@ -88,6 +94,11 @@ impl SegmentPayload {
         Reader::new(&self.head).u64("segment number")
     }
 
+    /// Whether [`SegmentHeader::in_tail`] is set.
+    pub fn is_in_tail(&self) -> bool {
+        self.head.get(FLAGS_AT).is_some_and(|flags| flags & IN_TAIL != 0)
+    }
+
     /// Lengths of the pieces of a payload of so many bytes that begins with this header.
     ///
     /// # Errors
@@ -115,7 +126,8 @@ impl SegmentHeader {
             out = rest;
         };
         put(&self.number.to_le_bytes());
-        put(&[self.channel, u8::from(self.before_end) * BEFORE_END, 0, 0]);
+        let flags = u8::from(self.before_end) * BEFORE_END | u8::from(self.in_tail) * IN_TAIL;
+        put(&[self.channel, flags, 0, 0]);
         put(&self.checksum.to_le_bytes());
         for block in &self.blocks {
             put(&[block.codec, 0, 0, 0]);
@@ -167,8 +179,8 @@ impl SegmentHeader {
                 return Err(WireError::TooLong { what: "block of a segment", value, limit });
             }
         }
-        let before_end = flags & BEFORE_END != 0;
-        Ok(Self { number, channel, before_end, checksum, blocks })
+        let (before_end, in_tail) = (flags & BEFORE_END != 0, flags & IN_TAIL != 0);
+        Ok(Self { number, channel, before_end, in_tail, checksum, blocks })
     }
 }
 
@@ -180,8 +192,9 @@ mod tests {
         let mut blocks = [Block::default(); BLOCKS];
         blocks[0] = Block { codec: 2, raw_bytes: 10, packed_bytes: 3 };
         blocks[2] = Block { codec: 0, raw_bytes: 2, packed_bytes: 2 };
+        let (before_end, in_tail) = (true, false);
         let header =
-            SegmentHeader { number: 9, channel: 4, before_end: true, checksum: 77, blocks };
+            SegmentHeader { number: 9, channel: 4, before_end, in_tail, checksum: 77, blocks };
         let head = [&header.encode()[..], b"abc"].concat();
         SegmentPayload { head, fresh: b"de".to_vec(), tail: Vec::new() }
     }
@@ -191,7 +204,11 @@ mod tests {
         let payload = sample();
         let (header, packed) = SegmentHeader::decode(&payload).unwrap();
         assert_eq!((header.number, header.checksum), (9, 77));
-        assert_eq!((header.channel, header.before_end), (4, true));
+        assert_eq!((header.channel, header.before_end, header.in_tail), (4, true, false));
+        let tail = SegmentHeader { in_tail: true, ..header }.encode().to_vec();
+        let tail = SegmentPayload { head: [&tail[..], b"abc"].concat(), ..payload.clone() };
+        assert!(SegmentHeader::decode(&tail).unwrap().0.in_tail);
+        assert!(tail.is_in_tail() && !payload.is_in_tail());
         assert_eq!(packed, [&b"abc"[..], b"", b"de", b""]);
         assert_eq!(payload.number(), Ok(9));
         let lengths = SegmentPayload::piece_lengths(&payload.head, payload.len() as u32);

@@ -25,6 +25,9 @@ const MAX_EARLY_BYTES: u64 = 136 << 20;
 /// So far ahead of the replay segments are acknowledged when they arrive. One that is lost on its way
 /// then holds back no acknowledgement of those behind it, and no window is full of what is here.
 const ACKNOWLEDGED_AHEAD: u64 = 32;
+/// The same once the guest may be stopped: what waits for the replay then is downtime, and the source's
+/// window is to be full of it.
+const ACKNOWLEDGED_AHEAD_IN_TAIL: u64 = 8;
 
 /// Bytes of unpacked segments that the replay may have in hand: enough to keep it busy. With channels
 /// more than any source has under way, because one may stand still until another has come as far.
@@ -189,7 +192,9 @@ impl RelayDestination {
         self.in_hand.insert(self.next, InHand { streams, stream_bytes: 0 });
         self.unpacking = true;
         self.next += 1;
-        self.acknowledge_ahead(self.next + ACKNOWLEDGED_AHEAD - 1);
+        for ahead in [ACKNOWLEDGED_AHEAD, ACKNOWLEDGED_AHEAD_IN_TAIL] {
+            self.acknowledge_ahead(self.next + ahead - 1);
+        }
         Some(payload)
     }
 
@@ -557,19 +562,24 @@ impl RelayDestination {
         }
         self.early_bytes += bytes;
         self.early.insert(number, Arrived { payload, streams: vec![stream] });
-        if number < self.next + ACKNOWLEDGED_AHEAD {
-            self.acknowledge_ahead(number);
-        }
+        self.acknowledge_ahead(number);
         Ok(())
     }
 
-    /// Acknowledges a segment that waits for the replay. Not with channels: their replays wait for
+    /// Acknowledges a segment that waits for the replay, unless that is far behind. Not with channels: their replays wait for
     /// each other, and the source's windows alone bound what they wait with.
     fn acknowledge_ahead(&mut self, number: u64) {
         if self.setup.channels > 0 {
             return;
         }
         if let Some(arrived) = self.early.get_mut(&number) {
+            let ahead = match arrived.payload.is_in_tail() {
+                true => ACKNOWLEDGED_AHEAD_IN_TAIL,
+                false => ACKNOWLEDGED_AHEAD,
+            };
+            if number >= self.next + ahead {
+                return;
+            }
             for stream in std::mem::take(&mut arrived.streams) {
                 self.session.acknowledge(stream, ChunkId(number), true);
             }
@@ -722,6 +732,24 @@ mod tests {
         assert!(lasts.iter().position(|last| *last) == Some(lasts.len() - 1));
         let all: Vec<u64> = told.into_iter().flat_map(|(_, hashes)| hashes).collect();
         assert!(all == many[..MAX_ANNOUNCED_PAGES as usize]);
+    }
+
+    #[test]
+    fn once_the_guest_may_be_stopped_fewer_are_acknowledged_before_they_are_replayed() {
+        let in_tail = |number: u64, in_tail: bool| {
+            let mut segment = segment(number);
+            segment.head.extend_from_slice(&[0, u8::from(in_tail) * 2]);
+            segment
+        };
+        for (tail, ahead) in [(false, ACKNOWLEDGED_AHEAD), (true, ACKNOWLEDGED_AHEAD_IN_TAIL)] {
+            let mut destination = destination();
+            for number in 0..ACKNOWLEDGED_AHEAD * 2 {
+                destination.segment(A, in_tail(number, tail), NOW).unwrap();
+            }
+            assert_eq!(destination.waiting_acks(A) as u64, ahead);
+            assert!(replay_one(&mut destination));
+            assert_eq!(destination.waiting_acks(A) as u64, ahead + 1);
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Place {
     pub channel: u8,
     /// The end of the main stream cannot begin in it.
     pub before_end: bool,
+    /// The hypervisor may stop the guest soon.
+    pub in_tail: bool,
 }
 
 /// A segment between its two steps.
@@ -270,9 +272,10 @@ impl Packer {
             payload.fresh = take(&mut fresh_pages);
             Block::stored(fresh_bytes)
         });
-        let Prepared { number, place: Place { channel, before_end }, checksum, .. } = prepared;
+        let Prepared { number, place: Place { channel, before_end, in_tail }, checksum, .. } =
+            prepared;
         let blocks = [framing, classes, fresh, delta];
-        let header = SegmentHeader { number, channel, before_end, checksum, blocks };
+        let header = SegmentHeader { number, channel, before_end, in_tail, checksum, blocks };
         payload.head[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
         let counts = PageCounts {
             zero: pages.counts.zero.into(),
@@ -470,13 +473,15 @@ mod tests {
             let mut unpack = Unpacker::new(limits_for(pages));
             for number in 0..60 {
                 let sent = segment(&mut random);
-                let place = Place { channel: number as u8 % 3, before_end: number % 2 == 0 };
+                let before_end = number % 2 == 0;
+                let place = Place { channel: number as u8 % 3, before_end, in_tail: !before_end };
                 let (mut taken, now) = (sent.clone(), Time(number as u64));
                 let prepared = prepare.prepare(&mut taken, place, number % 5 != 4, now);
                 let mut packed = pack.pack(prepared, CODECS[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&mut packed.payload, Vec::new()).unwrap();
                 assert_eq!(header.number, number as u64);
-                assert_eq!((header.channel, header.before_end), (place.channel, place.before_end));
+                let SegmentHeader { channel, before_end, in_tail, .. } = header;
+                assert_eq!(Place { channel, before_end, in_tail }, place);
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);

@@ -157,12 +157,18 @@ impl Intake {
 
     /// Prepares what was read, as the next segment of all channels; what is read next may come to lie
     /// in `spare`.
-    pub fn prepare(&mut self, together: &Together, remember: bool, mut spare: Vec<u8>) -> Prepared {
+    pub fn prepare(
+        &mut self,
+        together: &Together,
+        (remember, in_tail): (bool, bool),
+        mut spare: Vec<u8>,
+    ) -> Prepared {
         let mut state = lock(&together.state);
         if together.channels > 0 {
             self.number_blocks(&mut state.blocks);
         }
-        let place = Place { channel: self.channel, before_end: self.parser.is_in_memory() };
+        let before_end = self.parser.is_in_memory();
+        let place = Place { channel: self.channel, before_end, in_tail };
         let mut prepared = state.preparer.prepare(&mut self.segment, place, remember, now());
         let zero = self.parser.zero_pages();
         prepared.named_zero = u32::try_from(zero - self.zero_counted).unwrap_or(u32::MAX);
@@ -238,7 +244,7 @@ mod tests {
                 intake.segment.pages.push(PageSlot { at: 0, block: 0, page: 1 });
                 intake.segment.data.resize(PAGE_BYTES, 7);
                 intake.segment.data[9] = written;
-                intake.prepare(&together, true, Vec::new()).fresh().len() / PAGE_BYTES
+                intake.prepare(&together, (true, false), Vec::new()).fresh().len() / PAGE_BYTES
             })
         };
         assert_eq!(whole_pages(Duration::ZERO), [1, 0, 1, 0, 1]);
@@ -281,7 +287,7 @@ mod tests {
         let bytes = packet("pc.ram", 3);
         let counts = [&bytes[..100], &bytes[100..500], &bytes[500..]].map(|part| {
             assert_eq!(intake.feed(part), part.len());
-            let prepared = intake.prepare(&together, true, Vec::new());
+            let prepared = intake.prepare(&together, (true, false), Vec::new());
             let packed = Packer::default().pack(prepared, CodecChoice::None).unwrap();
             assert_eq!(packed.counts.zero, u64::from(packed.classes.zero));
             (packed.counts.zero, packed.counts.full)

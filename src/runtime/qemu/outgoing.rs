@@ -501,13 +501,14 @@ impl QemuOutgoing {
         }
         let wanted = machine.wants_segments();
         let rate = machine.bandwidth_bytes_per_s();
+        let in_tail = !machine.is_in_first_pass();
         let spare = machine.spare().take();
         drop(machine);
         if !wanted {
             return false;
         }
         let remember = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
-        let prepared = intake.prepare(together, remember, spare);
+        let prepared = intake.prepare(together, (remember, in_tail), spare);
         waiting.fetch_add(1, Ordering::Relaxed);
         out.send(prepared).is_ok()
     }
