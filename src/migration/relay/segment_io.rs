@@ -606,7 +606,7 @@ mod tests {
             let mut at = random.usize(SEGMENT_HEADER_BYTES..changed.len());
             let bit = 1 << random.u8(..8);
             for piece in [&mut changed.head, &mut changed.fresh, &mut changed.tail] {
-                piece.iter_mut().nth(at).into_iter().for_each(|byte| *byte ^= bit);
+                piece.get_mut(at).into_iter().for_each(|byte| *byte ^= bit);
                 at = at.wrapping_sub(piece.len());
             }
             assert_ne!(changed, payload);

@@ -12,10 +12,14 @@
 use super::MAX_EARLY_SEGMENTS;
 use std::time::Duration;
 
-/// Time on the link that is under way in the first pass, and the bytes that this is at least and at
-/// most.
-const BULK_TIME: Duration = Duration::from_millis(600);
-const BULK_BYTES: (u64, u64) = (16 << 20, 64 << 20);
+/// Time on the link that is under way in the first pass, on top of so many round trips, in which a lost
+/// packet is made good; and the bytes that this is at least and at most. A guest whose last pages are
+/// all zero may be stopped before anybody sees it come, and waits for what is under way then.
+const BULK_TIME: Duration = Duration::from_millis(150);
+const BULK_ROUND_TRIPS: u32 = 4;
+const BULK_BYTES: (u64, u64) = (2 << 20, 64 << 20);
+/// While the link is not known yet.
+const FIRST_BYTES: u64 = 16 << 20;
 /// And as a part of the guest's memory.
 const RAM_SHARE: u64 = 16;
 /// The same later, on top of one and a half round trips.
@@ -35,8 +39,8 @@ const MAIN_BYTES: u64 = 8 << 20;
 /// A round trip that is longer counts as this.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// Pages before the end of the first pass at which it counts as over. The hypervisor is ahead of us
-/// by what its socket holds, and a page that is zero takes nine bytes there.
-const MARGIN_PAGES: u64 = 24 * 1024;
+/// by what its socket holds and by what was read at once, and a page that is zero takes nine bytes there.
+const MARGIN_PAGES: u64 = 40 * 1024;
 /// Segments that the mean of their length remembers.
 const MEAN_MEMORY: u64 = 8;
 
@@ -73,7 +77,7 @@ impl Window {
     /// small guest is not worth as much of its host's.
     pub fn new(channels: u8, ram_bytes: u64) -> Self {
         let parts = vec![Part::default(); usize::from(channels) + 1];
-        let most_bytes = (ram_bytes / RAM_SHARE).clamp(BULK_BYTES.0, BULK_BYTES.1);
+        let most_bytes = (ram_bytes / RAM_SHARE).clamp(FIRST_BYTES, BULK_BYTES.1);
         Self { parts, segment_bytes: 0, in_tail: false, most_bytes }
     }
 
@@ -153,9 +157,12 @@ impl Window {
 
     fn limit_bytes(&self, link: Link) -> u64 {
         let round_trip = link.round_trip.min(LONGEST_ROUND_TRIP);
+        if !self.in_tail && link.rate_bytes_per_s.is_none() {
+            return FIRST_BYTES;
+        }
         let (time, (least, most)) = match self.in_tail {
             true => (TAIL_TIME + round_trip * 3 / 2, TAIL_BYTES),
-            false => (BULK_TIME + 2 * round_trip, (BULK_BYTES.0, self.most_bytes)),
+            false => (BULK_TIME + BULK_ROUND_TRIPS * round_trip, (BULK_BYTES.0, self.most_bytes)),
         };
         bytes_in(time, link).clamp(least, most)
     }
@@ -195,7 +202,7 @@ mod tests {
             window.add(0, 1 << 18, 1 << 18);
             segments += 1;
         }
-        assert_eq!(segments, (50_000_000_u64 * 640 / 1000).div_ceil(1 << 18));
+        assert_eq!(segments, (50_000_000_u64 * 230 / 1000).div_ceil(1 << 18));
         window.first_pass_left(Some(MARGIN_PAGES + 1));
         assert!(!window.in_tail());
         window.first_pass_left(Some(MARGIN_PAGES));
@@ -225,10 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_link_gets_the_least() {
+    fn an_unknown_link_gets_a_first_guess() {
         let unknown = Link { rate_bytes_per_s: None, round_trip: Duration::ZERO };
         let mut window = Window::new(0, RAM_BYTES);
-        window.add(0, BULK_BYTES.0 - 1, 1);
+        window.add(0, FIRST_BYTES - 1, 1);
         assert!(window.has_room(0, 0, unknown));
         window.add(0, 1, 1);
         assert!(!window.has_room(0, 0, unknown));

@@ -40,6 +40,8 @@ use std::time::Duration;
 const DIRECTORY: &str = "held";
 /// How the files end.
 const ENDING: &str = "held";
+/// What is held without a disk is such a part of the guest's memory at most.
+const IN_MEMORY_SHARE: u64 = 16;
 /// Pages announced for each page of the guest that comes, at most.
 const ANNOUNCED_PER_PAGE: u64 = 2;
 
@@ -139,7 +141,7 @@ impl HeldStore {
             let section = Section::new(guest, number, storage);
             // Memory is for guests: what is held of them beside the disk is a part of theirs.
             let in_memory = self.directory.is_none();
-            let max_bytes = if in_memory { ram_bytes / 4 } else { u64::MAX };
+            let max_bytes = if in_memory { ram_bytes / IN_MEMORY_SHARE } else { u64::MAX };
             HeldWriter::start(store, keys.hash, section, max_bytes.min(self.max_bytes))
         });
         match started {

@@ -170,9 +170,9 @@ fn the_section_used_longest_ago_makes_room_and_never_one_that_is_announced() {
 }
 
 #[test]
-fn in_memory_no_more_is_held_than_a_quarter_of_the_guest() {
+fn in_memory_no_more_is_held_than_a_sixteenth_of_the_guest() {
     let (store, _) = store(None, 1 << 30);
-    let writer = store.begin("small", 1 << 20).unwrap();
+    let writer = store.begin("small", 4 << 20).unwrap();
     for seed in 0..20 {
         let block = pages(seed, 16);
         writer.add(FreshBlock {

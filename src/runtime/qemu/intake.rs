@@ -5,11 +5,14 @@ use crate::encoding::AnnouncedPages;
 use crate::migration::EncodingOptions;
 use crate::migration::relay::StreamSum;
 use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
-use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, StreamParser};
+use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, SegmentLimits, StreamParser};
 use crate::runtime::clock::now;
 use crate::runtime::lock::lock;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+
+/// Of a segment of the main stream: seven thousand marks of zero pages.
+const SKELETON_BYTES: usize = 64 << 10;
 
 /// What the channels of one migration share.
 pub struct Together {
@@ -74,7 +77,8 @@ impl Together {
         let mut state = lock(&self.state);
         let parser = match ChannelParser::for_channel(first_four) {
             // Alone, it is what QEMU calls its stream, whatever is in it.
-            _ if self.channels == 0 => ChannelParser::Main(StreamParser::new()),
+            _ if self.channels == 0 => main(),
+            Some(ChannelParser::Main(_)) => main(),
             Some(parser) => parser,
             None => {
                 let text = "neither the main stream nor a multifd channel";
@@ -119,6 +123,13 @@ impl Together {
     pub fn sum(&self) -> StreamSum {
         lock(&self.state).sum
     }
+}
+
+/// The main stream's parser. Its segments end early, because marks of zero pages may be all that is in
+/// one, and whoever looks at what is left of the first pass must not have gone past its end.
+fn main() -> ChannelParser {
+    let limits = SegmentLimits { skeleton_bytes: SKELETON_BYTES, ..SegmentLimits::default() };
+    ChannelParser::Main(StreamParser::with_limits(limits))
 }
 
 impl Intake {

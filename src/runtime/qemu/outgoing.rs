@@ -51,9 +51,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Bytes read from QEMU at once.
-const READ_BYTES: usize = 256 * 1024;
+const READ_BYTES: usize = 128 * 1024;
 /// A link that is faster than this carries pages sooner than they are looked up and kept.
 const REMEMBER_BELOW_BYTES_PER_S: u64 = 300_000_000;
+/// While connections are young, nobody knows what the link carries, and that it seems to run dry is
+/// TCP's way to begin, not the packers' fault. So it counts as in the middle of what links are.
+const YOUNG_LINK_BYTES_PER_S: u64 = 125_000_000;
 /// They tell what a connection carries.
 const FIRST_BYTES: usize = 4;
 /// Threads that pack, at most.
@@ -550,7 +553,7 @@ impl QemuOutgoing {
         let waiting: usize = self.waiting.iter().map(|one| one.load(Ordering::Relaxed)).sum();
         let queued = waiting.saturating_sub(packers);
         let state = LinkState {
-            bandwidth_bytes_per_s: machine.link_bytes_per_s(),
+            bandwidth_bytes_per_s: machine.link_bytes_per_s().or(Some(YOUNG_LINK_BYTES_PER_S)),
             cores: packers as u32,
             encode_queue_fill: (queued as f32 / packers as f32).min(1.0),
             send_queue_fill: machine.link_fill(socket_bytes, now()),

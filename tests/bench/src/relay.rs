@@ -133,7 +133,8 @@ pub fn migrate(
 
 /// Runs the source.
 pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
-    let node = Node::start(NodeOptions { name: "relay-source".into(), ..NodeOptions::default() })?;
+    let state = StateDir::new();
+    let node = Node::start(options("relay-source", None, &state))?;
     node.attach_qemu(GUEST, &arguments.qmp, false)?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
@@ -146,17 +147,34 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
 
 /// Runs the destination.
 pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
-    let options = NodeOptions {
-        name: "relay-destination".into(),
-        listen: Some(arguments.listen),
-        ..NodeOptions::default()
-    };
-    let node = Node::start(options)?;
+    let state = StateDir::new();
+    let node = Node::start(options("relay-destination", Some(arguments.listen), &state))?;
     node.attach_qemu(GUEST, &arguments.qmp, true)?;
     say(&json!({ "listen": node.local_address().ok_or("the node does not listen")? }))?;
     tell(arrival(&node)?.wait(Some(LONGEST)))?;
     node.stop();
     Ok(())
+}
+
+/// A node as a daemon runs it, with a place for its records and for what it holds.
+fn options(name: &str, listen: Option<SocketAddr>, state: &StateDir) -> NodeOptions {
+    let state_dir = Some(state.0.clone());
+    NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() }
+}
+
+/// A directory that goes with its process.
+struct StateDir(PathBuf);
+
+impl StateDir {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("dwcp-bench-relay-{}", std::process::id())))
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The migration that the source begins.
