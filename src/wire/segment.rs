@@ -126,7 +126,8 @@ impl SegmentHeader {
             out = rest;
         };
         put(&self.number.to_le_bytes());
-        let flags = u8::from(self.before_end) * BEFORE_END | u8::from(self.in_tail) * IN_TAIL;
+        let before_end = if self.before_end { BEFORE_END } else { 0 };
+        let flags = before_end | if self.in_tail { IN_TAIL } else { 0 };
         put(&[self.channel, flags, 0, 0]);
         put(&self.checksum.to_le_bytes());
         for block in &self.blocks {
