@@ -15,7 +15,7 @@ use dwcp_netlab::Host;
 use dwcp_qemulab::Vm;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What the source is to do.
@@ -33,6 +33,9 @@ pub struct SourceArguments {
     /// The codec.
     #[arg(long)]
     codec: CodecPolicy,
+    /// Where to keep records and what left.
+    #[arg(long)]
+    state_dir: PathBuf,
 }
 
 /// What the destination is to do.
@@ -44,6 +47,9 @@ pub struct DestinationArguments {
     /// Where to listen.
     #[arg(long)]
     listen: SocketAddr,
+    /// Where to keep records and what came.
+    #[arg(long)]
+    state_dir: PathBuf,
 }
 
 /// A host that guests come to and leave.
@@ -115,6 +121,9 @@ pub fn migrate(
     let mut command = to.command(std::env::current_exe()?);
     command.arg("relay-destination").arg("--qmp").arg(destination.qmp_path());
     command.args(["--listen", &SocketAddr::new(to.ipv4().into(), 0).to_string()]);
+    // The folders go with this process' hands on them, whatever becomes of the nodes.
+    let states = [StateDir::new("there"), StateDir::new("here")];
+    command.arg("--state-dir").arg(&states[0].0);
     let mut arriving = Side::start(to, command)?;
     let listening = arriving.line()?;
     let address = listening["listen"].as_str().ok_or("no address from the destination")?;
@@ -123,6 +132,7 @@ pub fn migrate(
     command.args(["--to", address]);
     command.args(["--max-downtime-ms", &max_downtime.as_millis().to_string()]);
     command.args(["--codec", &codec.to_string()]);
+    command.arg("--state-dir").arg(&states[1].0);
     let mut leaving = Side::start(from, command)?;
     leaving.line()?;
     leaving.go()?;
@@ -133,8 +143,7 @@ pub fn migrate(
 
 /// Runs the source.
 pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
-    let state = StateDir::new();
-    let node = Node::start(options("relay-source", None, &state))?;
+    let node = Node::start(options("relay-source", None, &arguments.state_dir))?;
     node.attach_qemu(GUEST, &arguments.qmp, false)?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
@@ -147,8 +156,8 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
 
 /// Runs the destination.
 pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
-    let state = StateDir::new();
-    let node = Node::start(options("relay-destination", Some(arguments.listen), &state))?;
+    let (listen, state_dir) = (Some(arguments.listen), &arguments.state_dir);
+    let node = Node::start(options("relay-destination", listen, state_dir))?;
     node.attach_qemu(GUEST, &arguments.qmp, true)?;
     say(&json!({ "listen": node.local_address().ok_or("the node does not listen")? }))?;
     tell(arrival(&node)?.wait(Some(LONGEST)))?;
@@ -157,17 +166,18 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
 }
 
 /// A node as a daemon runs it, with a place for its records and for what it holds.
-fn options(name: &str, listen: Option<SocketAddr>, state: &StateDir) -> NodeOptions {
-    let state_dir = Some(state.0.clone());
+fn options(name: &str, listen: Option<SocketAddr>, state_dir: &Path) -> NodeOptions {
+    let state_dir = Some(state_dir.to_path_buf());
     NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() }
 }
 
-/// A directory that goes with its process.
+/// A directory of a node that this process removes.
 struct StateDir(PathBuf);
 
 impl StateDir {
-    fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("dwcp-bench-relay-{}", std::process::id())))
+    fn new(side: &str) -> Self {
+        let name = format!("dwcp-bench-{}-{side}", std::process::id());
+        Self(std::env::temp_dir().join(name))
     }
 }
 
