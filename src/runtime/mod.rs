@@ -22,6 +22,7 @@ pub mod outgoing;
 pub mod path_reader;
 pub mod process_memory;
 pub mod qemu;
+pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
 pub mod state_file;

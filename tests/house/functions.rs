@@ -3,12 +3,15 @@
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
-use crate::source::{Finding, SourceFile};
+use crate::source::{Finding, SourceFile, is_generated};
 
 const LIMIT: usize = 70;
 
 /// Every function of a file that is too long to take in at a glance.
 pub fn long_functions(file: &SourceFile) -> Vec<Finding> {
+    if is_generated(&file.path) {
+        return Vec::new();
+    }
     let measured = match file.extension() {
         "rs" => rust_functions(file),
         "py" => python_functions(&file.text),
