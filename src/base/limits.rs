@@ -56,6 +56,16 @@ pub const MAX_GUESTS: usize = 4096;
 pub const MAX_PENDING_HANDSHAKES: usize = 128;
 /// Peers whose paths a node remembers.
 pub const MAX_PEERS: usize = 4096;
+/// Bytes of a peer's address, `HOST:PORT`; a name has at most 253.
+pub const MAX_ADDRESS_BYTES: usize = 261;
+/// Bytes of one frame that only tests what a path carries.
+pub const MAX_FILLER_BYTES: u32 = 256 << 10;
+/// Probes that a listener answers in a second, all peers together; what comes beyond is closed.
+pub const MAX_PROBES_PER_S: u64 = 1000;
+/// Probes on one connection.
+pub const MAX_CONNECTION_PROBES: u32 = 64;
+/// Connections at a time that may send a listener filler.
+pub const MAX_FILLER_CONNECTIONS: usize = 64;
 /// Reconnects of one migration.
 pub const MAX_RECONNECTS: u32 = 100_000;
 /// One line that a hypervisor may send on its control socket; QEMU's longest answer, its schema, has

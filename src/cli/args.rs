@@ -126,6 +126,8 @@ pub enum Command {
     /// The exit code is 1 if anything differs. Chunks that came damaged and were sent again are
     /// counted and are no failure.
     DataIntegrityCheck,
+    #[command(flatten)]
+    Modes(Modes),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -152,6 +154,74 @@ pub enum Command {
     /// Write man pages or shell completions
     #[command(subcommand, hide = true)]
     Generate(Generate),
+}
+
+/// Commands about the paths to peers.
+#[derive(Subcommand, Debug)]
+pub enum Modes {
+    /// Show the modes of peers and the figures that they were judged by
+    ///
+    /// Peers are known once a guest was sent to them, or once they are named here.
+    ModeDetect {
+        /// Look at this peer now; takes some seconds the first time
+        #[arg(long, value_name = "HOST:PORT")]
+        peer: Option<String>,
+    },
+    /// Send probes to a peer and time the answers
+    NetworkProbe {
+        /// The peer; without it, every known one
+        #[arg(value_name = "HOST:PORT")]
+        peer: Option<String>,
+        /// Probes to send, 1 to 64
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        count: u32,
+        /// Tell each answer, and all that is known of the path
+        #[arg(long, short)]
+        verbose: bool,
+    },
+    /// Show the paths from this node to others
+    ///
+    /// A node tells nobody but its own operator of its peers, so the rows of other nodes are not
+    /// here: run it on each host.
+    NetworkMatrix {
+        /// Which known peers: all, or their addresses
+        #[arg(
+            long,
+            value_name = "all|HOST:PORT,...",
+            value_delimiter = ',',
+            default_value = "all"
+        )]
+        nodes: Vec<String>,
+    },
+    /// Force the mode of peers, or leave it to measurement
+    ///
+    /// Without --peer it is written to the configuration: amst.mode and amst.auto_mode.
+    SetMode {
+        /// datacenter, internet, hybrid, v1-compat, or auto: measured
+        #[arg(value_parser = ["datacenter", "internet", "hybrid", "v1-compat", "auto"])]
+        mode: String,
+        /// Only of this peer, until the node is started again
+        #[arg(long, value_name = "HOST:PORT")]
+        peer: Option<String>,
+    },
+    /// Send filler to a peer for some seconds, and tell what the path carried
+    ///
+    /// The streams are set up as the mode has it, whatever mode the peer is in; the figures then say
+    /// which mode the path is fit for. Without --peer it goes to the node itself over the loopback.
+    TransportTest {
+        /// How the streams are set up
+        #[arg(long, value_parser = ["datacenter", "internet", "hybrid"], default_value = "hybrid")]
+        mode: String,
+        /// The peer
+        #[arg(long, value_name = "HOST:PORT")]
+        peer: Option<String>,
+        /// How long, 1 to 30
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        seconds: u64,
+        /// Streams, at most as many as the mode allows [default: migration.streams]
+        #[arg(long, value_name = "N")]
+        streams: Option<u16>,
+    },
 }
 
 /// Options of `migrate`; what is not given comes from the node's configuration.

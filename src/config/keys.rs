@@ -134,6 +134,7 @@ macro_rules! keys {
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const MODES: &[&str] = &["datacenter", "internet", "hybrid"];
+const FORCED_MODES: &[&str] = &["datacenter", "internet", "hybrid", "v1-compat"];
 
 keys! {
     NodeName "node.name" Kind::Text(128), "", Restart,
@@ -184,23 +185,23 @@ keys! {
         "Order commands by PBFT over the internet.";
     FlagInternetOptimization "feature_flags.internet_optimization" Kind::Bool, "false", NotInUse,
         "Pacing and congestion control for long paths.";
-    NetworkMode "network_mode" Kind::Choice(MODES), "hybrid", NotInUse,
+    NetworkMode "network_mode" Kind::Choice(MODES), "hybrid", Live,
         "Kind of network between nodes; hybrid: detect and switch.";
 
-    AmstEnableDatacenter "amst.enable_datacenter" Kind::Bool, "true", NotInUse,
+    AmstEnableDatacenter "amst.enable_datacenter" Kind::Bool, "true", Live,
         "Allow datacenter mode.";
-    AmstEnableInternet "amst.enable_internet" Kind::Bool, "true", NotInUse,
+    AmstEnableInternet "amst.enable_internet" Kind::Bool, "true", Live,
         "Allow internet mode.";
-    AmstAutoMode "amst.auto_mode" Kind::Bool, "true", NotInUse,
+    AmstAutoMode "amst.auto_mode" Kind::Bool, "true", Live,
         "Choose the mode by measurement.";
-    AmstMode "amst.mode" Kind::Choice(MODES), "hybrid", NotInUse,
+    AmstMode "amst.mode" Kind::Choice(FORCED_MODES), "hybrid", Live,
         "The mode when auto_mode is false.";
-    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", NotInUse,
-        "Streams to a peer in datacenter mode.";
-    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", NotInUse,
-        "Streams to a peer in internet mode.";
-    AmstCongestionAlgorithm "amst.congestion_algorithm" Kind::Choice(&["bbr", "cubic", "reno", "system"]), "bbr", NotInUse,
-        "TCP congestion control.";
+    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", NextMigration,
+        "Streams of a migration to a peer in datacenter mode, at most.";
+    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", NextMigration,
+        "Streams of a migration to a peer in internet mode, at most.";
+    AmstCongestionAlgorithm "amst.congestion_algorithm" Kind::Choice(&["bbr", "cubic", "reno", "system"]), "bbr", Live,
+        "TCP congestion control of long paths; short ones keep the system's, unless that is bbr.";
     AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", NotInUse,
         "Pace each stream by predicted bandwidth.";
 
@@ -261,9 +262,9 @@ keys! {
     ItpEnableGeographicOptimization "itp.enable_geographic_optimization" Kind::Bool, "true", NotInUse,
         "Weigh distance between hosts.";
 
-    ModeLatencyThreshold "mode_detector.latency_threshold" Kind::Duration(1, HOUR_MS), "50ms", NotInUse,
+    ModeLatencyThreshold "mode_detector.latency_threshold" Kind::Duration(1, HOUR_MS), "50ms", Live,
         "A longer round trip means internet.";
-    ModeJitterThreshold "mode_detector.jitter_threshold" Kind::Duration(1, HOUR_MS), "10ms", NotInUse,
+    ModeJitterThreshold "mode_detector.jitter_threshold" Kind::Duration(1, HOUR_MS), "10ms", Live,
         "More jitter means internet.";
 
     RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
@@ -308,6 +309,18 @@ mod tests {
         assert_eq!(options, crate::migration::MigrationOptions::default());
         let encoding = crate::config::Config::default().encoding_options();
         assert_eq!(encoding, crate::migration::EncodingOptions::default());
+    }
+
+    #[test]
+    fn what_modes_change_is_the_librarys_and_configurable() {
+        use crate::transport::mode::{Congestion, ModeEffects};
+        let effects = |text| crate::config::load::from_text("f", text).unwrap().mode_effects();
+        assert_eq!(effects(""), ModeEffects::default());
+        let text = "amst_v3:\n  datacenter_streams: 16\n  internet_streams: 2\n  \
+                    congestion_algorithm: system\n  mode: v1-compat";
+        let congestion = Congestion::System;
+        let expected = ModeEffects { datacenter_streams: 16, internet_streams: 2, congestion };
+        assert_eq!(effects(text), expected);
     }
 
     #[test]

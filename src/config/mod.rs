@@ -15,7 +15,7 @@ pub use value::{Kind, Value};
 
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
 use crate::transport::Mode;
-use crate::transport::mode::{ModePolicy, Thresholds};
+use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -164,6 +164,20 @@ impl Config {
                 ..thresholds
             },
             ..default
+        }
+    }
+
+    /// What modes change.
+    pub fn mode_effects(&self) -> ModeEffects {
+        let default = ModeEffects::default();
+        let streams = |id, default| u16::try_from(self.integer(id)).unwrap_or(default);
+        ModeEffects {
+            datacenter_streams: streams(Id::AmstDatacenterStreams, default.datacenter_streams),
+            internet_streams: streams(Id::AmstInternetStreams, default.internet_streams),
+            congestion: self
+                .text(Id::AmstCongestionAlgorithm)
+                .parse()
+                .unwrap_or(default.congestion),
         }
     }
 

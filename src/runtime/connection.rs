@@ -138,11 +138,24 @@ impl FrameReader {
     /// # Errors
     /// As [`Self::next`], and any other kind.
     pub fn expect(&mut self, expected: FrameKind) -> Result<Vec<u8>, ConnectionError> {
+        self.expect_either(expected, expected).map(|frame| frame.payload)
+    }
+
+    /// Reads the next frame, which must be of one of these kinds.
+    ///
+    /// # Errors
+    /// As [`Self::next`], and any other kind.
+    pub fn expect_either(
+        &mut self,
+        expected: FrameKind,
+        or: FrameKind,
+    ) -> Result<Frame, ConnectionError> {
         let header = self.header()?;
-        if header.kind != expected {
-            return Err(ConnectionError::Kind { found: header.kind, expected });
+        let kind = header.kind;
+        if kind != expected && kind != or {
+            return Err(ConnectionError::Kind { found: kind, expected });
         }
-        self.body(&header)
+        Ok(Frame { kind, payload: self.body(&header)? })
     }
 
     /// The stream behind the frames, for a chunk's payload.

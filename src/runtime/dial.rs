@@ -1,12 +1,15 @@
 //! Connecting to the destination: socket, preface, hello. The first connection opens the
 //! migration; all others join it with the token that the first one brought.
 
-use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS};
+use crate::base::limits::{
+    MAX_ADDRESS_BYTES, MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS,
+};
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
+use crate::runtime::modes::Modes;
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply};
@@ -48,6 +51,7 @@ pub struct Dialer {
     pub to: String,
     /// How long the peer may leave written data untouched.
     pub stall_timeout: Duration,
+    modes: Arc<Modes>,
     opened: Mutex<Opened>,
 }
 
@@ -90,11 +94,11 @@ impl Dialer {
         id: MigrationId,
         (opening, features): (Purpose, Features),
         node: String,
-        to: String,
+        (to, modes): (String, Arc<Modes>),
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, opening, features, node, to, stall_timeout, opened }
+        Self { id, opening, features, node, to, stall_timeout, modes, opened }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -145,6 +149,7 @@ impl Dialer {
         let socket = Arc::new(connect(&self.to)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
+        self.modes.tune(&self.to, &socket);
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
             Opened::Yes(token) => Purpose::Join { token },
@@ -162,6 +167,7 @@ impl Dialer {
             }
             HelloReply::Accept { token, features, node } => {
                 *lock(&self.opened) = Opened::Yes(token);
+                self.modes.watch(&self.to, &socket);
                 socket.set_read_timeout(None)?;
                 let features = self.features.common(features);
                 let address =
@@ -177,6 +183,9 @@ impl Dialer {
 /// # Errors
 /// What is wrong with it.
 pub fn check_address(to: &str) -> Result<(), String> {
+    if to.len() > MAX_ADDRESS_BYTES {
+        return Err(format!("it is longer than {MAX_ADDRESS_BYTES} bytes"));
+    }
     let (host, port) = to.rsplit_once(':').ok_or("no port")?;
     if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return Err("the host is empty, or an IPv6 address without brackets".into());
@@ -188,7 +197,10 @@ pub fn check_address(to: &str) -> Result<(), String> {
 }
 
 /// Tries every address of the name, in order.
-fn connect(to: &str) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// That of the last address.
+pub fn connect(to: &str) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
     for address in addresses {

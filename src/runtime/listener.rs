@@ -9,6 +9,7 @@ use crate::runtime::connections::Connections;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
+use crate::runtime::probe_answers::ProbeAnswers;
 use crate::runtime::sys::readiness::stop_listening;
 use crate::runtime::sys::thread::spawn_named;
 use crate::runtime::tuning;
@@ -125,6 +126,7 @@ fn accept_all(
     connections: &Connections,
 ) {
     let pending = Arc::new(Mutex::new(Pending::default()));
+    let answers = Arc::new(ProbeAnswers::default());
     while !stopped.load(Ordering::Acquire) {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -141,15 +143,16 @@ fn accept_all(
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
         let number = lock(&pending).begin(socket.clone());
-        let (waiting, news) = (pending.clone(), journal.clone());
+        let (waiting, news, answers) = (pending.clone(), journal.clone(), answers.clone());
         let spawned = spawn_named("dwcp-recv", move || {
-            let accepted = shake_hands(socket, peer, reception.as_ref());
+            let accepted = shake_hands(socket, peer, reception.as_ref(), &answers);
             lock(&waiting).sockets.remove(&number);
             drop(reception);
             match accepted {
-                Ok((migration, stream, reader, writer, name)) => {
+                Ok(Some((migration, stream, reader, writer, name))) => {
                     migration.serve(stream, reader, writer, &format!("{name} at {peer}"));
                 }
+                Ok(None) => {}
                 Err(reason) => {
                     let peer = peer.to_string();
                     news.publish(None, None, EventKind::PeerRefused { peer, reason });
@@ -165,18 +168,20 @@ fn accept_all(
 
 type Accepted = (Arc<dyn Arrival>, StreamId, FrameReader, FrameWriter, String);
 
+/// None: the connection was a probe, and all is said.
 fn shake_hands(
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     reception: &dyn Reception,
-) -> Result<Accepted, String> {
+    answers: &ProbeAnswers,
+) -> Result<Option<Accepted>, String> {
     let hello = read_hello(&socket);
     let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
     let answer = |writer: &mut FrameWriter, reply: &HelloReply| {
         let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };
         writer.open(&frame).map_err(|error| error.to_string())
     };
-    let (reader, hello) = match hello {
+    let (mut reader, hello) = match hello {
         Ok(hello) => hello,
         Err(error) => {
             // Another version may understand this answer. To damaged bytes there is none: a peer
@@ -187,7 +192,11 @@ fn shake_hands(
             return Err(error.to_string());
         }
     };
-    let hello = match Hello::decode(&hello) {
+    if hello.kind == FrameKind::Probe {
+        socket.set_nodelay(true).map_err(|error| error.to_string())?;
+        return answers.serve(hello, &mut reader, &mut writer).map(|()| None);
+    }
+    let hello = match Hello::decode(&hello.payload) {
         Ok(hello) => hello,
         Err(error) => {
             let refusal = Refusal::new(error.status(), error.to_string());
@@ -201,7 +210,7 @@ fn shake_hands(
             let (token, features) =
                 (migration.token(), migration.features().common(hello.features));
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
-            Ok((migration, hello.stream, reader, writer, hello.node))
+            Ok(Some((migration, hello.stream, reader, writer, hello.node)))
         }
         Err(refusal) => {
             answer(&mut writer, &refusal.reply())?;
@@ -210,13 +219,13 @@ fn shake_hands(
     }
 }
 
-fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Vec<u8>), ConnectionError> {
+fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Frame), ConnectionError> {
     socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
     socket.set_write_timeout(Some(HELLO_TIMEOUT))?;
     let mut reader = FrameReader::new(socket.clone());
     reader.preface()?;
-    let payload = reader.expect(FrameKind::Hello)?;
-    Ok((reader, payload))
+    let first = reader.expect_either(FrameKind::Hello, FrameKind::Probe)?;
+    Ok((reader, first))
 }
 
 impl Pending {

@@ -13,6 +13,7 @@ use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
+use crate::runtime::connection::ConnectionError;
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
@@ -20,6 +21,7 @@ use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
+use crate::runtime::modes::{Modes, ProbeError};
 use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
@@ -27,6 +29,7 @@ use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
+use crate::transport::mode::TableError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
@@ -132,6 +135,25 @@ pub enum NodeError {
         /// Why.
         source: SampleError,
     },
+    /// There is no room for a further peer.
+    #[error(transparent)]
+    Peers(#[from] TableError),
+    /// The path to a peer could not be probed.
+    #[error("{peer}: {source}")]
+    Probe {
+        /// The peer's address.
+        peer: String,
+        /// Why.
+        source: ProbeError,
+    },
+    /// The path to a peer could not be tested.
+    #[error("{peer}: {source}")]
+    TransportTest {
+        /// The peer's address.
+        peer: String,
+        /// Why.
+        source: ConnectionError,
+    },
     /// None or several guests to choose from.
     #[error("{0}")]
     WhichGuest(String),
@@ -173,6 +195,9 @@ impl NodeError {
             NodeError::NoMultifd(..) | NodeError::HeldBytes(_) => Status::InvalidArgument,
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
+            NodeError::Peers(_) => Status::LimitReached,
+            NodeError::Probe { .. } => Status::Connect,
+            NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
@@ -208,6 +233,7 @@ struct Inner {
     registry: Arc<Registry>,
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
+    modes: Arc<Modes>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -251,8 +277,8 @@ impl Node {
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let listener = Mutex::new(listener);
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address }) })
+        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
+        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
     }
 
     /// The node's name.
@@ -396,10 +422,11 @@ impl Node {
         &self,
         guest: &str,
         to: &str,
-        options: MigrationOptions,
+        mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
         check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
+        options.streams = self.inner.modes.stream_count(to, options.streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
         let started = match source {
@@ -413,6 +440,17 @@ impl Node {
             registry.release(guest, id);
         }
         started
+    }
+
+    /// The modes of its peers.
+    pub(crate) fn modes(&self) -> &Arc<Modes> {
+        &self.inner.modes
+    }
+
+    /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
+    pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        listen(address, &self.inner.registry, self.inner.registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -489,7 +527,7 @@ impl Node {
             id,
             (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
+            (to.to_string(), self.inner.modes.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -523,7 +561,7 @@ impl Node {
             id,
             (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
+            (to.to_string(), self.inner.modes.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -550,6 +588,7 @@ impl Inner {
         drop(listener);
         self.registry.stop();
         self.registry.held().stop();
+        self.modes.stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().for_each(|connections| connections.close());
         self.registry.release_guests();
@@ -660,7 +699,7 @@ pub fn check_name(name: &str) -> Result<(), NodeError> {
 }
 
 /// At most as much of a caller's text as an error message should hold.
-fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     text.chars().take(MAX_NAME_BYTES).collect()
 }
 

@@ -9,7 +9,9 @@
 //! swapped frame ends the connection and is made good by a new one. `body_crc` covers the payload;
 //! of a chunk frame only the chunk's own header, because its pages carry a stronger checksum.
 
-use crate::base::limits::{MAX_CONTROL_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES};
+use crate::base::limits::{
+    MAX_CONTROL_BYTES, MAX_FILLER_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
+};
 use crate::wire::cursor::{Reader, WireError};
 
 /// First bytes of every connection.
@@ -20,6 +22,8 @@ pub const MAJOR: u16 = 3;
 pub const MINOR: u16 = 0;
 /// Length of a preface.
 pub const PREFACE_BYTES: usize = 8;
+/// Payload of a probe and of its answer.
+pub const PROBE_BYTES: u32 = 8;
 /// Length of a frame header.
 pub const HEADER_BYTES: usize = 24;
 
@@ -50,6 +54,12 @@ pub enum FrameKind {
     Ping = 7,
     /// A piece of a relayed stream.
     Segment = 8,
+    /// A number to be sent back, on a connection that belongs to no migration.
+    Probe = 9,
+    /// The number of a probe; all that came before it has been read.
+    ProbeReply = 10,
+    /// Bytes that nobody keeps, after a probe: they show what a path carries.
+    Filler = 11,
 }
 
 /// The header of one frame.
@@ -113,9 +123,12 @@ impl FrameKind {
             6 => Self::ChunkAck,
             7 => Self::Ping,
             8 => Self::Segment,
+            9 => Self::Probe,
+            10 => Self::ProbeReply,
+            11 => Self::Filler,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 8" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 11" });
             }
         })
     }
@@ -130,6 +143,8 @@ impl FrameKind {
             Self::ChunkAck => 16 * 1024,
             Self::Ping => 0,
             Self::Segment => MAX_SEGMENT_BYTES,
+            Self::Probe | Self::ProbeReply => PROBE_BYTES,
+            Self::Filler => MAX_FILLER_BYTES,
         }
     }
 }

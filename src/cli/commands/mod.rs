@@ -13,6 +13,7 @@ mod memory;
 mod metrics;
 mod migrate;
 mod migrations;
+mod modes;
 mod status;
 mod vm;
 
@@ -53,6 +54,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
             return encoding_test::run(enable_ml, client, output).await;
         }
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
+        Command::Modes(command) => modes::run(command, client, output).await?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,

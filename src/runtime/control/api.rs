@@ -4,7 +4,7 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{compression, integrity, memory, status, vm, watch};
+use super::{compression, integrity, memory, modes, status, vm, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -34,6 +34,7 @@ pub(super) async fn handle(
         ["v3", "vms", "status"] if get => vm::status(context, &request).await,
         ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
         ["v3", "integrity"] if get => integrity::check(context, &request).await,
+        ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
         ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
@@ -48,6 +49,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
+        ["modes"] => request.allow(&[], &[]).and_then(|()| modes::list(context)),
         ["migrations"] => {
             request.allow(&[], &[])?;
             let list = context.node.migrations();
@@ -216,7 +218,7 @@ async fn set_config(
     Ok(Reply::Json(answer))
 }
 
-fn no_route(request: &Request) -> ApiError {
+pub(super) fn no_route(request: &Request) -> ApiError {
     let text = format!("no route {} {}", request.method, request.path);
     ApiError::new(Status::NotFound, text)
 }

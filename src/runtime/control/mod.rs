@@ -10,6 +10,7 @@ mod error;
 mod http;
 mod integrity;
 mod memory;
+mod modes;
 mod request;
 mod status;
 mod vm;
@@ -18,6 +19,7 @@ mod watch;
 pub use error::ApiError;
 
 use super::log_file::LogFile;
+use super::modes::TransportOptions;
 use super::sys::thread::spawn_named;
 use super::telemetry::Telemetry;
 use crate::config::{Config, ConfigStore, Id, StoreError};
@@ -195,7 +197,7 @@ impl Context {
     fn new(node: &Node, config: Option<Arc<ConfigStore>>) -> Self {
         let (sender, events) = channel::channel(0);
         if let Some(store) = &config {
-            node.set_encoding(store.config().encoding_options());
+            apply(node, &store.config());
         }
         node.observe(Arc::new(move |event| {
             sender.send_replace(event.sequence);
@@ -231,7 +233,7 @@ impl Context {
         let (max_bytes, keep, level) = log_settings(&config);
         self.telemetry.set_log_bounds(max_bytes, keep, level);
         if self.config.is_some() {
-            self.node.set_encoding(config.encoding_options());
+            apply(&self.node, &config);
         }
         let names: Vec<_> = changed.iter().map(|id| id.key().name).collect();
         let what = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
@@ -250,6 +252,13 @@ impl Context {
             }
         }
     }
+}
+
+/// Hands a configuration to the node.
+fn apply(node: &Node, config: &Config) {
+    node.set_encoding(config.encoding_options());
+    let (policy, effects) = (config.mode_policy(), config.mode_effects());
+    node.set_transport(TransportOptions { policy, effects });
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

@@ -2,7 +2,8 @@
 
 use super::Context;
 use crate::config::{Applies, Id};
-use crate::{Migration, VERSION};
+use crate::transport::Mode;
+use crate::{Migration, Node, VERSION};
 use serde_json::{Value, json};
 
 /// `GET /v3/status`.
@@ -21,7 +22,7 @@ pub(super) fn document(context: &Context) -> Value {
         "guests": node.guests().len(),
         "migrations": { "running": running, "ended": migrations.len() - running },
         "config": context.config.as_ref().map(|store| store.path().display().to_string()),
-        "components": components(&migrations),
+        "components": components(node, &migrations),
         "flags": flags(context),
     })
 }
@@ -31,7 +32,7 @@ pub(super) fn not_built(name: &str) -> Option<&'static str> {
     NOT_BUILT.iter().find(|(known, _)| *known == name).map(|(_, title)| *title)
 }
 
-fn components(migrations: &[Migration]) -> Vec<Value> {
+fn components(node: &Node, migrations: &[Migration]) -> Vec<Value> {
     let running: Vec<_> =
         migrations.iter().filter(|migration| migration.report().is_none()).collect();
     let streams: u64 =
@@ -39,6 +40,7 @@ fn components(migrations: &[Migration]) -> Vec<Value> {
     let built = [
         ("amst", "multi-stream transport", format!("TCP; {streams} streams connected")),
         ("hde", "page encoding", "zero pages, references, differences, none, lz4, zstd".to_owned()),
+        ("mode-detector", "mode detection", modes_state(node)),
         ("migration", "pre-copy migration", format!("{} running", running.len())),
     ];
     let built = built.into_iter().map(|(name, title, state)| {
@@ -48,6 +50,20 @@ fn components(migrations: &[Migration]) -> Vec<Value> {
         json!({ "name": name, "title": title, "built": false, "state": "not built yet" })
     });
     built.chain(missing).collect()
+}
+
+/// How many peers are in which mode.
+fn modes_state(node: &Node) -> String {
+    let peers = node.peers();
+    let count = |mode: Mode| peers.iter().filter(|peer| peer.mode == mode).count();
+    let counts = Mode::ALL.map(|mode| (count(mode), mode));
+    let parts = counts.iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<_> = parts.map(|(count, mode)| format!("{count} {mode}")).collect();
+    let peers = if parts.is_empty() { "no peers yet".to_owned() } else { parts.join(", ") };
+    match node.transport().policy.forced {
+        Some(mode) => format!("{mode} by configuration; {peers}"),
+        None => format!("measured; {peers}"),
+    }
 }
 
 fn flags(context: &Context) -> Vec<Value> {
@@ -65,7 +81,6 @@ fn flags(context: &Context) -> Vec<Value> {
 }
 
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("mode-detector", "mode detection"),
     ("pba", "bandwidth prediction"),
     ("ass", "state synchronization"),
     ("acp", "consensus"),

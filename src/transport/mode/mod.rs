@@ -8,6 +8,7 @@
 
 mod cases;
 pub mod detector;
+pub mod effects;
 pub mod estimate;
 pub mod kind;
 pub mod meter;
@@ -20,6 +21,7 @@ pub mod transition;
 pub mod verdict;
 
 pub use detector::ModeDetector;
+pub use effects::{Congestion, ModeEffects, ParseCongestionError};
 pub use estimate::{PathEstimate, PathFigures};
 pub use kind::Mode;
 pub use meter::{PathMeter, StreamReading};

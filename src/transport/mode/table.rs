@@ -240,12 +240,26 @@ impl<K: Ord + Clone> ModeTable<K> {
 
     /// A probe came back from a peer.
     pub fn on_answer(&mut self, peer: &K, number: u64, now: Time) -> Option<Transition> {
+        self.on_timed_answer(peer, number, None, now)
+    }
+
+    /// A probe came back from a peer, and this side's kernel has timed the path itself: what it took
+    /// to make a connection for the probe, and to wake those who sent and answered it, is not in
+    /// `rtt_us`.
+    pub fn on_timed_answer(
+        &mut self,
+        peer: &K,
+        number: u64,
+        rtt_us: Option<u32>,
+        now: Time,
+    ) -> Option<Transition> {
         let entry = self.peers.get_mut(peer);
         let Some(round_trip) = entry.and_then(|entry| entry.probes.on_answer(number, now)) else {
             self.stray_answers = self.stray_answers.saturating_add(1);
             return None;
         };
-        let rtt_us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+        let waited_us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+        let rtt_us = rtt_us.map_or(waited_us, |rtt_us| rtt_us.min(waited_us));
         self.take(peer, &PathSample::of_probe(rtt_us), now)
     }
 
@@ -382,6 +396,21 @@ mod tests {
             probes += u64::from(table.next_probe(probes, now).is_some());
         }
         assert!((8..=32).contains(&probes), "{probes}");
+    }
+
+    #[test]
+    fn an_answer_that_the_kernel_timed_is_as_long_as_the_path() {
+        let mut table = table(1);
+        let rtt_us = |table: &ModeTable<u32>| table.view(&0, Time(0)).unwrap().figures.rtt_us;
+        table.next_probe(7, Time(1)).unwrap();
+        table.on_timed_answer(&0, 8, Some(10), Time(5_001));
+        assert_eq!((table.stray_answers(), rtt_us(&table)), (1, None));
+        table.on_timed_answer(&0, 7, Some(2_000), Time(5_001));
+        assert_eq!(rtt_us(&table), Some(2_000));
+        let later = Time(0) + 10 * SECOND;
+        table.next_probe(9, later).unwrap();
+        table.on_timed_answer(&0, 9, Some(9_000_000), later + Duration::from_millis(4));
+        assert_eq!(rtt_us(&table), Some(4_000), "no path is longer than the wait for its answer");
     }
 
     #[test]

@@ -1,0 +1,347 @@
+//! The modes of a node's peers as they are measured, on one thread for all of them.
+//!
+//! A peer is whom this node has connected to or been told of, by the address that it dials. While
+//! streams to it carry something, their sockets are read; otherwise a probe goes out now and then.
+//! Nothing is kept open for a peer that is idle, and a node without peers has no thread.
+
+pub mod facade;
+mod probe;
+mod service;
+pub mod transfer;
+
+pub use facade::PeerMode;
+pub use probe::{ProbeError, ProbeSeries};
+pub use transfer::TransportTest;
+
+use crate::base::limits::MAX_PEERS;
+use crate::base::{StreamId, Time};
+use crate::observe::EventKind;
+use crate::runtime::clock::now;
+use crate::runtime::journal::Journal;
+use crate::runtime::lock::lock;
+use crate::runtime::path_reader::PathReader;
+use crate::runtime::sys::spawn_named;
+use crate::runtime::sys::thread::is_current;
+use crate::runtime::tuning;
+use crate::transport::mode::{
+    Mode, ModeEffects, ModePolicy, ModeTable, PeerView, TableError, Transition, verdict,
+};
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often the sockets of streams are read.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A peer's address as it is dialed.
+type Peer = Arc<str>;
+
+/// What holds for all peers of a node, and what their modes change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportOptions {
+    /// How modes are chosen.
+    pub policy: ModePolicy,
+    /// What they change.
+    pub effects: ModeEffects,
+}
+
+/// The modes of a node's peers.
+pub struct Modes {
+    journal: Arc<Journal>,
+    state: Mutex<State>,
+    /// Tells the thread that there is something new.
+    news: Notify,
+}
+
+struct State {
+    table: ModeTable<Peer>,
+    effects: ModeEffects,
+    streams: Vec<Stream>,
+    streams_made: u32,
+    readers: BTreeMap<Peer, PathReader>,
+    next_sample: Time,
+    /// Why the last probe of a peer failed; those that answered have none.
+    failures: BTreeMap<Peer, String>,
+    thread: Option<JoinHandle<()>>,
+    stopped: bool,
+    /// A refused congestion control has been told of.
+    has_complained: bool,
+}
+
+/// An open connection that carries data to a peer.
+struct Stream {
+    id: StreamId,
+    peer: Peer,
+    socket: Weak<TcpStream>,
+}
+
+/// A probe to be sent.
+struct DueProbe {
+    peer: Peer,
+    number: u64,
+}
+
+impl Modes {
+    /// No peers yet.
+    pub fn new(journal: Arc<Journal>) -> Arc<Self> {
+        let options = TransportOptions::default();
+        let state = State {
+            table: ModeTable::new(options.policy),
+            effects: options.effects,
+            streams: Vec::new(),
+            streams_made: 0,
+            readers: BTreeMap::new(),
+            next_sample: Time(0),
+            failures: BTreeMap::new(),
+            thread: None,
+            stopped: false,
+            has_complained: false,
+        };
+        Arc::new(Self { journal, state: Mutex::new(state), news: Notify::new() })
+    }
+
+    /// Replaces what holds for all peers.
+    pub fn set_options(&self, options: TransportOptions) {
+        let mut state = lock(&self.state);
+        state.effects = options.effects;
+        let changes = state.table.set_policy(options.policy, now());
+        self.settle(state, changes);
+    }
+
+    /// What holds for all peers.
+    pub fn options(&self) -> TransportOptions {
+        let state = lock(&self.state);
+        TransportOptions { policy: *state.table.policy(), effects: state.effects }
+    }
+
+    /// Takes a peer in; its path is looked at from now on.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn add(self: &Arc<Self>, peer: &str) -> Result<(), TableError> {
+        lock(&self.state).table.add(peer.into(), now())?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Forgets a peer.
+    pub fn remove(&self, peer: &str) {
+        let mut state = lock(&self.state);
+        state.table.remove(&Peer::from(peer));
+        state.failures.remove(peer);
+    }
+
+    /// The mode of a peer, known or not.
+    pub fn mode(&self, peer: &str) -> Mode {
+        lock(&self.state).table.mode(&peer.into())
+    }
+
+    /// What is known of a peer.
+    pub fn view(&self, peer: &str) -> Option<PeerView> {
+        lock(&self.state).table.view(&peer.into(), now())
+    }
+
+    /// What is known of all peers, and why the last probe of each failed.
+    pub fn views(&self) -> Vec<(String, PeerView, Option<String>)> {
+        let state = lock(&self.state);
+        let row =
+            |(peer, view): (&Peer, _)| (peer.to_string(), view, state.failures.get(peer).cloned());
+        state.table.views(now()).map(row).collect()
+    }
+
+    /// The mode that a peer's figures speak for now; none without figures.
+    pub fn verdict(&self, peer: &str) -> Option<Mode> {
+        let state = lock(&self.state);
+        let view = state.table.view(&peer.into(), now())?;
+        let policy = state.table.policy();
+        let verdict = verdict::judge(&view.figures, &policy.thresholds, view.mode)?;
+        Some(policy.allowed(verdict))
+    }
+
+    /// Forces a mode for one peer, or leaves it to measurement.
+    ///
+    /// # Errors
+    /// There is no room for the peer.
+    pub fn force(self: &Arc<Self>, peer: &str, mode: Option<Mode>) -> Result<(), TableError> {
+        self.add(peer)?;
+        let mut state = lock(&self.state);
+        let peer = Peer::from(peer);
+        let change = state.table.force(&peer, mode, now()).map(|transition| (peer, transition));
+        self.settle(state, change.into_iter().collect());
+        Ok(())
+    }
+
+    /// How many streams a peer gets when so many are wanted.
+    pub fn stream_count(&self, peer: &str, wanted: u16) -> u16 {
+        let state = lock(&self.state);
+        state.effects.streams(state.table.mode(&peer.into()), wanted)
+    }
+
+    /// Sets up a new connection to a peer as its mode says; gives the congestion control in use.
+    pub fn tune(&self, peer: &str, socket: &TcpStream) -> Option<String> {
+        let state = lock(&self.state);
+        let (mode, effects) = (state.table.mode(&peer.into()), state.effects);
+        drop(state);
+        match tuning::choose_congestion_control(socket, mode, &effects) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.complain(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads a connection to a peer as long as it is open.
+    pub fn watch(self: &Arc<Self>, peer: &str, socket: &Arc<TcpStream>) {
+        let mut state = lock(&self.state);
+        let peer = Peer::from(peer);
+        // In a table that is full the migration goes on, only without being looked at.
+        if state.table.add(peer.clone(), now()).is_err() {
+            return;
+        }
+        state.table.set_in_use(&peer, true, now());
+        state.streams_made = state.streams_made.wrapping_add(1);
+        let id = StreamId(state.streams_made);
+        state.streams.push(Stream { id, peer, socket: Arc::downgrade(socket) });
+        drop(state);
+        self.wake();
+    }
+
+    /// Ends the thread. Idempotent.
+    pub fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        let thread = state.thread.take();
+        drop(state);
+        self.news.notify_one();
+        // Its own observer may be the one that drops the node.
+        if let Some(thread) = thread.filter(|thread| !is_current(thread)) {
+            let _ = thread.join();
+        }
+    }
+
+    /// Starts the thread, if there is none, and tells it of news.
+    fn wake(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        if state.thread.is_none() && !state.stopped {
+            let modes = self.clone();
+            match spawn_named("dwcp-modes", move || service::run(&modes)) {
+                Ok(thread) => state.thread = Some(thread),
+                Err(error) => {
+                    drop(state);
+                    let text = format!("no thread for the modes of peers: {error}");
+                    return self.journal.publish(None, None, EventKind::Notice { text });
+                }
+            }
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Applies changes of modes to the open streams, and tells of them.
+    fn settle(&self, state: std::sync::MutexGuard<'_, State>, changes: Vec<(Peer, Transition)>) {
+        let mut sockets = Vec::new();
+        for (peer, transition) in &changes {
+            let of_peer = state.streams.iter().filter(|stream| stream.peer == *peer);
+            let open = of_peer.filter_map(|stream| stream.socket.upgrade());
+            sockets.extend(open.map(|socket| (socket, transition.to)));
+        }
+        let effects = state.effects;
+        drop(state);
+        for (socket, mode) in sockets {
+            // A socket that has just been closed needs nothing any more.
+            let tuned = tuning::choose_congestion_control(&socket, mode, &effects);
+            if let Err(error) = tuned.map_err(|error| error.to_string()) {
+                self.complain(&error);
+            }
+        }
+        for (peer, transition) in changes {
+            let (peer, transition) = (peer.to_string(), Box::new(transition));
+            self.journal.publish(None, None, EventKind::ModeTransition { peer, transition });
+        }
+    }
+
+    /// Once for each node: what the kernel lacks it lacks for every connection.
+    fn complain(&self, why: &str) {
+        if !std::mem::replace(&mut lock(&self.state).has_complained, true) {
+            let text = format!("connections keep the system's congestion control: {why}");
+            self.journal.publish(None, None, EventKind::Notice { text });
+        }
+    }
+
+    /// Does what is due; gives the probes to be sent, and when to come back; none: the end.
+    fn step(&self, random: impl Fn() -> u64) -> Option<(Vec<DueProbe>, Option<Time>)> {
+        let mut state = lock(&self.state);
+        if state.stopped {
+            return None;
+        }
+        let at = now();
+        let changes = if state.next_sample <= at { state.sample(at) } else { Vec::new() };
+        let mut due = Vec::new();
+        while due.len() < MAX_PEERS {
+            let number = random();
+            let Some(peer) = state.table.next_probe(number, at) else { break };
+            due.push(DueProbe { peer, number });
+        }
+        let sample = Some(state.next_sample).filter(|_| !state.streams.is_empty());
+        let next = state.table.next_deadline().into_iter().chain(sample).min();
+        self.settle(state, changes);
+        Some((due, next))
+    }
+
+    /// A probe came back, or did not.
+    fn probed(&self, probe: &DueProbe, outcome: Result<Option<u32>, ProbeError>) {
+        let mut state = lock(&self.state);
+        let peer = &probe.peer;
+        let change = match outcome {
+            Ok(rtt_us) => {
+                state.failures.remove(peer);
+                state.table.on_timed_answer(peer, probe.number, rtt_us, now())
+            }
+            Err(error) => {
+                if state.table.view(peer, now()).is_some() {
+                    state.failures.insert(peer.clone(), error.to_string());
+                }
+                None
+            }
+        };
+        let change = change.map(|transition| (peer.clone(), transition));
+        self.settle(state, change.into_iter().collect());
+    }
+}
+
+impl State {
+    /// Reads all streams, peer by peer.
+    fn sample(&mut self, at: Time) -> Vec<(Peer, Transition)> {
+        self.next_sample = at + SAMPLE_INTERVAL;
+        let mut open: BTreeMap<Peer, Vec<(StreamId, Arc<TcpStream>)>> = BTreeMap::new();
+        self.streams.retain(|stream| match stream.socket.upgrade() {
+            Some(socket) => {
+                open.entry(stream.peer.clone()).or_default().push((stream.id, socket));
+                true
+            }
+            None => false,
+        });
+        let table = &mut self.table;
+        self.readers.retain(|peer, _| {
+            let is_used = open.contains_key(peer);
+            if !is_used {
+                table.set_in_use(peer, false, at);
+            }
+            is_used
+        });
+        // What a full table has forgotten has no failures either.
+        self.failures.retain(|peer, _| table.view(peer, at).is_some());
+        let mut changes = Vec::new();
+        for (peer, streams) in open {
+            let reader = self.readers.entry(peer.clone()).or_default();
+            let sample = reader.sample(streams.iter().map(|(id, socket)| (*id, socket.as_ref())));
+            let change = table.on_sample(&peer, &sample, at);
+            changes.extend(change.map(|transition| (peer, transition)));
+        }
+        changes
+    }
+}

@@ -1,0 +1,164 @@
+//! A test of the path to a peer: some seconds of filler over as many streams as the mode allows, and
+//! what TCP says of it.
+//!
+//! The streams are watched like those of a migration, so the peer's mode is found on the way.
+
+use super::Modes;
+use super::probe::random_number;
+use crate::base::limits::MAX_FILLER_BYTES;
+use crate::runtime::clock::now;
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
+use crate::runtime::dial;
+use crate::runtime::sys::{socket, spawn_named};
+use crate::runtime::tuning;
+use crate::transport::Mode;
+use crate::wire::{Frame, FrameKind};
+use serde::Serialize;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a stream may stand still.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a test told of the path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TransportTest {
+    /// The peer's address.
+    pub peer: String,
+    /// The mode that was tried.
+    pub mode: Mode,
+    /// The mode that the figures speak for; none without figures.
+    pub measured: Option<Mode>,
+    /// The peer's mode after the test.
+    pub in_force: Mode,
+    /// Streams.
+    pub streams: usize,
+    /// Congestion control of the streams, as read back.
+    pub congestion: String,
+    /// From the first byte to the last answer.
+    pub duration_us: u64,
+    /// Payload that arrived.
+    pub bytes: u64,
+    /// Payload that arrived in a second.
+    pub rate_bytes_per_s: u64,
+    /// Shortest round trip.
+    pub min_rtt_us: u32,
+    /// Mean of the streams' smoothed round trips at the end, queues included.
+    pub rtt_us: u32,
+    /// Bytes that had to be sent again.
+    pub retransmitted_bytes: u64,
+    /// Segments that had to be sent again.
+    pub retransmitted_segments: u64,
+    /// They as a share of all bytes sent, in parts of a million.
+    pub loss_ppm: u32,
+}
+
+/// What one stream did.
+struct Carried {
+    bytes: u64,
+    info: socket::TcpInfo,
+    congestion: String,
+}
+
+/// Runs a test. `mode` says what the streams are set up for, whatever the peer's mode is.
+///
+/// # Errors
+/// A connection could not be made, or broke.
+pub fn run(
+    modes: &Arc<Modes>,
+    peer: &str,
+    (mode, wanted_streams): (Mode, u16),
+    duration: Duration,
+) -> Result<TransportTest, ConnectionError> {
+    let effects = modes.options().effects;
+    let streams = effects.streams(mode, wanted_streams);
+    let mut connections = Vec::new();
+    for _ in 0..streams {
+        let socket = Arc::new(dial::connect(peer)?);
+        tuning::tune_sender(&socket, STALL_TIMEOUT)?;
+        socket.set_read_timeout(Some(STALL_TIMEOUT))?;
+        // Read back below; what the kernel does not have is told there by its absence.
+        let _ = tuning::choose_congestion_control(&socket, mode, &effects);
+        modes.watch(peer, &socket);
+        connections.push(socket);
+    }
+    let began = now();
+    let until = began + duration;
+    let carry = |socket: Arc<TcpStream>| {
+        spawn_named("dwcp-test", move || carry_filler(&socket, || now() < until))
+    };
+    let threads: Vec<JoinHandle<_>> =
+        connections.iter().cloned().map(carry).collect::<Result<_, _>>()?;
+    let mut carried = Vec::new();
+    for thread in threads {
+        let ended = thread.join();
+        carried.push(ended.unwrap_or(Err(ConnectionError::Closed))?);
+    }
+    let took = now() - began;
+    Ok(summary(modes, peer, mode, &carried, took))
+}
+
+/// Sends filler as long as it may go on, then waits until the peer has read all of it.
+fn carry_filler(
+    socket: &Arc<TcpStream>,
+    go_on: impl Fn() -> bool,
+) -> Result<Carried, ConnectionError> {
+    let mut writer = FrameWriter::new(socket.clone());
+    let mut reader = FrameReader::new(socket.clone());
+    let probe = || Frame { kind: FrameKind::Probe, payload: random_number().to_le_bytes().into() };
+    writer.open(&probe())?;
+    reader.preface()?;
+    reader.expect(FrameKind::ProbeReply)?;
+    let filler = vec![0xa5; MAX_FILLER_BYTES as usize];
+    let mut bytes = 0;
+    while go_on() {
+        writer.payload(FrameKind::Filler, &[&filler])?;
+        bytes += u64::from(MAX_FILLER_BYTES);
+    }
+    let last = probe();
+    writer.frame(&last)?;
+    let answer = reader.expect(FrameKind::ProbeReply)?;
+    if answer != last.payload {
+        return Err(ConnectionError::Closed);
+    }
+    let failed = |error: socket::SocketError| ConnectionError::Io(error.source);
+    let info = socket::tcp_info(socket).map_err(failed)?;
+    let congestion = socket::congestion_control(socket).map_err(failed)?;
+    Ok(Carried { bytes, info, congestion })
+}
+
+fn summary(
+    modes: &Arc<Modes>,
+    peer: &str,
+    mode: Mode,
+    carried: &[Carried],
+    took: Duration,
+) -> TransportTest {
+    let sum = |of: fn(&Carried) -> u64| carried.iter().map(of).sum::<u64>();
+    let bytes = sum(|stream| stream.bytes);
+    let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let retransmitted_bytes = sum(|stream| stream.info.retransmitted_bytes.unwrap_or(0));
+    let sent_bytes = sum(|stream| stream.info.sent_bytes.unwrap_or(0)).max(1);
+    let rtts = carried.iter().filter_map(|stream| stream.info.min_rtt_us);
+    let mut names: Vec<&str> = carried.iter().map(|stream| stream.congestion.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    TransportTest {
+        peer: peer.to_owned(),
+        mode,
+        measured: modes.verdict(peer),
+        in_force: modes.mode(peer),
+        streams: carried.len(),
+        congestion: names.join(", "),
+        duration_us,
+        bytes,
+        rate_bytes_per_s: (u128::from(bytes) * 1_000_000 / u128::from(duration_us.max(1))) as u64,
+        min_rtt_us: rtts.min().unwrap_or(0),
+        rtt_us: (sum(|stream| stream.info.rtt_us.into()) / carried.len().max(1) as u64) as u32,
+        retransmitted_bytes,
+        retransmitted_segments: sum(|stream| stream.info.total_retransmits.into()),
+        loss_ppm: (u128::from(retransmitted_bytes) * 1_000_000 / u128::from(sent_bytes)) as u32,
+    }
+}
