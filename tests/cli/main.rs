@@ -6,6 +6,7 @@ mod control;
 mod daemon;
 mod guest;
 mod help;
+mod modes;
 mod operator;
 mod stage;
 mod vm;

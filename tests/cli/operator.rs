@@ -59,7 +59,7 @@ fn metrics_events_and_log_tell_of_it() {
     assert!(stdout(&pair.run(&["events", "--filter", "vm"])).contains("phase precopy"));
     let log = stdout(&pair.run(&["logs", "--component", "migration"]));
     assert!(log.contains("guest=vm") && log.contains("ended with DWCP_OK"), "{log}");
-    let unknown = pair.run(&["events", "--filter", "mode_transition"]);
+    let unknown = pair.run(&["events", "--filter", "mode_change"]);
     assert!(refusal(&unknown, 1).contains("migration_ended"));
     let unknown = pair.run(&["metrics", "--component", "pba"]);
     assert!(refusal(&unknown, 1).contains("not built yet"));
