@@ -20,6 +20,11 @@ fn help_is_as_agreed() {
         &["encoding-test", "--help"],
         &["data-integrity-check", "--help"],
         &["memory-usage", "--help"],
+        &["mode-detect", "--help"],
+        &["network-probe", "--help"],
+        &["network-matrix", "--help"],
+        &["set-mode", "--help"],
+        &["transport-test", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

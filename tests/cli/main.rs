@@ -7,6 +7,7 @@ mod daemon;
 mod guest;
 mod help;
 mod interrupts;
+mod modes;
 mod operator;
 mod stage;
 mod vm;

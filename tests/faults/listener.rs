@@ -103,6 +103,51 @@ fn every_hostile_opening_is_refused_with_its_value() {
     stage.assert_moves();
 }
 
+/// Frames of a probing connection, in order.
+fn probing(frames: &[(FrameKind, &[u8])]) -> Vec<u8> {
+    let mut bytes = Preface { minor: 0 }.encode().to_vec();
+    for (sequence, (kind, payload)) in frames.iter().enumerate() {
+        let frame = Frame { kind: *kind, payload: payload.to_vec() };
+        bytes.extend_from_slice(&frame.header(sequence as u64).encode());
+        bytes.extend_from_slice(payload);
+    }
+    bytes
+}
+
+#[test]
+fn probes_come_back_and_leave_no_trace() {
+    use FrameKind::{Filler, Probe, ProbeReply};
+    let stage = Stage::new();
+    let sent = [(Probe, &b"01234567"[..]), (Filler, &[7; 9000]), (Probe, b"abcdefgh")];
+    let answer = throw(&address(&stage.beta), &probing(&sent));
+    let expected = [(ProbeReply, &b"01234567"[..]), (ProbeReply, b"abcdefgh")];
+    assert_eq!(answer, probing(&expected));
+    assert_eq!(refusals(&stage.beta), Vec::<String>::new());
+    stage.assert_moves();
+}
+
+#[test]
+fn a_probing_connection_may_do_nothing_else() {
+    use FrameKind::{Filler, Hello, Probe};
+    let stage = Stage::new();
+    let probe = (Probe, &[1; 8][..]);
+    let too_many = vec![probe; 66];
+    for (frames, text) in [
+        (&[(Probe, &[1; 9][..])][..], "frame payload is 9 long, the limit is 8"),
+        (&[(Filler, &[1; 9][..])], "Filler frame where Hello is due"),
+        (&[probe, (Hello, &[1; 9])], "Hello frame where Probe is due"),
+        (&[probe, (Filler, &vec![0; (256 << 10) + 1])], "the limit is 262144"),
+        (&too_many, "more than 64 probes on one connection"),
+    ] {
+        let before = refusals(&stage.beta).len();
+        throw(&address(&stage.beta), &probing(frames));
+        wait_until(text, || refusals(&stage.beta).len() > before);
+        let reason = refusals(&stage.beta).pop().unwrap();
+        assert!(reason.contains(text), "{reason:?} lacks {text:?}");
+    }
+    stage.assert_moves();
+}
+
 #[test]
 fn a_hello_broken_off_anywhere_is_refused() {
     let stage = Stage::new();

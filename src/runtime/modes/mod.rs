@@ -318,21 +318,22 @@ impl State {
     fn sample(&mut self, at: Time) -> Vec<(Peer, Transition)> {
         self.next_sample = at + SAMPLE_INTERVAL;
         let mut open: BTreeMap<Peer, Vec<(StreamId, Arc<TcpStream>)>> = BTreeMap::new();
+        let mut closed = Vec::new();
         self.streams.retain(|stream| match stream.socket.upgrade() {
             Some(socket) => {
                 open.entry(stream.peer.clone()).or_default().push((stream.id, socket));
                 true
             }
-            None => false,
+            None => {
+                closed.push(stream.peer.clone());
+                false
+            }
         });
         let table = &mut self.table;
-        self.readers.retain(|peer, _| {
-            let is_used = open.contains_key(peer);
-            if !is_used {
-                table.set_in_use(peer, false, at);
-            }
-            is_used
-        });
+        for peer in closed.iter().filter(|peer| !open.contains_key(*peer)) {
+            table.set_in_use(peer, false, at);
+            self.readers.remove(peer);
+        }
         // What a full table has forgotten has no failures either.
         self.failures.retain(|peer, _| table.view(peer, at).is_some());
         let mut changes = Vec::new();
@@ -343,5 +344,67 @@ impl State {
             changes.extend(change.map(|transition| (peer, transition)));
         }
         changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sys::socket::congestion_control;
+    use crate::transport::mode::Congestion;
+    use std::net::TcpListener;
+
+    const PEER: &str = "127.0.0.1:1";
+
+    fn pair() -> (Arc<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Arc::new(near), listener.accept().unwrap().0)
+    }
+
+    fn until(mut holds: impl FnMut() -> bool) {
+        while !holds() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn open_streams_follow_their_peers_mode() {
+        let modes = Modes::new(Arc::default());
+        let effects = ModeEffects { congestion: Congestion::Reno, ..ModeEffects::default() };
+        modes.set_options(TransportOptions { effects, ..TransportOptions::default() });
+        let (near, _far) = pair();
+        let before = modes.tune(PEER, &near).unwrap();
+        assert_ne!(before, "reno");
+        modes.watch(PEER, &near);
+        modes.force(PEER, Some(Mode::Internet)).unwrap();
+        assert_eq!(congestion_control(&near).unwrap(), "reno");
+        assert_eq!(modes.tune(PEER, &pair().0).as_deref(), Some("reno"));
+        assert_eq!(modes.stream_count(PEER, 64), effects.internet_streams);
+        modes.stop();
+    }
+
+    #[test]
+    fn a_peer_is_in_use_as_long_as_its_streams_are_open() {
+        let modes = Modes::new(Arc::default());
+        assert!(lock(&modes.state).thread.is_none(), "without peers there is no thread");
+        let (near, _far) = pair();
+        modes.watch(PEER, &near);
+        assert!(modes.view(PEER).is_some_and(|view| view.is_in_use));
+        drop(near);
+        until(|| modes.view(PEER).is_some_and(|view| !view.is_in_use));
+        assert!(lock(&modes.state).streams.is_empty());
+        modes.stop();
+        assert!(modes.step(|| 1).is_none());
+    }
+
+    #[test]
+    fn a_peer_that_refuses_is_said_to_and_forgotten_whole() {
+        let modes = Modes::new(Arc::default());
+        modes.add(PEER).unwrap();
+        until(|| modes.views()[0].2.as_ref().is_some_and(|why| why.contains("refused")));
+        modes.remove(PEER);
+        assert_eq!((modes.views().len(), modes.verdict(PEER)), (0, None));
+        modes.stop();
     }
 }

@@ -57,6 +57,8 @@ fn frames() -> Vec<Vec<u8>> {
     vec![
         Preface { minor: 0 }.encode().to_vec(),
         body(FrameKind::Ping, Vec::new()),
+        body(FrameKind::Probe, vec![7; 8]),
+        body(FrameKind::Filler, vec![7; 64]),
         body(FrameKind::Control, Control::Commit.encode(1)),
         body(FrameKind::ChunkAck, ack()),
     ]
