@@ -10,6 +10,7 @@ pub mod control;
 pub mod cursor;
 pub mod frame;
 pub mod hello;
+pub mod rdma;
 pub mod segment;
 pub mod v1;
 

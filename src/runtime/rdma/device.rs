@@ -1,7 +1,7 @@
 //! A device, opened: its ports, their states and addresses.
 
 use super::bindings::*;
-use super::library::{Library, Unavailable};
+use super::library::{Library, Unavailable, VerbError};
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
@@ -171,9 +171,9 @@ impl Device {
     ///
     /// # Errors
     /// The device does not answer.
-    pub fn ports(&self) -> Result<Vec<Port>, Unavailable> {
+    pub fn ports(&self) -> Result<Vec<Port>, VerbError> {
         let attributes = (1..=self.0.ports).map(|number| Ok((number, self.0.port(number)?)));
-        let attributes = attributes.collect::<Result<Vec<_>, Unavailable>>()?;
+        let attributes = attributes.collect::<Result<Vec<_>, VerbError>>()?;
         let entries: usize =
             attributes.iter().map(|(_, port)| usize::try_from(port.gid_tbl_len).unwrap_or(0)).sum();
         let gids = self.0.gids(entries.min(MAX_GIDS))?;
@@ -234,7 +234,7 @@ impl Context {
         unsafe { &(*self.raw.as_ptr()).ops }
     }
 
-    fn described(mut self) -> Result<Self, Unavailable> {
+    fn described(mut self) -> Result<Self, VerbError> {
         let mut device = MaybeUninit::<ibv_device_attr>::zeroed();
         // SAFETY: the context is open; there is room for the answer.
         let code = unsafe { self.verbs().ibv_query_device(self.raw(), device.as_mut_ptr()) };
@@ -247,7 +247,7 @@ impl Context {
         Ok(self)
     }
 
-    fn port(&self, number: u8) -> Result<ibv_port_attr, Unavailable> {
+    fn port(&self, number: u8) -> Result<ibv_port_attr, VerbError> {
         let mut port = MaybeUninit::<ibv_port_attr>::zeroed();
         // SAFETY: the context is open. The library fills the fields of its first version, with which
         // the struct begins; the header's own wrapper makes the same cast.
@@ -259,7 +259,7 @@ impl Context {
     }
 
     /// Addresses of all ports, each with its port.
-    fn gids(&self, room: usize) -> Result<Vec<(u8, Gid)>, Unavailable> {
+    fn gids(&self, room: usize) -> Result<Vec<(u8, Gid)>, VerbError> {
         let mut entries = vec![MaybeUninit::<ibv_gid_entry>::zeroed(); room];
         // SAFETY: the context is open; there is room for as many entries of this size as is said.
         let count = unsafe {
@@ -276,7 +276,8 @@ impl Context {
         Ok(entries[..count.min(room)].iter().map(entry).filter_map(gid).collect())
     }
 
-    fn check(&self, call: &'static str, code: i32) -> Result<(), Unavailable> {
+    /// What a verb that answers with a number did.
+    pub(super) fn check(&self, call: &'static str, code: i32) -> Result<(), VerbError> {
         match code {
             0 => Ok(()),
             // Some verbs give the number, some leave it in errno.
@@ -285,8 +286,17 @@ impl Context {
         }
     }
 
-    fn failed(&self, call: &'static str, source: io::Error) -> Unavailable {
-        Unavailable::Device { device: self.name.clone(), call, source }
+    /// What a verb made, which leaves its reason in errno if it made nothing.
+    pub(super) fn made<T>(
+        &self,
+        call: &'static str,
+        made: *mut T,
+    ) -> Result<NonNull<T>, VerbError> {
+        NonNull::new(made).ok_or_else(|| self.failed(call, io::Error::last_os_error()))
+    }
+
+    pub(super) fn failed(&self, call: &'static str, source: io::Error) -> VerbError {
+        VerbError { device: self.name.clone(), call, source }
     }
 }
 
@@ -301,7 +311,7 @@ fn not_opened(device: &str, source: io::Error) -> Unavailable {
     let device = device.to_owned();
     match source.kind() {
         io::ErrorKind::PermissionDenied => Unavailable::NoPermission { device, source },
-        _ => Unavailable::Device { device, call: "ibv_open_device", source },
+        _ => Unavailable::Device(VerbError { device, call: "ibv_open_device", source }),
     }
 }
 

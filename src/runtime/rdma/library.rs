@@ -54,21 +54,26 @@ pub enum Unavailable {
         source: io::Error,
     },
     /// A device does not answer.
-    #[error("{device}: {call}: {source}")]
-    Device {
-        /// The device.
-        device: String,
-        /// The verb that failed.
-        call: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Device(#[from] VerbError),
     /// Devices are there and answer, but no port is active.
     #[error("no port is active: {ports}")]
     PortDown {
         /// Every port with its state, with commas.
         ports: String,
     },
+}
+
+/// A verb failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{device}: {call}: {source}")]
+pub struct VerbError {
+    /// The device.
+    pub device: String,
+    /// The verb.
+    pub call: &'static str,
+    /// Why.
+    pub source: io::Error,
 }
 
 /// libibverbs with all functions that are used; stays loaded while anything made by it lives.

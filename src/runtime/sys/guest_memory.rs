@@ -240,8 +240,9 @@ impl MappedMemory {
         Ok(())
     }
 
+    /// Where a range begins that lies within its region.
     #[inline]
-    fn range(
+    pub(in crate::runtime) fn range(
         &self,
         region: usize,
         offset_bytes: u64,

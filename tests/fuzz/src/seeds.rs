@@ -7,6 +7,7 @@ use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero
 use dwcp::migration::ownership::{Mark, Record};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::wire::hello::{Ended, Features, Purpose};
+use dwcp::wire::rdma::{Endpoint, Link, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
@@ -27,6 +28,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "control" => controls(),
         "chunk" => vec![chunk()],
         "chunk_ack" => vec![ack()],
+        "rdma" => rdma(),
         "block_decode" => blocks(),
         "block_encode" => (0..12).map(|choice| [&[choice, 40], &page()[..200]].concat()).collect(),
         "hybrid_decode" => vec![segments()],
@@ -134,6 +136,20 @@ fn chunk() -> Vec<u8> {
 
 fn ack() -> Vec<u8> {
     ChunkAck { arrived: vec![ChunkId(1), ChunkId(4)], damaged: vec![ChunkId(2)] }.encode()
+}
+
+fn rdma() -> Vec<Vec<u8>> {
+    let endpoint = Endpoint {
+        link: Link::Ethernet,
+        mtu_bytes: 4096,
+        number: 17,
+        packet_sequence: 0xab_cdef,
+        local_id: 0,
+        reads: 16,
+        global_id: [7; 16],
+    };
+    let memory = RemoteMemory { address: 0x7fff_0000_0000, length_bytes: 1 << 20, key: 0x1234 };
+    vec![endpoint.encode().into(), memory.encode().into()]
 }
 
 fn page() -> Vec<u8> {

@@ -13,6 +13,7 @@ use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
+use dwcp::wire::rdma::{Endpoint, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Preface,
@@ -41,6 +42,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("control", control),
     ("chunk", chunk),
     ("chunk_ack", chunk_ack),
+    ("rdma", rdma),
     ("block_decode", block_decode),
     ("block_encode", block_encode),
     ("hybrid_decode", hybrid_decode),
@@ -119,6 +121,16 @@ pub fn chunk(data: &[u8]) {
 pub fn chunk_ack(data: &[u8]) {
     if let Ok(ack) = ChunkAck::decode(data) {
         assert_eq!(ack.encode(), data);
+    }
+}
+
+/// An end of a queue pair, or memory of the other side.
+pub fn rdma(data: &[u8]) {
+    if let Ok(endpoint) = Endpoint::decode(data) {
+        assert_eq!(endpoint.encode(), data);
+    }
+    if let Ok(memory) = RemoteMemory::decode(data) {
+        assert_eq!(memory.encode(), data);
     }
 }
 

@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::rdma`.
+#![no_main]
+
+dwcp_fuzz::target!(rdma);
