@@ -256,7 +256,7 @@ impl FrameWriter {
         self.payload(frame.kind, &[&frame.payload])
     }
 
-    /// Writes a frame whose payload lies elsewhere, in at most [`MOST_PIECES`] pieces.
+    /// Writes a frame whose payload lies elsewhere, in at most `MOST_PIECES` pieces.
     ///
     /// # Errors
     /// As [`Self::frame`].
