@@ -57,7 +57,7 @@ pub struct Plan {
     #[arg(long, value_delimiter = ',', default_values = ["turns", "returns", "selector"])]
     qemu_parts: Vec<String>,
     /// Links of its part `selector`: Mbit/s, or an unshaped veth pair.
-    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000,veth")]
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,10000,veth")]
     selector_links: Vec<String>,
     /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
     #[arg(long)]
