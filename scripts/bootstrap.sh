@@ -15,6 +15,7 @@ DENY_VERSION=0.20.2
 PACKAGES="
 cc:gcc
 g++:g++
+clang:clang
 pkg-config:pkg-config
 cmake:cmake
 valgrind:valgrind
