@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 STAGES ?=
 
-.PHONY: help demo demo-qemu build test test-integration bench bless install clean
+.PHONY: help demo demo-qemu build test test-integration test-rdma bench bless install clean
 
 help: ## List what make can do
 	@echo "usage: make TARGET"
@@ -29,6 +29,9 @@ test: ## Run every check; the last line is "N passed, N failed"
 
 test-integration: ## Run the tests that need network namespaces, and so root
 	@scripts/test-integration.sh
+
+test-rdma: ## Run the tests of RDMA, over real verbs in a guest under QEMU
+	@scripts/test-rdma.sh
 
 bench: ## Measure against iperf3 and other peers; rows go to target/bench/results.jsonl
 	@scripts/bench.sh

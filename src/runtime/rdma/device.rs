@@ -4,12 +4,16 @@ use super::bindings::*;
 use super::library::{Library, Unavailable, VerbError};
 use std::ffi::CStr;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::Ipv6Addr;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+/// Where the files of devices are.
+const FILES: &str = "/dev/infiniband";
 /// Addresses that are read of one device; a path is set up by an index of one byte.
 const MAX_GIDS: usize = 4096;
 
@@ -197,7 +201,12 @@ impl Device {
         let name = name.to_string_lossy().into_owned();
         // SAFETY: as above; the context that comes back is ours to close.
         let raw = NonNull::new(unsafe { library.verbs().ibv_open_device(device) });
-        let raw = raw.ok_or_else(|| not_opened(&name, io::Error::last_os_error()))?;
+        let raw = raw.ok_or_else(|| {
+            let source = io::Error::last_os_error();
+            // SAFETY: as above; the library fills the field with a name that ends with a zero.
+            let file = unsafe { CStr::from_ptr((*device).dev_name.as_ptr()) };
+            not_opened(&name, &Path::new(FILES).join(&*file.to_string_lossy()), source)
+        })?;
         let context = Context {
             raw,
             name,
@@ -307,11 +316,16 @@ impl Drop for Context {
     }
 }
 
-fn not_opened(device: &str, source: io::Error) -> Unavailable {
+/// The library looks elsewhere for a file that it may not open, and then says that there is none: so
+/// the file is asked.
+fn not_opened(device: &str, file: &Path, source: io::Error) -> Unavailable {
     let device = device.to_owned();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => Unavailable::NoPermission { device, source },
-        _ => Unavailable::Device(VerbError { device, call: "ibv_open_device", source }),
+    let opened = File::options().read(true).write(true).open(file);
+    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    match opened.err().filter(is_denied) {
+        Some(source) => Unavailable::NoPermission { device, source },
+        None if is_denied(&source) => Unavailable::NoPermission { device, source },
+        None => Unavailable::Device(VerbError { device, call: "ibv_open_device", source }),
     }
 }
 
@@ -383,7 +397,8 @@ mod tests {
 
     #[test]
     fn a_missing_right_is_told_from_a_missing_device() {
-        let opened = |code| not_opened("mlx5_0", io::Error::from_raw_os_error(code));
+        let file = Path::new("/no-such-folder/uverbs0");
+        let opened = |code| not_opened("mlx5_0", file, io::Error::from_raw_os_error(code));
         assert!(matches!(opened(libc::EACCES), Unavailable::NoPermission { .. }));
         assert!(matches!(opened(libc::EPERM), Unavailable::NoPermission { .. }));
         let text = opened(libc::ENOENT).to_string();

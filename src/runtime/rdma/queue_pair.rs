@@ -13,8 +13,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The other side is asked again so many times: the most that there is.
-const RETRIES: u8 = 7;
+/// The other side is asked again so many times. The field holds one more, which soft-RoCE takes for
+/// "for ever".
+const RETRIES: u8 = 6;
 /// How long an answer may take: 4.096 us times two to this power, 67 ms. With all retries a peer that
 /// is gone is noticed within seconds.
 const ANSWER_TIME: u8 = 14;

@@ -117,8 +117,8 @@ pub enum Failure {
     /// Memory of this side is not as registered.
     #[error("this side's memory is not open to the device")]
     LocalAccess,
-    /// This side could not send it: often the network interface is down.
-    #[error("this side cannot send")]
+    /// This side could not do it: often the network interface is down.
+    #[error("this side's device failed")]
     LocalOperation,
     /// Another status, by its number.
     #[error("status {0}")]

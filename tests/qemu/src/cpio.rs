@@ -8,7 +8,7 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 const ALIGNMENT: usize = 4;
 
 /// An archive under construction.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,

@@ -3,8 +3,8 @@
 
 use crate::cpio::Archive;
 use crate::process::output_of;
-use crate::{LabError, kernel};
-use std::fs::{self, File};
+use crate::{LabError, kernel, packages};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use twox_hash::XxHash3_64;
@@ -55,11 +55,7 @@ impl Image {
     }
 
     fn of(cache_dir: &Path, recipe: &Recipe<'_>) -> Result<Self, LabError> {
-        let named = |what: &str| LabError::system(format!("{what} {}", cache_dir.display()));
-        fs::create_dir_all(cache_dir).map_err(named("make"))?;
-        // Held until the file is dropped: several test programs may want the first image.
-        let lock = File::create(cache_dir.join("lock")).map_err(named("open the lock of"))?;
-        lock.lock().map_err(named("lock"))?;
+        let _lock = packages::lock(cache_dir)?;
         let kernel = kernel::kernel(cache_dir)?;
         let initramfs = cache_dir.join(format!("{}-{:016x}.cpio", recipe.name, recipe.hash()));
         if !initramfs.exists() {
@@ -125,11 +121,20 @@ fn add_server(archive: &mut Archive, server: &Path) -> Result<(), LabError> {
         archive.folder(folder);
     }
     archive.program("usr/bin/redis-server", &read(server)?);
-    let listed = output_of(Command::new("ldd").arg(server))?;
-    for path in listed.split_whitespace().filter(|word| word.starts_with('/')) {
-        archive.program(path.trim_start_matches('/'), &read(Path::new(path))?);
+    for library in libraries_of(server)? {
+        archive.program(&library.display().to_string()[1..], &read(&library)?);
     }
     Ok(())
+}
+
+/// The libraries that the loader would give a program, itself among them.
+///
+/// # Errors
+/// `ldd` does not know the program.
+pub fn libraries_of(program: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let listed = output_of(Command::new("ldd").arg(program))?;
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LabError> {

@@ -8,6 +8,7 @@
 //!   comes from Debian's archive, unless `DWCP_QEMULAB_KERNEL` names a file;
 //! * [`Vm`] is one QEMU, gone when dropped, also if this process is killed;
 //! * [`memory_digest`] compares the memory of two stopped guests;
+//! * [`packages`] and [`Archive`] are for guests of another kind;
 //! * [`baseline`] has QEMU migrate by its own means and measures that.
 //!
 //! ```no_run
@@ -28,12 +29,16 @@ mod digest;
 mod error;
 mod image;
 mod kernel;
+pub mod packages;
 mod process;
 mod serial;
 mod vm;
 
+pub use cpio::Archive;
 pub use digest::memory_digest;
 pub use error::LabError;
-pub use image::{Image, cache_dir};
+pub use image::{Image, cache_dir, libraries_of};
+pub use kernel::newest_kernel;
+pub use process::output_of;
 pub use serial::SerialLog;
 pub use vm::{Load, Vm, VmConfig, kernel_command_line};

@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
 /// Runs a program to its end; its output if it went well.
+///
+/// # Errors
+/// It does not start, or says that it failed.
 pub fn output_of(command: &mut Command) -> Result<String, LabError> {
     let shown = format!("{command:?}");
     let output = command.output().map_err(LabError::system(shown.clone()))?;
