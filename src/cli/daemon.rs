@@ -1,6 +1,7 @@
 //! `dwcpd`: one node from a configuration file, served on a control socket, until a signal.
 
 use super::notify::notify;
+use super::signals::{self, Signal};
 use crate::config::{Config, ConfigStore, Id, StoreError};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
@@ -12,7 +13,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serves one DWCP node: accepts migrations and takes orders on a control socket.
 ///
@@ -191,17 +191,17 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            terminate: Signal::catch(signals::SIGTERM)?,
+            interrupt: Signal::catch(signals::SIGINT)?,
+            hangup: Signal::catch(signals::SIGHUP)?,
         })
     }
 
     async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reload,
+            () = self.terminate.recv() => Order::Stop,
+            () = self.interrupt.recv() => Order::Stop,
+            () = self.hangup.recv() => Order::Reload,
         }
     }
 }

@@ -8,6 +8,7 @@ mod error;
 mod notify;
 mod output;
 mod plot;
+mod signals;
 
 use args::{Command, Operator};
 use clap::Parser;

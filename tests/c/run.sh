@@ -96,7 +96,8 @@ run() { # MODE DIRECTORY COMMAND...
         set -- "$@"
         if [ $code -ne 0 ] || [ -z "$counts" ]; then
             echo "---- $mode $program (status $code)"
-            cat "$scratch/log"
+            # Indented, so that its closing line is not taken for one of this script's own.
+            sed 's/^/    /' "$scratch/log"
         fi
         passed=$((passed + ${counts%% *}+0))
         failed=$((failed + ${counts##* }+0))

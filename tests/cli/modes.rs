@@ -55,8 +55,11 @@ fn a_forced_mode_is_an_event_and_holds_for_its_peer() {
     assert_eq!((&forced["cause"], &forced["peer"]), (&"forced".into(), &pair.to().into()));
     assert_eq!(forced["component"], "mode-detector");
     assert_eq!(released["cause"], "released");
-    let log = stdout(&pair.run(&["logs", "--component", "mode-detector"]));
-    assert!(log.contains("hybrid to internet: forced"), "{log}");
+    // Lines are made from events by a thread of their own.
+    wait_until("the transition in the log", || {
+        let log = stdout(&pair.run(&["logs", "--component", "mode-detector"]));
+        log.contains("hybrid to internet: forced").then_some(())
+    });
     let metric = pair.json(&["metrics", "amst.mode_switches"]);
     assert!(metric.to_string().contains("internet"), "{metric}");
     let output = pair.run(&["set-mode", "v1-compat", "--peer", &pair.to()]);

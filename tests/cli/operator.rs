@@ -57,8 +57,10 @@ fn metrics_events_and_log_tell_of_it() {
     let event: Value = serde_json::from_str(events.trim()).unwrap();
     assert_eq!((&event["guest"], &event["status"]), (&"vm".into(), &"DWCP_OK".into()));
     assert!(stdout(&pair.run(&["events", "--filter", "vm"])).contains("phase precopy"));
-    let log = stdout(&pair.run(&["logs", "--component", "migration"]));
-    assert!(log.contains("guest=vm") && log.contains("ended with DWCP_OK"), "{log}");
+    wait_until("the end in the log", || {
+        let log = stdout(&pair.run(&["logs", "--component", "migration"]));
+        (log.contains("guest=vm") && log.contains("ended with DWCP_OK")).then_some(())
+    });
     assert_eq!(stdout(&pair.run(&["--json", "events", "--filter", "mode_transition"])), "");
     let unknown = pair.run(&["events", "--filter", "mode_transitions"]);
     assert!(refusal(&unknown, 1).contains("migration_ended"));

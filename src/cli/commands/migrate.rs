@@ -5,11 +5,11 @@ use crate::cli::args::Migrate;
 use crate::cli::client::Client;
 use crate::cli::error::{self, CliError};
 use crate::cli::output::{Output, bytes, text};
+use crate::cli::signals::{self, Signal};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::io::IsTerminal;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub async fn run(options: Migrate, client: &Client, output: &Output) -> Result<u8, CliError> {
     let as_json = output.json() || !output.to_terminal();
@@ -23,7 +23,7 @@ pub async fn run(options: Migrate, client: &Client, output: &Output) -> Result<u
         return Ok(0);
     }
     // Kept from here to the end: an interrupt is never lost, whatever is waited for when it comes.
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
+    let mut interrupts = Signal::catch(signals::SIGINT).map_err(CliError::Runtime)?;
     let bar = if output.json() { ProgressBar::hidden() } else { progress_bar() };
     let Some(report) = follow(start, client, output, &bar, &mut interrupts).await? else {
         return Ok(error::INTERRUPTED);
@@ -78,7 +78,7 @@ async fn follow(
     let migration = loop {
         tokio::select! {
             migration = &mut start => break migration?,
-            _ = interrupts.recv() => {}
+            () = interrupts.recv() => {}
         }
         if is_interrupted {
             output.note("the node may have started it; see: dwcp-v3-cli migrations");
@@ -92,7 +92,7 @@ async fn follow(
     if !is_interrupted {
         tokio::select! {
             report = report_of(&path, client, bar) => return report.map(Some),
-            _ = interrupts.recv() => {}
+            () = interrupts.recv() => {}
         }
         bar.suspend(|| output.note("cancelling; Ctrl-C again stops waiting for the end"));
     }
@@ -102,7 +102,7 @@ async fn follow(
     };
     tokio::select! {
         report = cancelled => report.map(Some),
-        _ = interrupts.recv() => {
+        () = interrupts.recv() => {
             let text = format!("the migration may go on; see: dwcp-v3-cli migrations, cancel {id}");
             bar.suspend(|| output.note(&text));
             Ok(None)

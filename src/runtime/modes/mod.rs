@@ -27,11 +27,12 @@ use crate::transport::mode::{
     Mode, ModeEffects, ModePolicy, ModeTable, PeerView, TableError, Transition, verdict,
 };
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::Notify;
 
 /// How often the sockets of streams are read.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
@@ -52,8 +53,6 @@ pub struct TransportOptions {
 pub struct Modes {
     journal: Arc<Journal>,
     state: Mutex<State>,
-    /// Tells the thread that there is something new.
-    news: Notify,
 }
 
 struct State {
@@ -65,10 +64,18 @@ struct State {
     next_sample: Time,
     /// Why the last probe of a peer failed; those that answered have none.
     failures: BTreeMap<Peer, String>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
     stopped: bool,
     /// A refused congestion control has been told of.
     has_complained: bool,
+}
+
+/// The thread that measures.
+struct Thread {
+    handle: JoinHandle<()>,
+    /// Tells it that there is something new. No waker of tokio's does that: it would leave a
+    /// thread-local with a destructor on the host's thread (`runtime/sys/thread.rs` says what then).
+    news: UnixStream,
 }
 
 /// An open connection that carries data to a peer.
@@ -100,7 +107,7 @@ impl Modes {
             stopped: false,
             has_complained: false,
         };
-        Arc::new(Self { journal, state: Mutex::new(state), news: Notify::new() })
+        Arc::new(Self { journal, state: Mutex::new(state) })
     }
 
     /// Replaces what holds for all peers.
@@ -216,19 +223,22 @@ impl Modes {
         state.stopped = true;
         let thread = state.thread.take();
         drop(state);
-        self.news.notify_one();
+        let Some(Thread { handle, news }) = thread else { return };
+        tell(&news);
         // Its own observer may be the one that drops the node.
-        if let Some(thread) = thread.filter(|thread| !is_current(thread)) {
-            let _ = thread.join();
+        if !is_current(&handle) {
+            let _ = handle.join();
         }
     }
 
     /// Starts the thread, if there is none, and tells it of news.
     fn wake(self: &Arc<Self>) {
         let mut state = lock(&self.state);
-        if state.thread.is_none() && !state.stopped {
-            let modes = self.clone();
-            match spawn_named("dwcp-modes", move || service::run(&modes)) {
+        if state.stopped {
+            return;
+        }
+        if state.thread.is_none() {
+            match self.start() {
                 Ok(thread) => state.thread = Some(thread),
                 Err(error) => {
                     drop(state);
@@ -237,8 +247,16 @@ impl Modes {
                 }
             }
         }
-        drop(state);
-        self.news.notify_one();
+        state.thread.iter().for_each(|thread| tell(&thread.news));
+    }
+
+    fn start(self: &Arc<Self>) -> io::Result<Thread> {
+        let modes = self.clone();
+        let (news, heard) = UnixStream::pair()?;
+        news.set_nonblocking(true)?;
+        heard.set_nonblocking(true)?;
+        let handle = spawn_named("dwcp-modes", move || service::run(&modes, heard))?;
+        Ok(Thread { handle, news })
     }
 
     /// Applies changes of modes to the open streams, and tells of them.
@@ -311,6 +329,12 @@ impl Modes {
         let change = change.map(|transition| (peer.clone(), transition));
         self.settle(state, change.into_iter().collect());
     }
+}
+
+/// Wakes the thread at the other end.
+fn tell(mut news: &UnixStream) {
+    // What fails is a write into a full buffer, and then there is enough to wake it.
+    let _ = news.write(&[0]);
 }
 
 impl State {
