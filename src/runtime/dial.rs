@@ -7,9 +7,11 @@ use crate::base::limits::{
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
+use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
 use crate::runtime::modes::Modes;
+use crate::runtime::security::{Security, SecurityError, check_claim};
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply};
@@ -52,14 +54,16 @@ pub struct Dialer {
     /// How long the peer may leave written data untouched.
     pub stall_timeout: Duration,
     modes: Arc<Modes>,
+    security: Arc<Security>,
     opened: Mutex<Opened>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Opened {
     No,
     UnderWay,
-    Yes([u8; 16]),
+    /// With this token, by the node of this name.
+    Yes([u8; 16], String),
 }
 
 /// What an attempt brought.
@@ -94,11 +98,12 @@ impl Dialer {
         id: MigrationId,
         (opening, features): (Purpose, Features),
         node: String,
-        (to, modes): (String, Arc<Modes>),
+        to: String,
+        (modes, security): (Arc<Modes>, Arc<Security>),
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, opening, features, node, to, stall_timeout, modes, opened }
+        Self { id, opening, features, node, to, stall_timeout, modes, security, opened }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -125,15 +130,22 @@ impl Dialer {
     ) -> Result<Dialed, ConnectionError> {
         let before = {
             let mut opened = lock(&self.opened);
-            let before = *opened;
+            let before = opened.clone();
             match before {
                 Opened::UnderWay => return Ok(Dialed::Waiting),
                 Opened::No => *opened = Opened::UnderWay,
-                Opened::Yes(_) => {}
+                Opened::Yes(..) => {}
             }
             before
         };
-        let dialed = self.shake_hands(stream, before, register);
+        let dialed = match self.shake_hands(stream, &before, register) {
+            // Trying again would end alike.
+            Err(ConnectionError::Security(error)) if !error.is_passing() => {
+                let (status, reason) = (error.status().code(), error.to_string());
+                Ok(Dialed::Refused { status, reason, ended: Ended::No })
+            }
+            dialed => dialed,
+        };
         if let (Opened::No, Ok(Dialed::Refused { .. }) | Err(_)) = (before, &dialed) {
             *lock(&self.opened) = Opened::No;
         }
@@ -143,30 +155,32 @@ impl Dialer {
     fn shake_hands(
         &self,
         stream: StreamId,
-        opened: Opened,
+        opened: &Opened,
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
         let socket = Arc::new(connect(&self.to)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
         self.modes.tune(&self.to, &socket);
+        let Channel { reader, writer, peer } =
+            self.security.dial(socket.clone(), &self.to, HELLO_TIMEOUT)?;
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
-            Opened::Yes(token) => Purpose::Join { token },
+            Opened::Yes(token, _) => Purpose::Join { token: *token },
             Opened::No | Opened::UnderWay => self.opening.clone(),
         };
         let (migration, node) = (self.id, self.node.clone());
         let hello = Hello { migration, stream, node, features: self.features, purpose };
-        let mut writer = FrameWriter::new(socket.clone());
+        let (mut writer, mut reader) = (FrameWriter::new(writer), FrameReader::new(reader));
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
-        let mut reader = FrameReader::new(socket.clone());
         reader.preface()?;
         match HelloReply::decode(&reader.expect(FrameKind::HelloReply)?)? {
             HelloReply::Refuse { status, reason, ended } => {
                 Ok(Dialed::Refused { status, reason, ended })
             }
             HelloReply::Accept { token, features, node } => {
-                *lock(&self.opened) = Opened::Yes(token);
+                check_node(opened, peer.as_deref(), &node)?;
+                *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.modes.watch(&self.to, &socket);
                 socket.set_read_timeout(None)?;
                 let features = self.features.common(features);
@@ -175,6 +189,19 @@ impl Dialer {
                 Ok(Dialed::Up { writer, reader, features, peer: format!("{node} at {address}") })
             }
         }
+    }
+}
+
+/// The node that answers must be who it says, and on further connections the same as on the first.
+fn check_node(
+    opened: &Opened,
+    certified: Option<&str>,
+    claimed: &str,
+) -> Result<(), SecurityError> {
+    check_claim(certified, claimed)?;
+    match opened {
+        Opened::Yes(_, first) => check_claim(certified.map(|_| first.as_str()), claimed),
+        Opened::No | Opened::UnderWay => Ok(()),
     }
 }
 
