@@ -26,7 +26,7 @@ __all__ = ["Node"]
 class Node:
     """One end of migrations, in this process.
 
-    >>> with Node(name="rack1", listen="127.0.0.1:0") as node:
+    >>> with Node(name="rack1", listen="127.0.0.1:0", plain=True) as node:
     ...     node.guests()
     []
 

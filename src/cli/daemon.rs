@@ -6,8 +6,8 @@ use crate::config::{Config, ConfigStore, Id, Origin, StoreError};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
-use crate::runtime::security::{SecurityOptions, name_list};
 use crate::runtime::security::identity::IDENTITY_FILE;
+use crate::runtime::security::{SecurityOptions, name_list};
 use crate::{Node, NodeError, NodeOptions};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -149,7 +149,8 @@ fn warn_of_expiry(node: &Node, server: &ControlServer) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let left_days = (certificate.not_after_s - now.try_into().unwrap_or(i64::MAX)) / 86_400;
     if left_days < EXPIRY_NOTICE_DAYS {
-        let text = format!("the node's certificate ends in {left_days} days; see `identity rotate`");
+        let text =
+            format!("the node's certificate ends in {left_days} days; see `identity rotate`");
         server.log(Level::Warn, text.clone());
         remark(&format!("dwcpd: {text}"));
     }

@@ -88,6 +88,8 @@ pub enum Dialed {
         /// Set if it says that the migration is over.
         ended: Ended,
     },
+    /// One side does not trust the other.
+    Distrusted(SecurityError),
     /// Another stream is opening the migration.
     Waiting,
 }
@@ -138,15 +140,16 @@ impl Dialer {
             }
             before
         };
+        let is_first = matches!(before, Opened::No);
         let dialed = match self.shake_hands(stream, &before, register) {
-            // Trying again would end alike.
-            Err(ConnectionError::Security(error)) if !error.is_passing() => {
-                let (status, reason) = (error.status().code(), error.to_string());
-                Ok(Dialed::Refused { status, reason, ended: Ended::No })
+            // Trying again would end alike. Once the migration is under way it is tried all the same:
+            // one forged packet must not be worth more than a link that is down.
+            Err(ConnectionError::Security(error)) if is_first && !error.is_passing() => {
+                Ok(Dialed::Distrusted(error))
             }
             dialed => dialed,
         };
-        if let (Opened::No, Ok(Dialed::Refused { .. }) | Err(_)) = (before, &dialed) {
+        if is_first && !matches!(dialed, Ok(Dialed::Up { .. })) {
             *lock(&self.opened) = Opened::No;
         }
         dialed
@@ -158,7 +161,7 @@ impl Dialer {
         opened: &Opened,
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
-        let socket = Arc::new(connect(&self.to)?);
+        let socket = Arc::new(connect(&self.to, &self.security)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
         self.modes.tune(&self.to, &socket);
@@ -223,17 +226,26 @@ pub fn check_address(to: &str) -> Result<(), String> {
     }
 }
 
-/// Tries every address of the name, in order.
+/// Tries every address of the name, in order; plain connections to public ones are not tried.
 ///
 /// # Errors
 /// That of the last address.
-pub fn connect(to: &str) -> io::Result<TcpStream> {
+pub fn connect(to: &str, security: &Security) -> Result<TcpStream, ConnectionError> {
+    security.check_decided()?;
     let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    let nowhere = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    let mut last = ConnectionError::Io(nowhere);
     for address in addresses {
+        if let Err(error) = security.check_plain(address.ip()) {
+            last = error.into();
+            continue;
+        }
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(socket) => return Ok(socket),
-            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(error) => {
+                let text = format!("{address}: {error}");
+                last = ConnectionError::Io(io::Error::new(error.kind(), text));
+            }
         }
     }
     Err(last)

@@ -205,7 +205,8 @@ fn shake_hands(
 ) -> Result<Option<Accepted>, Rejected> {
     let (channel, trust) = secure(&socket, security)?;
     let certified = channel.peer;
-    let (mut reader, mut writer) = (FrameReader::new(channel.reader), FrameWriter::new(channel.writer));
+    let (mut reader, mut writer) =
+        (FrameReader::new(channel.reader), FrameWriter::new(channel.writer));
     let node = reception.node_name();
     let answer = |writer: &mut FrameWriter, reply: &HelloReply| {
         let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };

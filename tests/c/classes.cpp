@@ -59,6 +59,7 @@ public:
 
 dwcp::NodeOptions listening() {
     dwcp::NodeOptions options;
+    options.flags = DWCP_NODE_PLAIN;
     options.listen = "127.0.0.1:0";
     return options;
 }
@@ -120,6 +121,7 @@ void errors_are_exceptions_or_codes() {
     }
     CHECK(thrown);
     dwcp::NodeOptions bad;
+    bad.flags = DWCP_NODE_PLAIN;
     bad.listen = "nowhere";
     dwcp_status code = DWCP_OK;
     CHECK(!dwcp::Node::open(bad, code, std::nothrow) && code == DWCP_ERR_INVALID_ARGUMENT);

@@ -54,7 +54,8 @@ static void move_a_guest(void *library, dwcp_node *node) {
     dwcp_status (*migration_free)(dwcp_migration *);
     dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
     dwcp_status (*node_free)(dwcp_node *);
-    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_region region = {sizeof region, "ram", 0, sizeof from, from, {0}};
     dwcp_source source = {0};
     dwcp_destination destination = {0};
@@ -106,7 +107,8 @@ static void use_once(const char *path) {
     dwcp_status (*node_free)(dwcp_node *);
     dwcp_status (*node_fd)(const dwcp_node *, int32_t *);
     dwcp_status (*last_error)(char *, size_t, size_t *);
-    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_node *node = NULL;
     char text[256] = "";
     int fd = -1;

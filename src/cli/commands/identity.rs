@@ -25,7 +25,8 @@ pub fn run(command: Command, output: &Output) -> Result<(), CliError> {
         Command::Show { directory } => shown(&identity::show(&directory)?, output),
         Command::Rotate { of_authority: Some(name), authority: directory, .. } => {
             authority::rotate(&directory, &name)?;
-            let text = "authority has a new key; give every node the new ca.pem before its next identity";
+            let text =
+                "authority has a new key; give every node the new ca.pem before its next identity";
             told(output, &directory, text)
         }
         Command::Rotate { days, authority: directory, identity: out, .. } => {

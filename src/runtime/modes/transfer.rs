@@ -6,8 +6,8 @@
 use super::Modes;
 use super::probe::random_number;
 use crate::base::limits::MAX_FILLER_BYTES;
-use crate::runtime::clock::now;
 use crate::runtime::channel::Channel;
+use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::dial;
 use crate::runtime::sys::{socket, spawn_named};
@@ -76,7 +76,7 @@ pub fn run(
     let streams = effects.streams(mode, wanted_streams);
     let mut connections = Vec::new();
     for _ in 0..streams {
-        let socket = Arc::new(dial::connect(peer)?);
+        let socket = Arc::new(dial::connect(peer, modes.security())?);
         tuning::tune_sender(&socket, STALL_TIMEOUT)?;
         // Read back below; what the kernel does not have is told there by its absence.
         let _ = tuning::choose_congestion_control(&socket, mode, &effects);
@@ -102,10 +102,7 @@ pub fn run(
 }
 
 /// Sends filler as long as it may go on, then waits until the peer has read all of it.
-fn carry_filler(
-    channel: Channel,
-    go_on: impl Fn() -> bool,
-) -> Result<Carried, ConnectionError> {
+fn carry_filler(channel: Channel, go_on: impl Fn() -> bool) -> Result<Carried, ConnectionError> {
     let socket = channel.socket().clone();
     let mut writer = FrameWriter::new(channel.writer);
     let mut reader = FrameReader::new(channel.reader);

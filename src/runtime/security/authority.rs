@@ -76,7 +76,8 @@ pub fn issue(
     let trusted = read(&authority.join(TRUST_FILE))?;
     let broken = IdentityError::certificate(&authority.join(AUTHORITY_FILE));
     let key = KeyPair::from_pem(&bundle).map_err(&broken)?;
-    let issuer = Issuer::from_ca_cert_pem(&bundle, key).map_err(&broken)?;
+    let certificate = bundle.find(PEM_BEGIN).map_or("", |begin| &bundle[begin..]);
+    let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(&broken)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(&broken)?;
     let certificate = node_params(wanted)?.signed_by(&key, &issuer).map_err(&broken)?;
     fs::create_dir_all(into).map_err(IdentityError::io(into))?;
@@ -108,7 +109,10 @@ fn new_authority(name: &str) -> Result<(String, String), IdentityError> {
     let failed = IdentityError::certificate(Path::new(AUTHORITY_FILE));
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(&failed)?;
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&format!("{name} authority"));
+    // Authorities of one name are told apart by their keys.
+    let id = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let id: String = id.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    params.distinguished_name = common_name(&format!("{name} authority {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, AUTHORITY_DAYS);

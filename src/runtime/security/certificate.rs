@@ -33,7 +33,8 @@ impl CertificateFacts {
     /// # Errors
     /// What is wrong with it.
     pub fn read(certificate: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
         let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
         let names = names.map_or(&[][..], |names| &names.value.general_names);
         let node = names.iter().find_map(|name| match name {

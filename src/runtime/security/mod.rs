@@ -22,10 +22,9 @@ use crate::runtime::lock::lock;
 use failures::Failures;
 use identity::PROTOCOL;
 use reach::is_public;
-use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::UnbufferedServerConnection;
-use session::{HandshakeError, State};
+use rustls::{ClientConnection, Connection, ServerConnection};
+use session::HandshakeError;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -187,6 +186,17 @@ impl Security {
         self.check_plain(address.ip())
     }
 
+    /// Whether a connection may go to or come from there, if it is plain.
+    ///
+    /// # Errors
+    /// [`SecurityError::Public`].
+    pub fn check_plain(&self, address: IpAddr) -> Result<(), SecurityError> {
+        match self.options == SecurityOptions::Plain && is_public(address) {
+            true => Err(SecurityError::Public(address)),
+            false => Ok(()),
+        }
+    }
+
     /// Secures a connection that was made to `to`, `HOST:PORT`.
     ///
     /// # Errors
@@ -197,18 +207,14 @@ impl Security {
         to: &str,
         patience: Duration,
     ) -> Result<Channel, SecurityError> {
-        self.check_decided()?;
-        let Some(identity) = self.identity() else {
-            self.check_peer_address(&socket)?;
-            return Ok(Channel::plain(socket));
-        };
+        let Some(identity) = self.identity() else { return self.bare(socket) };
         let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| SecurityError::Host(host.to_owned()))?;
-        let client = UnbufferedClientConnection::new(identity.client.clone(), name)
+        let client = ClientConnection::new(identity.client.clone(), name)
             .map_err(HandshakeError::from)?;
-        let channel = Self::secure(State::Client(client), socket, patience)?;
+        let channel = secure(client.into(), socket, patience)?;
         self.check_allowed(channel.peer.as_deref())?;
         Ok(channel)
     }
@@ -223,14 +229,10 @@ impl Security {
         socket: Arc<TcpStream>,
         patience: Duration,
     ) -> Result<Channel, SecurityError> {
-        self.check_decided()?;
-        let Some(identity) = self.identity() else {
-            self.check_peer_address(&socket)?;
-            return Ok(Channel::plain(socket));
-        };
-        let server = UnbufferedServerConnection::new(identity.server.clone())
+        let Some(identity) = self.identity() else { return self.bare(socket) };
+        let server = ServerConnection::new(identity.server.clone())
             .map_err(HandshakeError::from)?;
-        Self::secure(State::Server(server), socket, patience)
+        secure(server.into(), socket, patience)
     }
 
     /// Whether this node talks to a peer of that name.
@@ -248,9 +250,10 @@ impl Security {
         }
     }
 
-    /// Whether a source has not failed too often lately.
+    /// Whether a source has not failed too often lately. Those of this host always are listened to:
+    /// tunnels end there, and who is on the host can do worse.
     pub fn listens_to(&self, source: IpAddr, now: Time) -> bool {
-        lock(&self.failures).allows(source, now)
+        source.is_loopback() || lock(&self.failures).allows(source, now)
     }
 
     /// A connection from there did not prove who it is.
@@ -258,41 +261,37 @@ impl Security {
         lock(&self.failures).add(source, now);
     }
 
-    fn secure(
-        state: State,
-        socket: Arc<TcpStream>,
-        patience: Duration,
-    ) -> Result<Channel, SecurityError> {
-        let mut peer = String::new();
-        let check = |common: &rustls::CommonState| {
-            peer = Self::peer_name(common)?;
-            Ok::<_, SecurityError>(())
-        };
-        let (reader, writer) = session::open(state, socket, patience, check)?;
-        Ok(Channel::secured(reader, writer, peer))
+    /// A connection that is not secured, if that is as it should be.
+    fn bare(&self, socket: Arc<TcpStream>) -> Result<Channel, SecurityError> {
+        self.check_decided()?;
+        let address = socket.peer_addr().map_err(HandshakeError::Io)?;
+        self.check_plain(address.ip())?;
+        Ok(Channel::plain(socket))
     }
+}
 
-    fn peer_name(common: &rustls::CommonState) -> Result<String, SecurityError> {
-        if common.alpn_protocol() != Some(PROTOCOL) {
-            return Err(SecurityError::Protocol);
-        }
-        let leaf = common.peer_certificates().and_then(<[_]>::first);
-        let leaf = leaf.ok_or_else(|| SecurityError::Nameless("it has sent none".to_owned()))?;
-        let facts = CertificateFacts::read(leaf).map_err(SecurityError::Nameless)?;
-        facts.node.ok_or(SecurityError::Nameless(facts.subject))
-    }
+fn secure(
+    session: Connection,
+    socket: Arc<TcpStream>,
+    patience: Duration,
+) -> Result<Channel, SecurityError> {
+    let mut peer = String::new();
+    let check = |common: &rustls::CommonState| {
+        peer = peer_name(common)?;
+        Ok::<_, SecurityError>(())
+    };
+    let (reader, writer) = session::open(session, socket, patience, check)?;
+    Ok(Channel::secured(reader, writer, peer))
+}
 
-    fn check_peer_address(&self, socket: &TcpStream) -> Result<(), SecurityError> {
-        let address = socket.peer_addr().map_err(HandshakeError::from)?;
-        self.check_plain(address.ip())
+fn peer_name(common: &rustls::CommonState) -> Result<String, SecurityError> {
+    if common.alpn_protocol() != Some(PROTOCOL) {
+        return Err(SecurityError::Protocol);
     }
-
-    fn check_plain(&self, address: IpAddr) -> Result<(), SecurityError> {
-        match self.options == SecurityOptions::Plain && is_public(address) {
-            true => Err(SecurityError::Public(address)),
-            false => Ok(()),
-        }
-    }
+    let leaf = common.peer_certificates().and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| SecurityError::Nameless("it has sent none".to_owned()))?;
+    let facts = CertificateFacts::read(leaf).map_err(SecurityError::Nameless)?;
+    facts.node.ok_or(SecurityError::Nameless(facts.subject))
 }
 
 /// The names in a text that separates them by commas.

@@ -9,7 +9,7 @@ use crate::pair::Job;
 use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Report};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use serde_json::json;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -45,7 +45,11 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     let memory = guest::untouched(job.guest_bytes)?;
     guest::fill_incompressible(&memory, job.filled_bytes, GUEST_SEED)?;
     let overhead = Overhead::begin()?;
-    let node = Node::start(NodeOptions { name: "bench-source".into(), ..NodeOptions::default() })?;
+    let node = Node::start(NodeOptions {
+        name: "bench-source".into(),
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })?;
     node.add_source(GUEST, Arc::new(guest::running_guest(memory, job.dirty_bytes_per_s)))?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
@@ -70,6 +74,7 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
     let options = NodeOptions {
         name: "bench-destination".into(),
         listen: Some(arguments.listen),
+        security: SecurityOptions::Plain,
         ..NodeOptions::default()
     };
     let node = Node::start(options)?;
