@@ -25,8 +25,8 @@ use reach::is_public;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
 use session::HandshakeError;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{self, Read};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -270,6 +270,17 @@ impl Security {
     }
 }
 
+/// Lets the peer read why it was refused: closing with its bytes unread would throw that away.
+fn let_read(socket: &TcpStream) {
+    const LONGEST: Duration = Duration::from_millis(500);
+    const MOST_READS: usize = 4;
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(LONGEST));
+    let mut socket = socket;
+    let more = |_: &usize| matches!(socket.read(&mut [0; 4096]), Ok(1..));
+    let _ = (0..MOST_READS).take_while(more).count();
+}
+
 fn secure(
     session: Connection,
     socket: Arc<TcpStream>,
@@ -280,8 +291,13 @@ fn secure(
         peer = peer_name(common)?;
         Ok::<_, SecurityError>(())
     };
-    let (reader, writer) = session::open(session, socket, patience, check)?;
-    Ok(Channel::secured(reader, writer, peer))
+    match session::open(session, socket.clone(), patience, check) {
+        Ok((reader, writer)) => Ok(Channel::secured(reader, writer, peer)),
+        Err(error) => {
+            let_read(&socket);
+            Err(error)
+        }
+    }
 }
 
 fn peer_name(common: &rustls::CommonState) -> Result<String, SecurityError> {

@@ -107,6 +107,11 @@ impl Write for Timed<'_> {
         self.socket.write(from)
     }
 
+    /// An alert is written by one call, and what is due before it must not be all that it takes.
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.write_vectored(from)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
