@@ -124,6 +124,10 @@ valgrind_all() {
 
 sed -n 's/^#define \(DWCP_OK\|DWCP_ERR_[A-Z_]*\) .*/STATUS(\1)/p' include/dwcp.h \
     >"$scratch/status_table.inc"
+cli=$(dirname "$library")/dwcp-v3-cli
+export DWCP_IDENTITY="$scratch/identity"
+"$cli" identity init --authority "$scratch/authority" >/dev/null &&
+    "$cli" identity issue tester --authority "$scratch/authority" --out "$DWCP_IDENTITY" >/dev/null
 [ -e "$library" ] || { echo "$library is not built" >&2; exit 1; }
 # shellcheck disable=SC2048 # words are wanted
 for mode in ${*:-headers golden plain sanitize valgrind}; do

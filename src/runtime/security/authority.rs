@@ -67,11 +67,11 @@ pub fn issue(
     into: &Path,
     replace: bool,
 ) -> Result<(), IdentityError> {
+    check_node_name(&wanted.node)?;
     let path = into.join(IDENTITY_FILE);
     if path.exists() && !replace {
         return Err(IdentityError::Exists(path));
     }
-    check_node_name(&wanted.node)?;
     let bundle = read(&authority.join(AUTHORITY_FILE))?;
     let trusted = read(&authority.join(TRUST_FILE))?;
     let broken = IdentityError::certificate(&authority.join(AUTHORITY_FILE));

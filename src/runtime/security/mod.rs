@@ -212,8 +212,8 @@ impl Security {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| SecurityError::Host(host.to_owned()))?;
-        let client = ClientConnection::new(identity.client.clone(), name)
-            .map_err(HandshakeError::from)?;
+        let client =
+            ClientConnection::new(identity.client.clone(), name).map_err(HandshakeError::from)?;
         let channel = secure(client.into(), socket, patience)?;
         self.check_allowed(channel.peer.as_deref())?;
         Ok(channel)
@@ -230,8 +230,8 @@ impl Security {
         patience: Duration,
     ) -> Result<Channel, SecurityError> {
         let Some(identity) = self.identity() else { return self.bare(socket) };
-        let server = ServerConnection::new(identity.server.clone())
-            .map_err(HandshakeError::from)?;
+        let server =
+            ServerConnection::new(identity.server.clone()).map_err(HandshakeError::from)?;
         secure(server.into(), socket, patience)
     }
 
