@@ -307,7 +307,8 @@ impl Node {
 
     /// What its certificate says; none without TLS.
     pub fn certificate(&self) -> Option<CertificateFacts> {
-        self.inner.security.identity().map(|identity| identity.facts.clone())
+        let identity = self.inner.security.identity()?;
+        CertificateFacts::read(&identity.certificate).ok()
     }
 
     /// Whether its connections are plain, because it was told so.

@@ -78,7 +78,7 @@ void a_qemu_that_is_not_there_throws() {
 
 void a_guest_moves() {
     auto from_memory = memory(), to_memory = memory();
-    dwcp::Node from, to(listening());
+    dwcp::Node from(listening()), to(listening());
     auto machine = std::make_shared<Machine>(from_memory);
     auto shell = std::make_shared<Shell>();
     for (std::size_t page = 0; page < kPages; page += 5) machine->write(page, 1 + page % 200);
@@ -100,7 +100,7 @@ void a_guest_moves() {
 
 void an_exception_in_a_guest_becomes_the_reason() {
     auto from_memory = memory(), to_memory = memory();
-    dwcp::Node from, to(listening());
+    dwcp::Node from(listening()), to(listening());
     auto machine = std::make_shared<Machine>(from_memory);
     machine->refuse = true;
     from.add_source("vm", machine, regions(from_memory));
@@ -112,7 +112,9 @@ void an_exception_in_a_guest_becomes_the_reason() {
 }
 
 void errors_are_exceptions_or_codes() {
-    dwcp::Node node;
+    dwcp::NodeOptions plain;
+    plain.flags = DWCP_NODE_PLAIN;
+    dwcp::Node node(plain);
     bool thrown = false;
     try {
         node.remove_guest("nobody");

@@ -126,7 +126,7 @@ static dwcp_node *forgetful_node(const char *listen) {
     dwcp_node_options options = {sizeof options, 0, listen, 0, 0, 0, DWCP_NODE_PLAIN,
                                  0, 0, 0, 0, {0}};
     dwcp_node *node = NULL;
-    options.flags = DWCP_NODE_NO_HELD_PAGES;
+    options.flags |= DWCP_NODE_NO_HELD_PAGES;
     OK(dwcp_node_new(&options, &node));
     return node;
 }

@@ -118,7 +118,7 @@ sanitize() {
 
 valgrind_all() {
     build "$scratch/valgrind"
-    run valgrind "$scratch/valgrind" valgrind -q --leak-check=full --show-leak-kinds=definite \
+    run valgrind "$scratch/valgrind" valgrind -q --suppressions=tests/c/valgrind.supp --leak-check=full --show-leak-kinds=definite \
         --errors-for-leak-kinds=definite --error-exitcode=99 --fair-sched=yes
 }
 

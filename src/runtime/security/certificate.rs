@@ -2,11 +2,23 @@
 
 use rustls::pki_types::CertificateDer;
 use std::net::IpAddr;
+use webpki::EndEntityCert;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The kind of URI among a certificate's alternative names that carries the node's name.
 pub const NODE_URI_PREFIX: &str = "dwcp:node:";
+
+/// The name of a certificate's node, if it has one. `CertificateFacts` tell it too; but reading them
+/// leaves tables in the process that outlive the library in a host which unloads it.
+///
+/// # Errors
+/// What is wrong with the certificate.
+pub fn node_name(certificate: &CertificateDer<'_>) -> Result<Option<String>, String> {
+    let parsed = EndEntityCert::try_from(certificate).map_err(|error| error.to_string())?;
+    let node = parsed.valid_uri_names().find_map(|uri| uri.strip_prefix(NODE_URI_PREFIX));
+    Ok(node.map(str::to_owned))
+}
 
 /// Of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

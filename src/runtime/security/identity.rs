@@ -1,6 +1,6 @@
 //! A node's identity: the directory with its key, its certificate and the authorities that it trusts.
 
-use super::certificate::CertificateFacts;
+use super::certificate::{CertificateFacts, node_name};
 use crate::Status;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
@@ -94,8 +94,8 @@ impl IdentityError {
 pub struct Identity {
     /// The node's name.
     pub node: String,
-    /// What its certificate says.
-    pub facts: CertificateFacts,
+    /// Its certificate.
+    pub certificate: CertificateDer<'static>,
     /// To dial with.
     pub client: Arc<ClientConfig>,
     /// To accept with.
@@ -123,15 +123,15 @@ impl Identity {
         let chain = certificates(&path)?;
         let key = || PrivateKeyDer::from_pem_file(&path).map_err(|error| broken(error.to_string()));
         let leaf = chain.first().ok_or_else(|| broken("no certificate".to_owned()))?;
-        let facts = CertificateFacts::read(leaf).map_err(&broken)?;
+        let certificate = leaf.clone();
         let no_name = || broken("the certificate has no node's name".to_owned());
-        let node = facts.node.clone().ok_or_else(no_name)?;
+        let node = node_name(leaf).map_err(&broken)?.ok_or_else(no_name)?;
         let roots = Arc::new(roots(&directory.join(TRUST_FILE))?);
         let provider = Arc::new(ring::default_provider());
         let failed = |error: rustls::Error| broken(error.to_string());
         let client = client(&provider, roots.clone(), chain.clone(), key()?).map_err(&failed)?;
         let server = server(&provider, roots, chain, key()?).map_err(&failed)?;
-        Ok(Self { node, facts, client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self { node, certificate, client: Arc::new(client), server: Arc::new(server) })
     }
 }
 

@@ -306,8 +306,8 @@ fn peer_name(common: &rustls::CommonState) -> Result<String, SecurityError> {
     }
     let leaf = common.peer_certificates().and_then(<[_]>::first);
     let leaf = leaf.ok_or_else(|| SecurityError::Nameless("it has sent none".to_owned()))?;
-    let facts = CertificateFacts::read(leaf).map_err(SecurityError::Nameless)?;
-    facts.node.ok_or(SecurityError::Nameless(facts.subject))
+    let node = certificate::node_name(leaf).map_err(SecurityError::Nameless)?;
+    node.ok_or_else(|| SecurityError::Nameless("it has no URI dwcp:node:NAME".to_owned()))
 }
 
 /// The names in a text that separates them by commas.
