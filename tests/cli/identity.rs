@@ -26,7 +26,13 @@ fn an_authority_signs_shows_and_rotates_without_a_daemon() {
         refusal(&identity(&scratch, &[&issue[..], &to].concat()), 1).contains("node.pem exists")
     );
     let shown = stdout(&identity(&scratch, &["show", &out]));
-    for part in ["node host-a", "10.0.0.1, a.example, localhost", "CN=host-a", "CN=dwcp authority", "days left"] {
+    for part in [
+        "node host-a",
+        "10.0.0.1, a.example, localhost",
+        "CN=host-a",
+        "CN=dwcp authority",
+        "days left",
+    ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     let json = || -> Value {
