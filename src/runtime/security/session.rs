@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// What is read from a socket at once.
 const READ_BYTES: usize = 128 * 1024;
 /// Plaintext that is sealed before it is written: few system calls, and still in the cache.
-const SEAL_BYTES: usize = 64 * 1024;
+const SEAL_BYTES: usize = 128 * 1024;
 
 /// A handshake did not come to its end.
 #[derive(Debug, thiserror::Error)]
