@@ -22,6 +22,7 @@ from dwcp.guests import (
 )
 from dwcp.migration import Migration, WatchedMigration
 from dwcp.model import Event, GuestInfo, Pass, Progress
+from dwcp.modes import PeerMode, ProbeSeries, TransportOptions, TransportTest
 from dwcp.node import Node
 from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
@@ -37,6 +38,8 @@ __all__ = [
     "Migration",
     "Node",
     "Pass",
+    "PeerMode",
+    "ProbeSeries",
     "ProcessMemoryGuest",
     "Progress",
     "Region",
@@ -46,6 +49,8 @@ __all__ = [
     "Report",
     "SourceGuest",
     "Status",
+    "TransportOptions",
+    "TransportTest",
     "WatchedMigration",
     "__version__",
     "connect",

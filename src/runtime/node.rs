@@ -13,7 +13,6 @@ use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
-use crate::runtime::connection::ConnectionError;
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
@@ -21,7 +20,8 @@ use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
-use crate::runtime::modes::{Modes, ProbeError};
+use crate::runtime::modes::transfer::TransferError;
+use crate::runtime::modes::{Modes, PeerError, ProbeError};
 use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
@@ -138,6 +138,9 @@ pub enum NodeError {
     /// There is no room for a further peer.
     #[error(transparent)]
     Peers(#[from] TableError),
+    /// What is asked about a peer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The path to a peer could not be probed.
     #[error("{peer}: {source}")]
     Probe {
@@ -152,7 +155,7 @@ pub enum NodeError {
         /// The peer's address.
         peer: String,
         /// Why.
-        source: ConnectionError,
+        source: TransferError,
     },
     /// None or several guests to choose from.
     #[error("{0}")]
@@ -196,6 +199,7 @@ impl NodeError {
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::Peers(_) => Status::LimitReached,
+            NodeError::Peer(error) => error.status(),
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,

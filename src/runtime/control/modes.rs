@@ -9,14 +9,13 @@ use super::http::Reply;
 use super::request::Request;
 use super::vm::{aside, in_json};
 use crate::config::Id;
+use crate::runtime::modes::facade::LONGEST_TEST;
 use crate::transport::Mode;
 use crate::{Node, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a test may take.
-const LONGEST_TEST: Duration = Duration::from_secs(30);
 /// What leaves the mode to measurement.
 const AUTO: &str = "auto";
 
@@ -82,10 +81,6 @@ async fn test(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiErr
     request.allow(&[], &["mode", "peer", "seconds", "streams"])?;
     let mode = request.text("mode")?.parse::<Mode>();
     let mode = mode.map_err(|error| ApiError::argument(error.to_string()))?;
-    if mode == Mode::V1Compat {
-        let text = "v1-compat cannot be tested: a v1 peer keeps nothing that it does not migrate";
-        return Err(ApiError::argument(text));
-    }
     let peer = request.scalar("peer")?;
     let seconds = number(request, "seconds", 5, 1..=LONGEST_TEST.as_secs())?;
     let configured = context.config().integer(Id::MigrationStreams);

@@ -5,6 +5,7 @@
 
 use super::Modes;
 use super::probe::random_number;
+use crate::Status;
 use crate::base::limits::MAX_FILLER_BYTES;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
@@ -14,6 +15,7 @@ use crate::runtime::tuning;
 use crate::transport::Mode;
 use crate::wire::{Frame, FrameKind};
 use serde::Serialize;
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -55,6 +57,33 @@ pub struct TransportTest {
     pub loss_ppm: u32,
 }
 
+/// A test failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// There is no connection.
+    #[error("{0}")]
+    Connect(io::Error),
+    /// A connection broke.
+    #[error(transparent)]
+    Broken(#[from] ConnectionError),
+}
+
+impl TransferError {
+    /// The status code of this error.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Connect(_) => Status::Connect,
+            Self::Broken(error) => error.status(),
+        }
+    }
+}
+
+impl From<io::Error> for TransferError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
 /// What one stream did.
 struct Carried {
     bytes: u64,
@@ -71,12 +100,12 @@ pub fn run(
     peer: &str,
     (mode, wanted_streams): (Mode, u16),
     duration: Duration,
-) -> Result<TransportTest, ConnectionError> {
+) -> Result<TransportTest, TransferError> {
     let effects = modes.options().effects;
     let streams = effects.streams(mode, wanted_streams);
     let mut connections = Vec::new();
     for _ in 0..streams {
-        let socket = Arc::new(dial::connect(peer)?);
+        let socket = Arc::new(dial::connect(peer).map_err(TransferError::Connect)?);
         tuning::tune_sender(&socket, STALL_TIMEOUT)?;
         socket.set_read_timeout(Some(STALL_TIMEOUT))?;
         // Read back below; what the kernel does not have is told there by its absence.

@@ -218,10 +218,14 @@ fn record() -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// A node with a guest that is asked for, read out, and freed twice; see `c_calls`.
+/// A node with a guest and a peer that are asked for, read out, and freed twice; see `c_calls`.
 fn c_call_sequence() -> Vec<u8> {
     let (new, add, reap, fd, name, guests, migrate, free) = (0, 1, 11, 3, 5, 21, 2, 7);
-    vec![new, 0, add, 8, fd, 4, name, 64, guests, 64, reap, 4, migrate, 4, free, 4, free, 4, new, 5]
+    let (add_peer, peer, set_mode, remove_peer) = (54, 22, 30, 62);
+    let peers = [add_peer, 4, peer, 4, set_mode, 4, remove_peer, 4];
+    let calls = [new, 0, add, 8, fd, 4, name, 64, guests, 64, reap, 4, migrate, 4];
+    let ends = [free, 4, free, 4, new, 5];
+    [&calls[..], &peers, &ends].concat()
 }
 
 /// Three chunks for the guest of the `store` target, packed by each codec.
