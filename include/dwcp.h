@@ -1737,6 +1737,13 @@ dwcp_status dwcp_node_set_mode(struct dwcp_node *node,
                                uint32_t mode);
 
 /**
+ * Lets nodes at these addresses ask this one for the paths to its peers, as network-matrix of
+ * dwcp-v3-cli does: addresses and networks with commas between them, such as "10.0.0.0/8,fd00::1".
+ * NULL or "": nobody, as in the beginning. Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_share_paths_with(struct dwcp_node *node, const char *networks);
+
+/**
  * Sends a peer `count` probes, 1 to 64, one after another on one connection, and waits for the
  * answers; an answer may take 5 s. DWCP_ERR_CONNECT if one does not come. Threads: shared, not from
  * a callback.

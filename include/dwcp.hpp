@@ -360,6 +360,10 @@ public:
         const char *of = peer.empty() ? nullptr : peer.c_str();
         detail::check(dwcp_node_set_mode(handle_, of, mode));
     }
+    /// Who may ask for the paths to this node's peers; see dwcp_node_share_paths_with().
+    void share_paths_with(const std::string &networks) {
+        detail::check(dwcp_node_share_paths_with(handle_, networks.c_str()));
+    }
     dwcp_probe_series probe_peer(const std::string &peer, std::uint32_t count = 10) {
         auto series = detail::sized<dwcp_probe_series>();
         detail::check(dwcp_node_probe_peer(handle_, peer.c_str(), count, &series));

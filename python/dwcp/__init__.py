@@ -22,7 +22,14 @@ from dwcp.guests import (
 )
 from dwcp.migration import Migration, WatchedMigration
 from dwcp.model import Event, GuestInfo, Pass, Progress
-from dwcp.modes import PeerMode, ProbeSeries, TransportOptions, TransportTest
+from dwcp.modes import (
+    MatrixPath,
+    MatrixRow,
+    PeerMode,
+    ProbeSeries,
+    TransportOptions,
+    TransportTest,
+)
 from dwcp.node import Node
 from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
@@ -35,6 +42,8 @@ __all__ = [
     "Event",
     "EventStream",
     "GuestInfo",
+    "MatrixPath",
+    "MatrixRow",
     "Migration",
     "Node",
     "Pass",

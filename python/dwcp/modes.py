@@ -12,7 +12,7 @@ from typing import Any
 
 from dwcp.model import known_fields
 
-__all__ = ["PeerMode", "ProbeSeries", "TransportOptions", "TransportTest"]
+__all__ = ["MatrixPath", "MatrixRow", "PeerMode", "ProbeSeries", "TransportOptions", "TransportTest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,52 @@ class PeerMode:
     def from_dict(cls, values: Mapping[str, Any]) -> PeerMode:
         """A peer from its JSON object."""
         return cls(**known_fields(cls, values))
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixPath:
+    """The path from one node to another."""
+
+    peer: str
+    """The peer's address, as that node dials it."""
+    mode: str | None
+    """The mode in force; None: one that is not known here."""
+    is_in_use: bool
+    """Whether streams to it are open."""
+    rtt_us: int | None
+    """Shortest round trip of about the last second."""
+    jitter_us: int | None
+    """Its mean deviation."""
+    loss_ppm: int | None
+    """Share of the sent bytes that had to be sent again, in parts of a million."""
+    rate_bytes_per_s: int | None
+    """Payload that the path delivers."""
+    rate_is_floor: bool
+    """Whether the path may be faster, because nothing has filled it yet."""
+    silent_us: int | None
+    """For how long it has told nothing; None: it never told anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """The paths from one node."""
+
+    node: str | None
+    """The node's name; None: it told nothing."""
+    address: str | None
+    """Where it was asked; None: it is the node that asked."""
+    paths: tuple[MatrixPath, ...]
+    """The paths to its peers, by address."""
+    left_out: int
+    """How many paths it has beside these."""
+    failure: str | None
+    """Why it told nothing."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MatrixRow:
+        """A row from its JSON object."""
+        paths = tuple(MatrixPath(**known_fields(MatrixPath, path)) for path in values["paths"])
+        return cls(**known_fields(cls, {**values, "paths": paths}))
 
 
 @dataclass(frozen=True, slots=True)

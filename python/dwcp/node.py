@@ -17,7 +17,7 @@ from dwcp.events import EventStream
 from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
-from dwcp.modes import PeerMode, ProbeSeries, TransportOptions, TransportTest
+from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportOptions, TransportTest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -257,6 +257,28 @@ class Node:
         return await asyncio.to_thread(
             self.test_transport, peer, mode=mode, streams=streams, duration_s=duration_s
         )
+
+    def share_paths_with(self, networks: str | Iterable[str]) -> None:
+        """Lets nodes at these addresses ask this one for the paths to its peers.
+
+        Addresses and networks such as ``10.0.0.0/8``, with commas or as a list; empty: nobody, as in
+        the beginning.
+        """
+        words = networks if isinstance(networks, str) else ",".join(networks)
+        self._native.share_paths_with(words)
+
+    def network_matrix(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """The paths from this node, and those from peers that tell it of theirs.
+
+        ``nodes`` are addresses of known peers, all by default; 64 are asked. The first row is this
+        node's own. A peer tells whom its operator has named: see `share_paths_with`.
+        """
+        asked = None if nodes is None else list(nodes)
+        return [MatrixRow.from_dict(row) for row in self._native.network_matrix(asked)]
+
+    async def network_matrix_async(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """As `network_matrix`, for asyncio."""
+        return await asyncio.to_thread(self.network_matrix, nodes)
 
     def transport(self) -> TransportOptions:
         """How modes are chosen and what they change."""

@@ -12,14 +12,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from dwcp.errors import error_from_code
 from dwcp.migration import WatchedMigration
 from dwcp.model import Event, GuestInfo, Progress
-from dwcp.modes import PeerMode, ProbeSeries, TransportTest
+from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportTest
 from dwcp.report import Report
 from dwcp.status import Status
 
@@ -152,6 +152,12 @@ class RemoteNode:
         """
         body = {"mode": mode, **({} if peer is None else {"peer": peer})}
         self.request("POST", "modes/set", body=body)
+
+    def network_matrix(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """The paths from that node and from its peers; see `dwcp.Node.network_matrix`."""
+        body = {"nodes": "all" if nodes is None else ",".join(nodes)}
+        rows = self.request("POST", "modes/matrix", body=body)["rows"]
+        return [MatrixRow.from_dict(row) for row in rows]
 
     def probe_peer(self, peer: str, count: int = 10) -> ProbeSeries:
         """Has that node send a peer probes; see `dwcp.Node.probe_peer`."""

@@ -146,6 +146,37 @@ def test_bad_tests_are_named(pair: Pair, options: dict[str, Any], text: str) -> 
         pair.source.test_transport(**options)
 
 
+def test_the_matrix_has_the_rows_of_those_who_tell(tmp_path: Path) -> None:
+    with (
+        dwcp.Node(name="here", listen="127.0.0.1:0") as here,
+        dwcp.Node(name="there", listen="127.0.0.1:0") as there,
+    ):
+        at, to = here.listen_address, there.listen_address
+        assert at is not None
+        assert to is not None
+        here.add_peer(to)
+        there.detect_mode(at)
+        own, silent = here.network_matrix()
+        assert (own.node, own.address, [path.peer for path in own.paths]) == ("here", None, [to])
+        assert (silent.node, silent.address, silent.paths) == (None, to, ())
+        assert silent.failure is not None
+        assert "does not name 127.0.0.1" in silent.failure
+        there.share_paths_with(["10.0.0.0/8", "127.0.0.1"])
+        _, told = asyncio.run(here.network_matrix_async([to]))
+        assert (told.node, told.failure, told.left_out) == ("there", None, 0)
+        [path] = told.paths
+        assert (path.peer, path.mode, path.rtt_us is None) == (at, "hybrid", False)
+        here.serve_control(tmp_path / "s.sock")
+        remote = dwcp.connect(tmp_path / "s.sock")
+        assert [row.node for row in remote.network_matrix()] == ["here", "there"]
+        there.share_paths_with("")
+        assert remote.network_matrix([to])[1].node is None
+        with pytest.raises(KeyError, match="127.0.0.1:1"):
+            here.network_matrix([NOBODY])
+        with pytest.raises(ValueError, match="rack2"):
+            there.share_paths_with("rack2")
+
+
 @pytest.mark.parametrize("peer", ["", "nowhere", "host:0", "::1:7", "a" * 300 + ":1"])
 def test_bad_addresses_are_named(pair: Pair, peer: str) -> None:
     with pytest.raises(dwcp.InvalidArgumentError, match="is not HOST:PORT"):

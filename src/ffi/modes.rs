@@ -1,11 +1,12 @@
 //! Modes of peers as C sees them: peers named, listed, found out and forced; probes, tests of paths.
 
 use super::codes::*;
-use super::guard::{on, on_unless_in_callback};
+use super::guard::{Failure, on, on_unless_in_callback};
 use super::mode_conversions::*;
 use super::node::{NodeHandle, dwcp_node};
 use super::strings;
 use super::structs;
+use crate::base::networks::ParseNetworksError;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -260,6 +261,25 @@ pub unsafe extern "C" fn dwcp_node_set_mode(
         // SAFETY: the caller vouches for peer, as the header says.
         let peer = unsafe { strings::optional_text_in("peer", peer)? };
         Ok(node.node.set_mode(peer.as_deref(), mode_in(mode)?)?)
+    })
+}
+
+/// Lets nodes at these addresses ask this one for the paths to its peers, as network-matrix of
+/// dwcp-v3-cli does: addresses and networks with commas between them, such as "10.0.0.0/8,fd00::1".
+/// NULL or "": nobody, as in the beginning. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_node_share_paths_with(
+    node: *mut dwcp_node,
+    networks: *const c_char,
+) -> dwcp_status {
+    on(node, |node: &Arc<NodeHandle>| {
+        // SAFETY: the caller vouches for networks, as the header says.
+        let networks = unsafe { strings::optional_text_in("networks", networks)? };
+        let networks = networks.unwrap_or_default().parse();
+        let bad = |error: ParseNetworksError| Failure::invalid(error.to_string());
+        node.node.share_paths_with(networks.map_err(bad)?);
+        Ok(())
     })
 }
 

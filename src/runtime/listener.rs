@@ -9,6 +9,7 @@ use crate::runtime::connections::Connections;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
+use crate::runtime::path_teller::PathTeller;
 use crate::runtime::probe_answers::ProbeAnswers;
 use crate::runtime::sys::readiness::stop_listening;
 use crate::runtime::sys::thread::spawn_named;
@@ -59,6 +60,12 @@ struct Pending {
     sockets: BTreeMap<u64, Arc<TcpStream>>,
 }
 
+/// What answers connections that belong to no migration.
+struct Answers {
+    probes: ProbeAnswers,
+    paths: Arc<PathTeller>,
+}
+
 /// A listening socket with its thread.
 pub struct Listener {
     socket: TcpListener,
@@ -83,6 +90,7 @@ impl Listener {
     pub fn start(
         address: SocketAddr,
         reception: Weak<dyn Reception>,
+        paths: Arc<PathTeller>,
         journal: Arc<Journal>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address)?;
@@ -91,8 +99,9 @@ impl Listener {
         let (accepting, stop) = (socket.try_clone()?, stopped.clone());
         let connections = Arc::new(Connections::default());
         let accepted = connections.clone();
+        let answers = Arc::new(Answers { probes: ProbeAnswers::default(), paths });
         let thread = spawn_named("dwcp-listen", move || {
-            accept_all(&accepting, &stop, &reception, &journal, &accepted);
+            accept_all(&accepting, &stop, (&reception, &answers), &journal, &accepted);
         })?;
         Ok(Self { socket, address, stopped, connections, thread: Some(thread) })
     }
@@ -121,12 +130,11 @@ impl Drop for Listener {
 fn accept_all(
     listener: &TcpListener,
     stopped: &AtomicBool,
-    reception: &Weak<dyn Reception>,
+    (reception, answers): (&Weak<dyn Reception>, &Arc<Answers>),
     journal: &Arc<Journal>,
     connections: &Connections,
 ) {
     let pending = Arc::new(Mutex::new(Pending::default()));
-    let answers = Arc::new(ProbeAnswers::default());
     while !stopped.load(Ordering::Acquire) {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -168,12 +176,12 @@ fn accept_all(
 
 type Accepted = (Arc<dyn Arrival>, StreamId, FrameReader, FrameWriter, String);
 
-/// None: the connection was a probe, and all is said.
+/// None: the connection belonged to no migration, and all is said.
 fn shake_hands(
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     reception: &dyn Reception,
-    answers: &ProbeAnswers,
+    answers: &Answers,
 ) -> Result<Option<Accepted>, String> {
     let hello = read_hello(&socket);
     let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
@@ -194,7 +202,10 @@ fn shake_hands(
     };
     if hello.kind == FrameKind::Probe {
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
-        return answers.serve(hello, &mut reader, &mut writer).map(|()| None);
+        return answers.probes.serve(hello, &mut reader, &mut writer).map(|()| None);
+    }
+    if hello.kind == FrameKind::AskPaths {
+        return answers.paths.tell(node, peer.ip(), &mut writer).map(|()| None);
     }
     let hello = match Hello::decode(&hello.payload) {
         Ok(hello) => hello,
@@ -224,7 +235,7 @@ fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Frame), Connectio
     socket.set_write_timeout(Some(HELLO_TIMEOUT))?;
     let mut reader = FrameReader::new(socket.clone());
     reader.preface()?;
-    let first = reader.expect_either(FrameKind::Hello, FrameKind::Probe)?;
+    let first = reader.expect_or(FrameKind::Hello, &[FrameKind::Probe, FrameKind::AskPaths])?;
     Ok((reader, first))
 }
 
@@ -243,7 +254,8 @@ impl Pending {
 }
 
 impl Refusal {
-    fn reply(&self) -> HelloReply {
+    /// As it is sent.
+    pub fn reply(&self) -> HelloReply {
         let (status, reason) = (self.status.code(), self.reason.clone());
         HelloReply::Refuse { status, reason, ended: self.ended }
     }

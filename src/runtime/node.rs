@@ -23,6 +23,7 @@ use crate::runtime::lock::lock;
 use crate::runtime::modes::transfer::TransferError;
 use crate::runtime::modes::{Modes, PeerError, ProbeError};
 use crate::runtime::outgoing::Outgoing;
+use crate::runtime::path_teller::PathTeller;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
@@ -238,6 +239,7 @@ struct Inner {
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
     modes: Arc<Modes>,
+    teller: Arc<PathTeller>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -274,15 +276,18 @@ impl Node {
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
             registry.remember(path.clone(), kept.incoming);
         }
+        let modes = Modes::new(journal.clone());
+        let teller = Arc::new(PathTeller::new(modes.clone()));
         let listener = match options.listen {
-            Some(address) => Some(listen(address, &registry, journal.clone())?),
+            Some(address) => Some(listen(address, &registry, &teller, journal.clone())?),
             None => None,
         };
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
+        let listener = Mutex::new(listener);
+        let inner = Inner { options, registry, listener, address, modes, teller };
+        Ok(Node { inner: Arc::new(inner) })
     }
 
     /// The node's name.
@@ -451,10 +456,16 @@ impl Node {
         &self.inner.modes
     }
 
+    /// What tells other nodes of the paths to its peers.
+    pub(crate) fn teller(&self) -> &PathTeller {
+        &self.inner.teller
+    }
+
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        listen(address, &self.inner.registry, self.inner.registry.journal().clone())
+        let Inner { registry, teller, .. } = self.inner.as_ref();
+        listen(address, registry, teller, registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -683,10 +694,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
+    teller: &Arc<PathTeller>,
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, journal)
+    Listener::start(address, reception, teller.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 

@@ -93,6 +93,7 @@ void peers_are_looked_at() {
     how.mode = DWCP_MODE_INTERNET;
     CHECK(here.test_transport(address, how).streams == 1);
     CHECK(here.test_transport("", how).bytes > 0);
+    here.share_paths_with("127.0.0.1");
     CHECK(here.peers_json().find(address) != std::string::npos);
     dwcp_status code = DWCP_OK;
     try {

@@ -26,6 +26,7 @@ static dwcp_status call_about_peers(int which, dwcp_node *node) {
     case 7: return dwcp_node_set_transport(node, NULL);
     case 8: return dwcp_node_transport(node, &options);
     case 9: return dwcp_node_test_transport(node, "127.0.0.1:1", NULL, &test);
+    case 10: return dwcp_node_share_paths_with(node, NULL);
     default: return 1;
     }
 }

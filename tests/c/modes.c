@@ -167,6 +167,16 @@ static void a_test_tells_what_a_path_carries(void) {
     OK(dwcp_node_free(there));
 }
 
+static void paths_are_shared_with_those_who_are_named(void) {
+    dwcp_node *node = new_node(NULL);
+    OK(dwcp_node_share_paths_with(node, "10.0.0.0/8, fd00::1"));
+    OK(dwcp_node_share_paths_with(node, ""));
+    OK(dwcp_node_share_paths_with(node, NULL));
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_share_paths_with(node, "10.0.0.1/8"));
+    CHECK(last_error_has("10.0.0.0/8 is meant"));
+    OK(dwcp_node_free(node));
+}
+
 /* What cannot be filled in is refused before anything is sent. */
 static void outputs_are_checked_before_the_wait(void) {
     dwcp_node *node = new_node(NULL);
@@ -192,6 +202,7 @@ int main(void) {
     CASE(modes_are_forced_and_released);
     CASE(transport_options_are_kept);
     CASE(a_test_tells_what_a_path_carries);
+    CASE(paths_are_shared_with_those_who_are_named);
     CASE(outputs_are_checked_before_the_wait);
     return REPORT();
 }

@@ -8,6 +8,7 @@ use crate::modes::Transport;
 use crate::{convert, door, error, modes, sink, source};
 use dwcp::base::MigrationId;
 use dwcp::base::ids::ParseIdError;
+use dwcp::base::networks::ParseNetworksError;
 use dwcp::migration::MigrationOptions;
 use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
@@ -261,6 +262,23 @@ impl Node {
 
     fn transport<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         modes::transport_out(py, &door::pass(py, || self.inner.transport())?)
+    }
+
+    fn share_paths_with(&self, py: Python<'_>, networks: &str) -> PyResult<()> {
+        let networks = networks.parse();
+        let networks =
+            networks.map_err(|failure: ParseNetworksError| error::invalid(py, failure))?;
+        door::pass(py, || self.inner.share_paths_with(networks))
+    }
+
+    fn network_matrix<'py>(
+        &self,
+        py: Python<'py>,
+        nodes: Option<Vec<String>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let node = self.inner();
+        let work = move || node.network_matrix(nodes.as_deref());
+        convert::to_python(py, &door::pass_node_aside(py, "dwcp-matrix", work)?)
     }
 
     /// `options` has the fields of `dwcp.TransportOptions`.

@@ -39,6 +39,7 @@ pub(super) async fn act(
 ) -> Result<Reply, ApiError> {
     match action {
         "detect" => detect(context, request).await,
+        "matrix" => matrix(context, request).await,
         "probe" => probe(context, request).await,
         "set" => set(context, request).await,
         "test" => test(context, request).await,
@@ -51,6 +52,15 @@ async fn detect(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiE
     request.allow(&[], &["peer"])?;
     let (node, peer) = (context.node.clone(), request.text("peer")?.to_owned());
     aside(move || in_json(&node.detect_mode(&peer)?)).await
+}
+
+/// `POST /v3/modes/matrix`.
+async fn matrix(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiError> {
+    request.allow(&[], &["nodes"])?;
+    let nodes = request.scalar("nodes")?.filter(|nodes| nodes != "all");
+    let nodes = nodes.map(|nodes| nodes.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let node = context.node.clone();
+    aside(move || Ok(json!({ "rows": in_json(&node.network_matrix(nodes.as_deref())?)? }))).await
 }
 
 /// `POST /v3/modes/probe`.

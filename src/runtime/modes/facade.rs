@@ -1,8 +1,10 @@
 //! What a node offers of the modes of its peers.
 
+use super::matrix::{self, MatrixPath, MatrixRow};
 use super::transfer::{self, TransportTest};
 use super::{ProbeSeries, TransportOptions, probe};
-use crate::base::limits::{MAX_CONNECTION_PROBES, MAX_STREAMS};
+use crate::base::Networks;
+use crate::base::limits::{MAX_ASKED_NODES, MAX_CONNECTION_PROBES, MAX_STREAMS};
 use crate::runtime::clock::now;
 use crate::runtime::dial::check_address;
 use crate::runtime::node::clip;
@@ -213,6 +215,44 @@ impl Node {
         drop(listener);
         connections.close();
         tested
+    }
+
+    /// Lets nodes at these addresses ask for the paths to this node's peers; nobody may until then.
+    pub fn share_paths_with(&self, networks: Networks) {
+        self.teller().share_with(networks);
+    }
+
+    /// The paths from this node, and those from known peers that tell it of theirs: from all, or from
+    /// these. Waits for the answers.
+    ///
+    /// # Errors
+    /// One of them is not known, or there are too many.
+    pub fn network_matrix(&self, of: Option<&[String]>) -> Result<Vec<MatrixRow>, NodeError> {
+        self.check_runs()?;
+        let known = self.modes().views();
+        let is_v1 = |view: &PeerView| view.mode == Mode::V1Compat;
+        let own = matrix::rows(self.modes()).into_iter().map(MatrixPath::from);
+        let is_wanted = |peer: &str| of.is_none_or(|of| of.iter().any(|name| name == peer));
+        let stranger =
+            of.into_iter().flatten().find(|name| known.iter().all(|row| row.0 != **name));
+        if let Some(stranger) = stranger {
+            return Err(PeerError::Unknown(clip(stranger)).into());
+        }
+        let mut rows = vec![MatrixRow {
+            node: Some(self.name().to_owned()),
+            paths: own.filter(|path| is_wanted(&path.peer)).collect(),
+            ..MatrixRow::default()
+        }];
+        let wanted = known.into_iter().filter(|(peer, ..)| is_wanted(peer));
+        let (v1, ask): (Vec<_>, Vec<_>) = wanted.partition(|(_, view, _)| is_v1(view));
+        let mut ask: Vec<String> = ask.into_iter().map(|(peer, ..)| peer).collect();
+        let rest = ask.split_off(ask.len().min(MAX_ASKED_NODES));
+        rows.extend(matrix::ask_all(&ask, matrix::PATIENCE));
+        let silent = |why: &str, peer: String| MatrixRow::silent(peer, why.to_owned());
+        let too_many = format!("not asked: {MAX_ASKED_NODES} others were");
+        rows.extend(rest.into_iter().map(|peer| silent(&too_many, peer)));
+        rows.extend(v1.into_iter().map(|(peer, ..)| silent("not asked: it is a v1 peer", peer)));
+        Ok(rows)
     }
 
     fn describe(&self, peer: String, view: &PeerView, failure: Option<String>) -> PeerMode {

@@ -5,11 +5,13 @@
 //! Nothing is kept open for a peer that is idle, and a node without peers has no thread.
 
 pub mod facade;
+pub mod matrix;
 mod probe;
 mod service;
 pub mod transfer;
 
 pub use facade::{PeerError, PeerMode};
+pub use matrix::{MatrixPath, MatrixRow};
 pub use probe::{ProbeError, ProbeSeries};
 pub use transfer::TransportTest;
 
