@@ -60,7 +60,7 @@ pub unsafe fn read<T: SizedStruct>(pointer: *const T) -> Result<T, Failure> {
 /// Checks a struct that is to be filled in after work that takes its time.
 ///
 /// # Safety
-/// As for [`write`].
+/// As for [`write()`].
 pub unsafe fn check<T: SizedStruct>(pointer: *const T) -> Result<(), Failure> {
     if pointer.is_null() {
         return Err(Failure::null(T::NAME));
