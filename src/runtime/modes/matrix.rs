@@ -228,8 +228,9 @@ mod tests {
             let (mut socket, _) = listener.accept().unwrap();
             socket.read_exact(&mut [0; 32]).unwrap();
             for piece in bytes.chunks(step) {
-                // It may have been cut off.
-                let _ = socket.write_all(piece);
+                if socket.write_all(piece).is_err() {
+                    return; // It was cut off.
+                }
                 std::thread::sleep(Duration::from_millis(u64::from(step == 1)));
             }
         });
