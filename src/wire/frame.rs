@@ -135,7 +135,11 @@ impl FrameKind {
             15 => Self::Paths,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 11, 14, 15" });
+                return Err(WireError::Range {
+                    what: "frame kind",
+                    value,
+                    allowed: "1 to 11, 14, 15",
+                });
             }
         })
     }
