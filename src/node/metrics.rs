@@ -138,7 +138,9 @@ impl Metrics {
             | EventKind::NodeStopped {}
             | EventKind::GuestChanged { .. }
             | EventKind::Phase { .. }
-            | EventKind::Throttled { .. } => {}
+            | EventKind::Throttled { .. }
+            | EventKind::PostCopyBegun { .. }
+            | EventKind::PostCopyCompleted { .. } => {}
         }
     }
 
@@ -358,6 +360,7 @@ pub(crate) mod tests {
             passes: 2,
             reconnects: 1,
             digest: String::new(),
+            post_copy: None,
             pass_details: Vec::new(),
         }
     }

@@ -34,6 +34,15 @@ impl Pacer {
         self.paid_at = now;
     }
 
+    /// Changes the cap and keeps the debt.
+    pub fn adjust_rate(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        let first = self.rate_bytes_per_s.is_none();
+        self.rate_bytes_per_s = rate_bytes_per_s;
+        if first {
+            self.paid_at = now;
+        }
+    }
+
     /// When the next chunk may go: now, or later.
     pub fn ready_at(&self, now: Time) -> Time {
         match self.rate_bytes_per_s {

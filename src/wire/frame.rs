@@ -13,6 +13,7 @@ use crate::base::limits::{
     MAX_CONTROL_BYTES, MAX_FILLER_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
 };
 use crate::wire::cursor::{Reader, WireError};
+use crate::wire::page_request::MAX_PAGE_REQUEST_BYTES;
 
 /// First bytes of every connection.
 pub const MAGIC: [u8; 4] = *b"DWCP";
@@ -60,6 +61,8 @@ pub enum FrameKind {
     ProbeReply = 10,
     /// Bytes that nobody keeps, after a probe: they show what a path carries.
     Filler = 11,
+    /// Pages that the guest at the destination waits for.
+    PageRequest = 12,
 }
 
 /// The header of one frame.
@@ -126,9 +129,10 @@ impl FrameKind {
             9 => Self::Probe,
             10 => Self::ProbeReply,
             11 => Self::Filler,
+            12 => Self::PageRequest,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 11" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 12" });
             }
         })
     }
@@ -145,6 +149,7 @@ impl FrameKind {
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,
+            Self::PageRequest => MAX_PAGE_REQUEST_BYTES,
         }
     }
 }

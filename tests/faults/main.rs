@@ -14,6 +14,7 @@ mod kills;
 mod limits;
 mod links;
 mod listener;
+mod post_copy;
 mod process;
 mod proxy;
 mod source_lies;

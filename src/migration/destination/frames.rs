@@ -57,6 +57,7 @@ impl Destination {
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
+        self.ask_again(stream);
         if !self.finish_asked {
             let (stream, reason) = (stream.0, reason.to_string());
             self.events.push_back(EventKind::StreamDown { stream, reason });
@@ -76,7 +77,9 @@ impl Destination {
         header: &ChunkHeader,
     ) -> Result<(), ChunkError> {
         let chunk = header.id.0;
-        if self.commitment != Commitment::Receiving || self.finish_asked {
+        let is_due = self.commitment == Commitment::Receiving && !self.post_copy.has_switched()
+            || self.post_copy.is_open();
+        if !is_due || self.finish_asked {
             return Err(ChunkError::NotReceiving(chunk));
         }
         if self.streams.get(&stream).is_none_or(|record| record.fence_asked) {
@@ -114,6 +117,7 @@ impl Destination {
         self.session.acknowledge(stream, header.id, whole);
         if whole {
             self.count(header);
+            self.on_placed(header, now);
             if let Some(record) = self.streams.get_mut(&stream) {
                 record.arrived.push_back(header.id);
                 if record.arrived.len() > MAX_STREAM_CHUNKS {
@@ -124,6 +128,7 @@ impl Destination {
             self.events.push_back(EventKind::ChunkDamaged { chunk: header.id.0 });
         }
         self.try_load(now);
+        self.try_complete(now);
     }
 
     /// Takes in a frame that arrived on a stream; chunks go by [`Self::begin_chunk`].
@@ -175,6 +180,20 @@ impl Destination {
                 self.all_arrived = true;
                 self.try_load(now);
             }
+            Control::Missing { first_page, codec, bytes } => {
+                self.on_missing(first_page, codec, &bytes);
+            }
+            Control::Switch { digest, missing_pages, device_state_bytes, device_state_crc } => {
+                let promise = Promise { digest, device_state_bytes, device_state_crc };
+                self.on_switch(promise, missing_pages, now);
+            }
+            Control::Whole { digest } if self.post_copy.is_open() => self.on_whole(digest, now),
+            Control::Abandon { reason } if self.waits_for_pages() => {
+                self.lose(&format!("given up at the source: {reason}"));
+            }
+            Control::Abandon { .. } if self.awaits_proof() => {
+                self.end_unproven("the source was given up");
+            }
             Control::Commit => self.on_commit(),
             Control::Abort { status, reason } => self.on_abort(status, &reason),
             other => {
@@ -187,7 +206,7 @@ impl Destination {
     fn on_finalize(&mut self, promise: Promise, now: Time) {
         // Control messages come in order, so the device state is complete now or never.
         let (promised, have) = (promise.device_state_bytes, self.device_state.len());
-        if self.promise.is_some() || promised != have as u64 {
+        if self.promise.is_some() || self.post_copy.has_switched() || promised != have as u64 {
             let text =
                 format!("source promises a device state of {promised} bytes, but {have} came");
             return self.fail(Failure::new(Status::UnexpectedMessage, text));
