@@ -7,7 +7,8 @@ use crate::stage::{Directory, PAGES, PATIENCE, Stage, address, hasty, node, pati
 use crate::support::{Guest, PAGE, layout};
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::{
-    CodecChoice, Ending, GuestError, GuestSink, MigrationOptions, Owner, Phase, PostCopyRule, Report,
+    CodecChoice, Ending, GuestError, GuestSink, MigrationOptions, Owner, Phase, PostCopyRule,
+    Report,
 };
 use dwcp::observe::EventKind;
 use dwcp::runtime::record_keeper::read_all;
@@ -44,7 +45,12 @@ fn switched(stage: &Stage, to: &str, options: MigrationOptions) -> Migration {
 
 /// The guest is whole at the destination and both sides say so; the destination's report.
 fn assert_whole(stage: &Stage, report: &Report) -> Report {
-    assert_eq!((report.status, report.owner), (Status::Ok, Owner::Destination), "{}", report.reason);
+    assert_eq!(
+        (report.status, report.owner),
+        (Status::Ok, Owner::Destination),
+        "{}",
+        report.reason
+    );
     let arrived = stage.beta.migration(report.id).unwrap().wait(PATIENCE).unwrap();
     assert_eq!((arrived.status, arrived.owner), (Status::Ok, Owner::Destination));
     assert_eq!((arrived.digest.len(), &arrived.digest), (32, &report.digest));
@@ -83,9 +89,7 @@ fn a_guest_goes_on_before_its_memory_is_there_and_misses_nothing() {
     assert!(figures.fault_p99_us <= figures.fault_max_us, "{figures:?}");
     assert!(report.phases.contains_key("post_copy") && arrived.phases.contains_key("post_copy"));
     assert!(report.downtime_ms < report.phases["post_copy"].as_f64().unwrap());
-    let completed = |event: dwcp::observe::Event| {
-        matches!(event.kind, EventKind::PostCopyCompleted { figures: told } if told == figures)
-    };
+    let completed = |event: dwcp::observe::Event| matches!(event.kind, EventKind::PostCopyCompleted { figures: told } if told == figures);
     assert!(stage.beta.events(0).into_iter().any(completed));
 }
 
@@ -193,11 +197,8 @@ fn a_destination_that_cannot_says_why_before_anything_moves() {
 fn a_failure_at_the_switch_leaves_the_guest_at_the_source() {
     for call in ["begin_post_copy", "load_device_state", "save_device_state", "pause"] {
         let stage = stage(PAGES);
-        let failing = if ["save_device_state", "pause"].contains(&call) {
-            &stage.here
-        } else {
-            &stage.there
-        };
+        let failing =
+            if ["save_device_state", "pause"].contains(&call) { &stage.here } else { &stage.there };
         failing.fail_at(Some(call));
         let migration = stage.migrate(&address(&stage.beta), slow());
         migration.start_post_copy().unwrap();
@@ -254,8 +255,7 @@ fn an_outage_longer_than_all_patience_only_makes_the_guest_wait() {
 fn a_destination_killed_takes_the_guest_with_it_and_says_so_when_it_is_back() {
     let right = Directory::new("post-copy-destination");
     let stage = Stage::new();
-    let (mut child, to) =
-        Child::destination("127.0.0.1:0", Some(&right.0), Some(Phase::PostCopy));
+    let (mut child, to) = Child::destination("127.0.0.1:0", Some(&right.0), Some(Phase::PostCopy));
     let migration = stage.migrate(&to, slow());
     migration.start_post_copy().unwrap();
     child.expect("at post_copy");
