@@ -461,6 +461,7 @@ impl Registry {
             layout: layout.clone(),
             reconnect_timeout: RECONNECT_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            post_copy: hello.features.post_copy,
         };
         let on_end = self.on_end(guest, hello.migration);
         let migration = IncomingMigration::new(setup, token, sink, self.journal.clone());

@@ -15,6 +15,7 @@ mod limits;
 mod links;
 mod listener;
 mod post_copy;
+mod post_copy_lies;
 mod process;
 mod proxy;
 mod source_lies;

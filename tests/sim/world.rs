@@ -368,6 +368,7 @@ impl World {
                 layout: self.sink_guest.layout().clone(),
                 reconnect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(20),
+                post_copy: true,
             };
             Destination::new(setup, self.sink_digest.clone(), now)
         });

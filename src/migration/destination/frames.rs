@@ -62,8 +62,11 @@ impl Destination {
             let (stream, reason) = (stream.0, reason.to_string());
             self.events.push_back(EventKind::StreamDown { stream, reason });
         }
-        if self.streams.get(&stream).is_some_and(|record| record.fence_asked) {
-            self.answer_fence(stream);
+        match self.streams.get(&stream) {
+            Some(record) if record.fence_asked => self.answer_fence(stream),
+            // Nothing to be remembered until the source asks.
+            Some(record) if record.arrived.is_empty() => drop(self.streams.remove(&stream)),
+            _ => {}
         }
     }
 
@@ -268,5 +271,35 @@ impl Destination {
         let before = header.extents[..index].iter().flat_map(|extent| extent.range());
         let within = header.extents[index].range().take_while(|taken| *taken < page);
         before.chain(within).for_each(|taken| self.claimed.remove(taken));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{MemoryLayout, MigrationId, RegionLayout};
+    use crate::encoding::ImageDigest;
+    use crate::migration::destination::DestinationSetup;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn streams_that_come_and_go_leave_room_for_others() {
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };
+        let setup = DestinationSetup {
+            id: MigrationId([1; 16]),
+            guest: "vm".into(),
+            layout: MemoryLayout::new(4096, vec![region]).unwrap(),
+            reconnect_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+            post_copy: true,
+        };
+        let mut destination = Destination::new(setup, Arc::new(ImageDigest::new(2)), Time(1));
+        for number in 0..1_000 {
+            let stream = StreamId(number);
+            assert!(destination.may_join(stream), "stream {number} finds no room");
+            destination.stream_up(stream, "source", Time(1));
+            destination.stream_down(stream, "broken", Time(1));
+        }
     }
 }

@@ -51,6 +51,8 @@ pub struct DestinationSetup {
     pub reconnect_timeout: Duration,
     /// How long streams may be silent.
     pub stall_timeout: Duration,
+    /// Whether post-copy was agreed on.
+    pub post_copy: bool,
 }
 
 /// What the driver is asked to do, outside the lock, in this order.

@@ -160,8 +160,9 @@ impl Destination {
     }
 
     pub(super) fn on_missing(&mut self, first_page: u64, codec: u8, bytes: &[u8]) {
-        if self.commitment != Commitment::Receiving || self.post_copy.has_switched() {
-            let text = "missing pages after the switch";
+        let is_due = self.setup.post_copy && self.commitment == Commitment::Receiving;
+        if !is_due || self.post_copy.has_switched() {
+            let text = "missing pages after the switch, or without post-copy";
             return self.fail(Failure::new(Status::UnexpectedMessage, text));
         }
         let place = (first_page, self.post_copy.next_piece_page);
@@ -193,6 +194,9 @@ impl Destination {
 
     fn check_switch(&mut self, promise: &Promise, missing_pages: u64) -> Result<(), Failure> {
         let unexpected = |text: String| Err(Failure::new(Status::UnexpectedMessage, text));
+        if !self.setup.post_copy {
+            return unexpected("switch to post-copy, which was not agreed on".into());
+        }
         let receiving = self.commitment == Commitment::Receiving && self.promise.is_none();
         if !receiving || self.post_copy.has_switched() || self.storing > 0 {
             return unexpected(format!(

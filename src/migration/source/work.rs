@@ -32,10 +32,9 @@ impl Source {
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
-        if self.flights.values().any(|flight| flight.stream == stream) {
-            self.session.send(&Control::Fence { stream });
-        }
         if !self.finish_asked {
+            // Also where nothing was under way: the destination remembers what came until it is asked.
+            self.session.send(&Control::Fence { stream });
             let (stream, reason) = (stream.0, reason.to_string());
             self.events.push_back(EventKind::StreamDown { stream, reason });
         }

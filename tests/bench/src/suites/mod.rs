@@ -5,6 +5,7 @@ mod downtime;
 mod memory;
 mod modes;
 mod net;
+mod post_copy;
 pub mod qemu;
 
 use crate::results::Results;
@@ -18,11 +19,12 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "memory" => memory::run(plan, results),
         "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
+        "postcopy" => post_copy::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
-        _ => {
-            Err("there is no such suite; known: net, wan, memory, modes, downtime, abi, qemu"
-                .into())
-        }
+        _ => Err(
+            "there is no such suite; known: net, wan, memory, modes, downtime, postcopy, abi, qemu"
+                .into(),
+        ),
     }
 }
