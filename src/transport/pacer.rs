@@ -13,6 +13,7 @@ const BURST: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Pacer {
     rate_bytes_per_s: Option<u64>,
+    burst: Duration,
     /// When everything charged so far has been paid for.
     paid_at: Time,
 }
@@ -20,7 +21,12 @@ pub struct Pacer {
 impl Pacer {
     /// A pacer with a cap, or none.
     pub fn new(rate_bytes_per_s: Option<u64>) -> Self {
-        Self { rate_bytes_per_s, paid_at: Time(0) }
+        Self { rate_bytes_per_s, burst: BURST, paid_at: Time(0) }
+    }
+
+    /// The same, but for how much unused time it remembers.
+    pub fn with_burst(self, burst: Duration) -> Self {
+        Self { burst, ..self }
     }
 
     /// The cap.
@@ -54,7 +60,7 @@ impl Pacer {
     /// Charges bytes that were sent.
     pub fn charge(&mut self, bytes: u64, now: Time) {
         let Some(rate) = self.rate_bytes_per_s else { return };
-        let floor = Time(now.0.saturating_sub(BURST.as_micros() as u64));
+        let floor = Time(now.0.saturating_sub(self.burst.as_micros() as u64));
         let cost_us = (u128::from(bytes) * 1_000_000).div_ceil(u128::from(rate.max(1)));
         let cost = Duration::from_micros(u64::try_from(cost_us).unwrap_or(u64::MAX));
         self.paid_at = self.paid_at.max(floor) + cost;

@@ -160,7 +160,7 @@ impl Source {
                 self.under_way_wire_bytes -= wire_bytes;
                 if arrived {
                     self.bandwidth.on_acked(wire_bytes, now - sent_at, now);
-                    self.note_round_trip(now - sent_at, now);
+                    self.note_round_trip(wire_bytes, now - sent_at, now);
                 } else {
                     self.bandwidth.on_lost(wire_bytes, now);
                 }
