@@ -309,7 +309,9 @@ impl IncomingMigration {
         let mut touched = Vec::new();
         loop {
             let (stance, room) = {
-                let destination = lock(&self.destination);
+                let mut destination = lock(&self.destination);
+                // The driver may be restoring devices, which wait for a page that never comes.
+                destination.tick(now());
                 (destination.fault_stance(), destination.fault_room())
             };
             match stance {

@@ -300,7 +300,7 @@ impl StreamMachine for Source {
     }
 
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
-        self.agree(features);
+        self.agree(features, now);
         Source::stream_up(self, stream, peer, now);
     }
 

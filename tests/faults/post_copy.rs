@@ -2,8 +2,10 @@
 //! nothing that happens meanwhile makes it see a page that never was.
 
 use crate::child::Child;
-use crate::proxy::Proxy;
-use crate::stage::{Directory, PAGES, PATIENCE, Stage, address, hasty, node, patient, wait_until};
+use crate::proxy::{FORWARD, Proxy};
+use crate::stage::{
+    Directory, PAGES, PATIENCE, Stage, address, at_phase, hasty, node, patient, wait_until,
+};
 use crate::support::{Guest, PAGE, layout};
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::{
@@ -225,6 +227,46 @@ fn a_failure_at_the_switch_leaves_the_guest_at_the_source() {
         failing.fail_at(None);
         stage.assert_moves();
     }
+}
+
+#[test]
+fn devices_may_need_pages_that_are_missing_before_the_guest_runs() {
+    if may_not() {
+        return;
+    }
+    let stage = stage(PAGES);
+    stage.there.has_devices_in_memory(20);
+    let migration = switched(&stage, &address(&stage.beta), slow());
+    let arrived = assert_whole(&stage, &migration.wait(PATIENCE).unwrap());
+    assert!(arrived.post_copy.unwrap().faults >= 20);
+}
+
+#[test]
+fn devices_that_wait_for_a_page_are_let_go_when_the_switch_is_off() {
+    if may_not() {
+        return;
+    }
+    let stage = stage(PAGES);
+    stage.there.has_devices_in_memory(20);
+    let proxy = Proxy::new(stage.beta.local_address().unwrap());
+    let handle = proxy.handle();
+    at_phase(&stage.beta, Phase::Verify, move || handle.hold(FORWARD, true));
+    let migration = stage.migrate(&proxy.address(), slow());
+    migration.start_post_copy().unwrap();
+    let arriving = || stage.beta.migration(migration.id()).ok();
+    wait_until("the devices are being restored", || {
+        arriving().is_some_and(|arriving| arriving.progress().phase == Phase::Verify)
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let arriving = arriving().unwrap();
+    assert!(arriving.report().is_none(), "they found what never came: {:?}", arriving.report());
+    arriving.cancel();
+    let arrived = arriving.wait(PATIENCE).unwrap();
+    assert_eq!((arrived.status, arrived.owner), (Status::Cancelled, Owner::Source));
+    assert_eq!((stage.there.endings(), stage.there.resumes()), (vec![Ending::Discard], 0));
+    let report = migration.wait(PATIENCE).unwrap();
+    stage.assert_stayed(&report, Status::Cancelled, "cancelled at the destination");
+    proxy.handle().hold(FORWARD, false);
 }
 
 #[test]

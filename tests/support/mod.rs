@@ -37,6 +37,8 @@ struct State {
     throttles: Mutex<Vec<u8>>,
     /// The pages that were missing when it came, if it came by post-copy.
     lacked: Mutex<Option<PageBitmap>>,
+    /// Its devices read so many pages while they are restored.
+    pages_of_devices: AtomicU64,
 }
 
 impl Guest {
@@ -64,6 +66,7 @@ impl Guest {
             can_throttle: AtomicBool::new(false),
             throttles: Mutex::default(),
             lacked: Mutex::default(),
+            pages_of_devices: AtomicU64::new(0),
         }))
     }
 
@@ -128,6 +131,11 @@ impl Guest {
         let mut image = vec![0; (self.0.pages * PAGE) as usize];
         self.0.memory.read(0, 0, &mut image).unwrap();
         image
+    }
+
+    /// Its devices read so many pages of its memory while they are restored.
+    pub fn has_devices_in_memory(&self, pages: u64) {
+        self.0.pages_of_devices.store(pages, SeqCst);
     }
 
     /// From now on its memory lacks these pages.
@@ -302,6 +310,9 @@ impl SourceControl for Control {
 impl SinkControl for Control {
     fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
         self.0.call("load_device_state")?;
+        let pages = self.0.0.pages_of_devices.load(SeqCst);
+        let mut queues = vec![0; (pages * PAGE) as usize];
+        self.0.0.memory.read(0, 0, &mut queues).map_err(|e| GuestError::new("devices", e))?;
         self.0.0.counter.store(u64::from_le_bytes(state.try_into().unwrap()), SeqCst);
         Ok(())
     }

@@ -306,7 +306,11 @@ impl Source {
     }
 
     /// What the hello agreed on; takes effect with the next chunk.
-    pub fn agree(&mut self, features: Features) {
+    pub fn agree(&mut self, features: Features, now: Time) {
+        if self.setup.options.post_copy != PostCopyRule::Never && !features.post_copy {
+            let text = "the destination did not agree to post-copy";
+            return self.fail(Failure::new(Status::Unsupported, text), now);
+        }
         self.chunk_pages = chunk_pages(features.chunk_bytes, &self.setup.layout);
         self.codec = agreed_codec(self.setup.options.codec.one(), features);
     }
