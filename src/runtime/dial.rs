@@ -9,7 +9,8 @@ use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
-use crate::runtime::modes::Modes;
+use crate::runtime::sources::Sources;
+use crate::runtime::steering::Steering;
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply};
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long one attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the peer may take to answer a hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,7 +52,8 @@ pub struct Dialer {
     pub to: String,
     /// How long the peer may leave written data untouched.
     pub stall_timeout: Duration,
-    modes: Arc<Modes>,
+    steering: Arc<Steering>,
+    sources: Sources,
     opened: Mutex<Opened>,
 }
 
@@ -94,11 +96,12 @@ impl Dialer {
         id: MigrationId,
         (opening, features): (Purpose, Features),
         node: String,
-        (to, modes): (String, Arc<Modes>),
+        (to, steering): (String, Arc<Steering>),
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, opening, features, node, to, stall_timeout, modes, opened }
+        let sources = Sources::new(steering.options().source_addresses);
+        Self { id, opening, features, node, to, stall_timeout, steering, sources, opened }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -114,13 +117,18 @@ impl Dialer {
         matches!(*lock(&self.opened), Opened::UnderWay)
     }
 
-    /// Makes a connection. `register` is shown the socket before anything can block on it.
+    /// The local addresses that it connects from.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Makes a connection of a slot. `register` is shown the socket before anything can block on it.
     ///
     /// # Errors
     /// The socket's error, or an answer that does not follow the protocol.
     pub fn dial(
         &self,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
         let before = {
@@ -133,7 +141,7 @@ impl Dialer {
             }
             before
         };
-        let dialed = self.shake_hands(stream, before, register);
+        let dialed = self.shake_hands((stream, slot), before, register);
         if let (Opened::No, Ok(Dialed::Refused { .. }) | Err(_)) = (before, &dialed) {
             *lock(&self.opened) = Opened::No;
         }
@@ -142,14 +150,15 @@ impl Dialer {
 
     fn shake_hands(
         &self,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         opened: Opened,
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
-        let socket = Arc::new(connect(&self.to)?);
+        let dscp = self.steering.options().dscp;
+        let socket = Arc::new(self.sources.connect(&self.to, slot, dscp)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
-        self.modes.tune(&self.to, &socket);
+        self.steering.modes().tune(&self.to, &socket);
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
             Opened::Yes(token) => Purpose::Join { token },
@@ -167,7 +176,8 @@ impl Dialer {
             }
             HelloReply::Accept { token, features, node } => {
                 *lock(&self.opened) = Opened::Yes(token);
-                self.modes.watch(&self.to, &socket);
+                self.sources.worked(slot);
+                self.steering.modes().watch(&self.to, &socket);
                 socket.set_read_timeout(None)?;
                 let features = self.features.common(features);
                 let address =
@@ -201,10 +211,23 @@ pub fn check_address(to: &str) -> Result<(), String> {
 /// # Errors
 /// That of the last address.
 pub fn connect(to: &str) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
+    connect_first(to.to_socket_addrs()?, to, &|address| {
+        TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
+    })
+}
+
+/// The first connection that can be made.
+///
+/// # Errors
+/// That of the last address.
+pub fn connect_first(
+    addresses: impl Iterator<Item = SocketAddr>,
+    to: &str,
+    connect: &dyn Fn(SocketAddr) -> io::Result<TcpStream>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match connect(address) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
         }

@@ -29,7 +29,9 @@ use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
+use crate::runtime::steering::{Steered, Steering};
 use crate::transport::mode::TableError;
+use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
@@ -160,6 +162,9 @@ pub enum NodeError {
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
+    /// An option of paths.
+    #[error(transparent)]
+    Paths(#[from] PathOptionsError),
     /// A limit.
     #[error("{what} limit of {limit} reached")]
     Limit {
@@ -199,9 +204,10 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
-            NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
-                Status::InvalidArgument
-            }
+            NodeError::BadName(_)
+            | NodeError::Address { .. }
+            | NodeError::Options(_)
+            | NodeError::Paths(_) => Status::InvalidArgument,
             NodeError::Limit { .. } => Status::LimitReached,
             NodeError::Stopped => Status::Stopped,
         }
@@ -233,7 +239,7 @@ struct Inner {
     registry: Arc<Registry>,
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
-    modes: Arc<Modes>,
+    steering: Arc<Steering>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -277,8 +283,9 @@ impl Node {
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
+        let steering = Steering::new(journal.clone(), Modes::new(journal));
+        let listener = Mutex::new(listener);
+        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, steering }) })
     }
 
     /// The node's name.
@@ -426,15 +433,17 @@ impl Node {
     ) -> Result<Migration, NodeError> {
         options.validate()?;
         check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
-        options.streams = self.inner.modes.stream_count(to, options.streams);
+        let most_streams = options.streams;
+        options.streams = self.inner.steering.first_streams(to, most_streams);
+        let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
         let started = match source {
             Leaving::Memory(_) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+            Leaving::Memory(source) => self.launch(id, guest, source, (to, streams), options),
+            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, (to, streams), options),
         };
         if started.is_err() {
             registry.release(guest, id);
@@ -444,7 +453,12 @@ impl Node {
 
     /// The modes of its peers.
     pub(crate) fn modes(&self) -> &Arc<Modes> {
-        &self.inner.modes
+        self.inner.steering.modes()
+    }
+
+    /// What steers its migrations.
+    pub(crate) fn steering(&self) -> &Arc<Steering> {
+        &self.inner.steering
     }
 
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
@@ -518,7 +532,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         source: Arc<dyn GuestSource>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
@@ -527,7 +541,7 @@ impl Node {
             id,
             (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -541,6 +555,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 
@@ -549,7 +565,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         qemu: Arc<QemuGuest>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
@@ -561,7 +577,7 @@ impl Node {
             id,
             (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -576,6 +592,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 }
@@ -588,7 +606,8 @@ impl Inner {
         drop(listener);
         self.registry.stop();
         self.registry.held().stop();
-        self.modes.stop();
+        self.steering.modes().stop();
+        self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().for_each(|connections| connections.close());
         self.registry.release_guests();
