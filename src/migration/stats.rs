@@ -40,8 +40,6 @@ pub struct Traffic {
     pub rate_bytes_per_s: Option<u64>,
     /// What the migration's owner allows.
     pub limit_bytes_per_s: Option<u64>,
-    /// That, or less where others share a cap.
-    pub cap_bytes_per_s: Option<u64>,
 }
 
 /// The phases of one migration on its own clock.

@@ -329,7 +329,6 @@ impl Source {
             round_trip: self.bandwidth.min_round_trip(),
             rate_bytes_per_s: self.bandwidth.peak_bytes_per_s(),
             limit_bytes_per_s: self.pacer.limit_bytes_per_s(),
-            cap_bytes_per_s: self.pacer.rate_bytes_per_s(),
         }
     }
 

@@ -102,7 +102,8 @@ struct Member {
 struct Used {
     since: Option<Time>,
     sent_bytes: u64,
-    rate_bytes_per_s: u64,
+    /// None: not for so long yet.
+    rate_bytes_per_s: Option<u64>,
 }
 
 /// What was decided for one migration, to be done without the lock.
@@ -256,14 +257,18 @@ impl State {
     }
 
     fn shape(&self, modes: &Modes, orders: &mut [Order]) {
+        // Not the share of the moment: one that used little must be able to use more.
+        let even = self.options.bandwidth_limit_bytes_per_s;
+        let even = even.map(|cap| cap / self.members.len().max(1) as u64);
         for (member, order) in self.members.iter().zip(orders) {
             let traffic = &member.traffic;
             let rtt_us = traffic.round_trip.map_or(0, |time| time.as_micros());
             let rtt_us = u32::try_from(rtt_us).unwrap_or(u32::MAX);
             let mode = modes.mode(&member.peer);
+            let share = member.share.max(even);
             order.shape = Some(StreamShape::of(&PathUse {
                 rate_bytes_per_s: traffic.rate_bytes_per_s,
-                cap_bytes_per_s: traffic.cap_bytes_per_s,
+                cap_bytes_per_s: traffic.limit_bytes_per_s.into_iter().chain(share).min(),
                 round_trip: traffic.round_trip,
                 streams: member.streams,
                 is_long: self.options.pacing && is_long(mode, rtt_us),
@@ -302,13 +307,12 @@ impl Member {
     }
 
     fn wants(&self, look: &Look) -> Want {
-        let limit = self.traffic.limit_bytes_per_s.unwrap_or(u64::MAX);
         // One that has just begun is given the chance to want more.
-        if look.was_held_back || self.used.since.is_none() {
-            return if limit == u64::MAX { Want::All } else { Want::UpTo(limit) };
-        }
-        let room = self.used.rate_bytes_per_s.saturating_mul(ROOM_PERCENT) / 100;
-        Want::UpTo((room + LEAST_ROOM_BYTES_PER_S).min(limit))
+        let used = self.used.rate_bytes_per_s.filter(|_| !look.was_held_back);
+        let room =
+            used.map(|used| used.saturating_mul(ROOM_PERCENT) / 100 + LEAST_ROOM_BYTES_PER_S);
+        let most = room.into_iter().chain(self.traffic.limit_bytes_per_s).min();
+        most.map_or(Want::All, Want::UpTo)
     }
 }
 
@@ -319,7 +323,7 @@ impl Used {
         if took >= USE_MEMORY {
             let bytes = u128::from(sent_bytes.saturating_sub(self.sent_bytes));
             let rate = bytes * 1_000_000 / took.as_micros().max(1);
-            self.rate_bytes_per_s = u64::try_from(rate).unwrap_or(u64::MAX);
+            self.rate_bytes_per_s = Some(u64::try_from(rate).unwrap_or(u64::MAX));
             (self.since, self.sent_bytes) = (Some(now), sent_bytes);
         }
     }
