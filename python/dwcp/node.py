@@ -159,7 +159,7 @@ class Node:
 
         Returns at once. None always means the library's default.
 
-        * ``streams``: TCP connections, 1 to 64 (4).
+        * ``streams``: TCP connections, at most, 1 to 64 (8).
         * ``codec``: ``auto``, ``none``, ``lz4``, ``lz4:ACCELERATION``, ``zstd`` or
           ``zstd:LEVEL`` (auto).
         * ``max_downtime_ms``: the guest is paused once the rest is predicted to take no longer

@@ -237,7 +237,7 @@ pub struct Migrate {
     /// The node that takes it
     #[arg(long, value_name = "HOST:PORT")]
     pub to: String,
-    /// Data streams, 1 to 64
+    /// Data streams, at most, 1 to 64
     #[arg(long, value_name = "N")]
     pub streams: Option<u16>,
     /// Page encoding: auto, none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL

@@ -5,6 +5,8 @@
 
 use super::value::Kind;
 use crate::base::limits::MIN_HELD_BYTES;
+use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
+use crate::transport::path_options::MAX_DSCP;
 
 /// When a change of a key takes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,8 @@ keys! {
         "The unix socket that dwcp-v3-cli talks to.";
     NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
         "Where Prometheus may read /metrics.";
+    NodeBandwidthLimit "node.bandwidth_limit" Kind::OptionalRate(65_536), "none", Live,
+        "Cap on what all migrations that leave the node send together, shared evenly.";
     NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,
         "Where dwcp.log is written; where it cannot be, the state directory is used.";
     NodeLogLevel "node.log_level" Kind::Choice(&["debug", "info", "warn", "error"]), "info", Live,
@@ -163,8 +167,8 @@ keys! {
     SecurityAllowedPeers "security.allowed_peers" Kind::Text(8192), "", Restart,
         "Names of the nodes that are talked to, separated by commas; empty: all that are trusted.";
 
-    MigrationStreams "migration.streams" Kind::Integer(1, 64), "4", NextMigration,
-        "Data streams of a migration.";
+    MigrationStreams "migration.streams" Kind::Integer(1, 64), "8", NextMigration,
+        "Data streams of a migration, at most; how many there are is found out.";
     MigrationCodec "migration.codec" Kind::Codec, "auto", NextMigration,
         "How pages are encoded.";
     MigrationMaxDowntime "migration.max_downtime" Kind::Duration(1, HOUR_MS), "300ms", NextMigration,
@@ -203,14 +207,18 @@ keys! {
         "Choose the mode by measurement.";
     AmstMode "amst.mode" Kind::Choice(FORCED_MODES), "hybrid", Live,
         "The mode when auto_mode is false.";
-    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", NextMigration,
+    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", Live,
         "Streams of a migration to a peer in datacenter mode, at most.";
-    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", NextMigration,
+    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", Live,
         "Streams of a migration to a peer in internet mode, at most.";
     AmstCongestionAlgorithm "amst.congestion_algorithm" Kind::Choice(&["bbr", "cubic", "reno", "system"]), "bbr", Live,
         "TCP congestion control of long paths; short ones keep the system's, unless that is bbr.";
-    AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", NotInUse,
-        "Pace each stream by predicted bandwidth.";
+    AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", Live,
+        "Pace each stream on a long path by what the path was found to carry.";
+    AmstDscp "amst.dscp" Kind::Integer(0, MAX_DSCP as u64), "0", Live,
+        "Code point of differentiated services that data streams are marked with; 0: not marked.";
+    AmstSourceAddresses "amst.source_addresses" Kind::Addresses(MAX_SOURCE_ADDRESSES), "none", NextMigration,
+        "Local addresses, separated by commas, that a migration's streams are spread over; none: the system's choice.";
 
     HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
         "Choose the codec by a learned selector.";
@@ -328,6 +336,20 @@ mod tests {
         let congestion = Congestion::System;
         let expected = ModeEffects { datacenter_streams: 16, internet_streams: 2, congestion };
         assert_eq!(effects(text), expected);
+    }
+
+    #[test]
+    fn paths_are_the_librarys_and_configurable() {
+        use crate::transport::PathOptions;
+        let paths = |text| crate::config::load::from_text("f", text).unwrap().path_options();
+        assert_eq!(paths(""), PathOptions::default());
+        let text = "node:\n  bandwidth_limit: 8mbit\namst_v3:\n  pacing_enabled: false\n  dscp: 10\n  \
+                    source_addresses: 10.0.0.1, fd00::1";
+        let found = paths(text);
+        assert_eq!(found.bandwidth_limit_bytes_per_s, Some(1_000_000));
+        assert_eq!((found.pacing, found.dscp), (false, 10));
+        let addresses: Vec<_> = found.source_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1", "fd00::1"]);
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
-use crate::transport::Mode;
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
+use crate::transport::{Mode, PathOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -178,6 +178,18 @@ impl Config {
                 .text(Id::AmstCongestionAlgorithm)
                 .parse()
                 .unwrap_or(default.congestion),
+        }
+    }
+
+    /// What holds for the paths of all migrations that leave the node.
+    pub fn path_options(&self) -> PathOptions {
+        PathOptions {
+            bandwidth_limit_bytes_per_s: Some(self.integer(Id::NodeBandwidthLimit))
+                .filter(|rate| *rate > 0),
+            pacing: self.truth(Id::AmstPacingEnabled),
+            dscp: u8::try_from(self.integer(Id::AmstDscp)).unwrap_or(0),
+            source_addresses: value::addresses(self.text(Id::AmstSourceAddresses))
+                .unwrap_or_default(),
         }
     }
 

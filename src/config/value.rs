@@ -3,7 +3,7 @@
 use super::units;
 use crate::migration::CodecPolicy;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub enum Kind {
     OptionalPath,
     /// `ADDRESS:PORT`, or `none`.
     OptionalAddress,
+    /// At most so many IP addresses, separated by commas, or `none`.
+    Addresses(usize),
     /// A page codec.
     Codec,
 }
@@ -73,6 +75,7 @@ impl Kind {
                 | Kind::OptionalRate(_)
                 | Kind::OptionalPath
                 | Kind::OptionalAddress
+                | Kind::Addresses(_)
         );
         if optional && text == "none" {
             return Ok(Value::None);
@@ -97,6 +100,7 @@ impl Kind {
             Kind::Text(limit) => parse_text(text, limit),
             Kind::Path | Kind::OptionalPath => parse_path(text),
             Kind::OptionalAddress => parse_address(text),
+            Kind::Addresses(most) => parse_addresses(text, most),
             Kind::Codec => parse_codec(text),
         }
     }
@@ -125,6 +129,9 @@ impl Kind {
             Kind::Path => "absolute path".to_owned(),
             Kind::OptionalPath => "absolute path, or none".to_owned(),
             Kind::OptionalAddress => "ADDRESS:PORT, or none".to_owned(),
+            Kind::Addresses(most) => {
+                format!("at most {most} IP addresses, separated by commas, or none")
+            }
             Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
         }
     }
@@ -233,6 +240,30 @@ fn parse_address(text: &str) -> Result<Value, String> {
     Ok(Value::Text(address.to_string()))
 }
 
+fn parse_addresses(text: &str, most: usize) -> Result<Value, String> {
+    let found = addresses(text)?;
+    if found.len() > most {
+        return Err(format!(
+            "{} are {} addresses; there may be {most}",
+            units::quoted(text),
+            found.len()
+        ));
+    }
+    let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+    Ok(Value::Text(texts.join(", ")))
+}
+
+/// The IP addresses of a list; none of an empty text.
+///
+/// # Errors
+/// What in it is no address.
+pub fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let parse = |word: &str| {
+        word.parse().map_err(|_| format!("{} is not an IP address", units::quoted(word)))
+    };
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(parse).collect()
+}
+
 fn parse_codec(text: &str) -> Result<Value, String> {
     let codec: CodecPolicy = text.parse().map_err(|error| format!("{error}"))?;
     let options = crate::migration::MigrationOptions { codec, ..Default::default() };
@@ -272,6 +303,8 @@ mod tests {
             (Kind::OptionalRate(1), "300mbit"),
             (Kind::Path, "/var/log"),
             (Kind::OptionalAddress, "[::1]:9090"),
+            (Kind::Addresses(2), "10.0.0.1, fd00::1"),
+            (Kind::Addresses(2), "none"),
             (Kind::Codec, "zstd:3"),
         ] {
             assert_eq!(kind.parse(text).unwrap().to_string(), text);
@@ -298,6 +331,8 @@ mod tests {
             (Kind::Path, "log", "not an absolute path"),
             (Kind::OptionalAddress, "localhost", "not ADDRESS:PORT"),
             (Kind::OptionalAddress, ":9090", "not ADDRESS:PORT"),
+            (Kind::Addresses(2), "10.0.0.1,eth0", "not an IP address"),
+            (Kind::Addresses(1), "10.0.0.1,::1", "2 addresses; there may be 1"),
             (Kind::Codec, "zip", "none of: auto, none, lz4"),
             (Kind::Codec, "zstd:99", "99"),
         ] {

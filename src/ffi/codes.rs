@@ -174,6 +174,10 @@ pub const DWCP_EVENT_PEER_REFUSED: u32 = 10;
 pub const DWCP_EVENT_NOTICE: u32 = 11;
 /// The way of transport to a peer changed; the event's JSON says from what to what, and why.
 pub const DWCP_EVENT_MODE_TRANSITION: u32 = 12;
+/// A data stream was closed that is not needed any more; value: its number.
+pub const DWCP_EVENT_STREAM_RETIRED: u32 = 13;
+/// The number of a migration's data streams was changed; value: the new one.
+pub const DWCP_EVENT_STREAMS_TUNED: u32 = 14;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 

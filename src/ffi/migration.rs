@@ -26,7 +26,7 @@ pub struct dwcp_migration {
 pub struct dwcp_migration_options {
     /// sizeof(dwcp_migration_options).
     pub struct_size: usize,
-    /// Data streams, 1 to 64; 0 means 4.
+    /// Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
     pub streams: u32,
     /// A DWCP_CODEC_.
     pub codec: u32,

@@ -200,6 +200,8 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::Throttled { percent } => (DWCP_EVENT_THROTTLED, u32::from(*percent)),
         EventKind::StreamUp { stream, .. } => (DWCP_EVENT_STREAM_UP, *stream),
         EventKind::StreamDown { stream, .. } => (DWCP_EVENT_STREAM_DOWN, *stream),
+        EventKind::StreamRetired { stream } => (DWCP_EVENT_STREAM_RETIRED, *stream),
+        EventKind::StreamsTuned { to, .. } => (DWCP_EVENT_STREAMS_TUNED, u32::from(*to)),
         EventKind::ChunkDamaged { .. } => (DWCP_EVENT_CHUNK_DAMAGED, 0),
         EventKind::PeerRefused { .. } => (DWCP_EVENT_PEER_REFUSED, 0),
         EventKind::Notice { .. } => (DWCP_EVENT_NOTICE, 0),

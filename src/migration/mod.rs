@@ -23,6 +23,7 @@ pub use options::{CodecChoice, CodecPolicy, MigrationOptions};
 pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
 
 use crate::Status;
+use crate::base::StreamId;
 use crate::observe::EventKind;
 use std::time::Duration;
 
@@ -60,6 +61,14 @@ fn ended_event(
         reason: failure.map_or_else(String::new, |failure| failure.reason.clone()),
         total_us: micros(total),
         downtime_us: micros(downtime),
+    }
+}
+
+/// The event of a stream's end, the same on both sides.
+fn stream_ended(stream: StreamId, has_left: bool, reason: &str) -> EventKind {
+    match has_left {
+        true => EventKind::StreamRetired { stream: stream.0 },
+        false => EventKind::StreamDown { stream: stream.0, reason: reason.to_string() },
     }
 }
 

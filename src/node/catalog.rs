@@ -190,6 +190,8 @@ metrics! {
         "Data streams that were connected";
     AmstStreamsLost Amst "amst.streams_lost" Shape::Counter, "", Label::None,
         "Data streams that broke";
+    AmstStreamsRetired Amst "amst.streams_retired" Shape::Counter, "", Label::None,
+        "Data streams that were closed because fewer carry as much";
     AmstReconnects Amst "amst.reconnects" Shape::Counter, "", SIDE,
         "Streams that were lost and made anew";
     AmstWireBytes Amst "amst.wire" Shape::Counter, "bytes", SIDE,

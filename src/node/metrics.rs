@@ -120,6 +120,7 @@ impl Metrics {
         match kind {
             EventKind::StreamUp { .. } => self.add(Metric::AmstStreamsOpened, "", 1.0),
             EventKind::StreamDown { .. } => self.add(Metric::AmstStreamsLost, "", 1.0),
+            EventKind::StreamRetired { .. } => self.add(Metric::AmstStreamsRetired, "", 1.0),
             EventKind::ChunkDamaged { .. } => self.add(Metric::HdeChunksDamaged, "", 1.0),
             EventKind::PeerRefused { .. } => self.add(Metric::AmstPeersRefused, "", 1.0),
             EventKind::ModeTransition { transition, .. } => {
@@ -137,6 +138,7 @@ impl Metrics {
             EventKind::NodeStarted { .. }
             | EventKind::NodeStopped {}
             | EventKind::GuestChanged { .. }
+            | EventKind::StreamsTuned { .. }
             | EventKind::Phase { .. }
             | EventKind::Throttled { .. } => {}
         }

@@ -2,6 +2,7 @@
 
 use crate::base::MigrationId;
 use crate::transport::mode::Transition;
+use crate::transport::stream_tuner::Why;
 use serde::Serialize;
 
 /// Which part of the library speaks.
@@ -100,6 +101,27 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A data stream that was not needed any more was closed, with nothing lost.
+    StreamRetired {
+        /// Its number.
+        stream: u32,
+    },
+    /// The number of a migration's data streams was changed.
+    StreamsTuned {
+        /// Streams before.
+        from: u16,
+        /// Streams from now on.
+        to: u16,
+        /// The most that the peer's mode and the migration's options allow.
+        limit: u16,
+        /// Why.
+        why: Why,
+        /// What all migrations to the peer together carried with as many as before; zero where that
+        /// is not known.
+        rate_bytes_per_s: u64,
+        /// Of a trial that has ended: what they carried before it; otherwise zero.
+        rate_before_bytes_per_s: u64,
+    },
     /// A chunk came damaged and will be sent again.
     ChunkDamaged {
         /// Its number.
@@ -149,6 +171,8 @@ impl EventKind {
             | EventKind::GuestChanged { .. } => Component::Node,
             EventKind::StreamUp { .. }
             | EventKind::StreamDown { .. }
+            | EventKind::StreamRetired { .. }
+            | EventKind::StreamsTuned { .. }
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
@@ -163,7 +187,9 @@ impl EventKind {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            EventKind::StreamUp { .. } | EventKind::PassCompleted { .. } => Level::Debug,
+            EventKind::StreamUp { .. }
+            | EventKind::StreamRetired { .. }
+            | EventKind::PassCompleted { .. } => Level::Debug,
             EventKind::StreamDown { .. }
             | EventKind::ChunkDamaged { .. }
             | EventKind::PeerRefused { .. }

@@ -137,7 +137,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 13] = [
+pub const EVENT_KINDS: [&str; 15] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -146,6 +146,8 @@ pub const EVENT_KINDS: [&str; 13] = [
     "throttled",
     "stream_up",
     "stream_down",
+    "stream_retired",
+    "streams_tuned",
     "chunk_damaged",
     "peer_refused",
     "mode_transition",
@@ -164,6 +166,8 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::Throttled { .. } => "throttled",
         EventKind::StreamUp { .. } => "stream_up",
         EventKind::StreamDown { .. } => "stream_down",
+        EventKind::StreamRetired { .. } => "stream_retired",
+        EventKind::StreamsTuned { .. } => "streams_tuned",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
         EventKind::ModeTransition { .. } => "mode_transition",
@@ -196,6 +200,17 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::Throttled { percent } => format!("guest held back for {percent} % of its time"),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
+        EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
+        EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
+            let rate = *rate_bytes_per_s as f64 * 8e-6;
+            let why = why.describe();
+            let carried = if rate > 0.0 {
+                format!("; {from} carried {rate:.1} Mbit/s")
+            } else {
+                String::new()
+            };
+            format!("{from} to {to} streams of at most {limit}: {why}{carried}")
+        }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),

@@ -30,7 +30,9 @@ use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
+use crate::runtime::steering::{Steered, Steering};
 use crate::transport::mode::TableError;
+use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
@@ -166,6 +168,9 @@ pub enum NodeError {
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
+    /// An option of paths.
+    #[error(transparent)]
+    Paths(#[from] PathOptionsError),
     /// A limit.
     #[error("{what} limit of {limit} reached")]
     Limit {
@@ -210,9 +215,10 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
-            NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
-                Status::InvalidArgument
-            }
+            NodeError::BadName(_)
+            | NodeError::Address { .. }
+            | NodeError::Options(_)
+            | NodeError::Paths(_) => Status::InvalidArgument,
             NodeError::Limit { .. } => Status::LimitReached,
             NodeError::Stopped => Status::Stopped,
         }
@@ -244,7 +250,7 @@ struct Inner {
     registry: Arc<Registry>,
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
-    modes: Arc<Modes>,
+    steering: Arc<Steering>,
     security: Arc<Security>,
 }
 
@@ -289,9 +295,10 @@ impl Node {
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let modes = Modes::new(journal, security.clone());
+        let modes = Modes::new(journal.clone(), security.clone());
+        let steering = Steering::new(journal, modes);
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, modes, security };
+        let inner = Inner { options, registry, listener, address, steering, security };
         Ok(Node { inner: Arc::new(inner) })
     }
 
@@ -460,15 +467,17 @@ impl Node {
         options.validate()?;
         self.inner.security.check_decided()?;
         check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
-        options.streams = self.inner.modes.stream_count(to, options.streams);
+        let most_streams = options.streams;
+        options.streams = self.inner.steering.first_streams(to, most_streams);
+        let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
         let started = match source {
             Leaving::Memory(_) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+            Leaving::Memory(source) => self.launch(id, guest, source, (to, streams), options),
+            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, (to, streams), options),
         };
         if started.is_err() {
             registry.release(guest, id);
@@ -478,7 +487,12 @@ impl Node {
 
     /// The modes of its peers.
     pub(crate) fn modes(&self) -> &Arc<Modes> {
-        &self.inner.modes
+        self.inner.steering.modes()
+    }
+
+    /// What steers its migrations.
+    pub(crate) fn steering(&self) -> &Arc<Steering> {
+        &self.inner.steering
     }
 
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
@@ -553,7 +567,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         source: Arc<dyn GuestSource>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
@@ -562,8 +576,7 @@ impl Node {
             id,
             (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
-            (self.inner.modes.clone(), self.inner.security.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -577,6 +590,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 
@@ -585,7 +600,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         qemu: Arc<QemuGuest>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
@@ -597,8 +612,7 @@ impl Node {
             id,
             (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
-            (self.inner.modes.clone(), self.inner.security.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -613,6 +627,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 }
@@ -625,7 +641,8 @@ impl Inner {
         drop(listener);
         self.registry.stop();
         self.registry.held().stop();
-        self.modes.stop();
+        self.steering.modes().stop();
+        self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().for_each(|connections| connections.close());
         self.registry.release_guests();

