@@ -21,7 +21,7 @@ from dwcp.guests import (
     kernel_tracking,
 )
 from dwcp.migration import Migration, WatchedMigration
-from dwcp.model import Event, GuestInfo, Pass, Progress
+from dwcp.model import Event, GuestInfo, Pass, PostCopyFigures, Progress
 from dwcp.node import Node
 from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
@@ -37,6 +37,7 @@ __all__ = [
     "Migration",
     "Node",
     "Pass",
+    "PostCopyFigures",
     "ProcessMemoryGuest",
     "Progress",
     "Region",

@@ -79,7 +79,11 @@ class ProcessMemoryGuest(Protocol):
         return False
 
     def finish(self, keep: bool) -> None:
-        """The last call of a migration: whether the guest stays with this side."""
+        """The last call of a migration: whether the guest stays with this side.
+
+        False too when the guest was lost in post-copy (`PostCopyLostError` says so): what memory
+        holds here is then from before the switch.
+        """
         return
 
 

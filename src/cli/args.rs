@@ -40,6 +40,18 @@ pub enum Command {
         /// The migration's id, or the beginning of it
         id: String,
     },
+    /// Let a guest go on at the destination before all of its memory is there
+    ///
+    /// For a migration that was started with --post-copy manual or auto, at its source. From then on a
+    /// loss of either host loses the guest, so use it where nothing else brings the guest over. A link
+    /// that breaks only makes the guest wait.
+    PostCopy {
+        /// The migration's id, or the beginning of it
+        id: String,
+        /// Give the guest up, because the other side will not come back; on either side
+        #[arg(long)]
+        abandon: bool,
+    },
     /// Change or lift the bandwidth limit of a running migration
     Bandwidth {
         /// The migration's id, or the beginning of it
@@ -258,6 +270,10 @@ pub struct Migrate {
     /// QEMU hands its pages on over so many multifd channels, 0 to 16; 0: over its main stream
     #[arg(long, value_name = "N")]
     pub multifd_channels: Option<u8>,
+    /// Whether the guest may go on there before all of its memory is there: never; manual, by the
+    /// command post-copy; auto, also when it does not converge
+    #[arg(long, value_name = "RULE")]
+    pub post_copy: Option<String>,
     /// Return at once, the migration goes on
     #[arg(long)]
     pub detach: bool,

@@ -181,6 +181,8 @@ keys! {
         "Whether a guest may be slowed down to converge.";
     MigrationMultifdChannels "migration.multifd_channels" Kind::Integer(0, 16), "0", NextMigration,
         "Channels beside its main stream over which QEMU hands on a guest's pages.";
+    MigrationPostCopy "migration.post_copy" Kind::Choice(&["never", "manual", "auto"]), "never", NextMigration,
+        "Whether a guest may go on at the destination before all of its memory is there: on command, or also when it does not converge.";
     MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a first or lost connection is tried for.";
     MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,

@@ -206,6 +206,7 @@ impl Config {
             throttle: self.truth(Id::MigrationThrottle),
             multifd_channels: u8::try_from(self.integer(Id::MigrationMultifdChannels))
                 .unwrap_or(default.multifd_channels),
+            post_copy: self.text(Id::MigrationPostCopy).parse().unwrap_or(default.post_copy),
             reconnect_timeout: self
                 .duration(Id::MigrationReconnectTimeout)
                 .unwrap_or(default.reconnect_timeout),

@@ -7,7 +7,9 @@
 pub mod convergence;
 pub mod destination;
 pub mod encoding_options;
+pub mod fault_times;
 pub mod guest;
+pub mod missing;
 pub mod options;
 pub mod ownership;
 pub mod page_io;
@@ -17,10 +19,10 @@ pub mod source;
 pub mod stats;
 
 pub use encoding_options::EncodingOptions;
-pub use guest::{Ending, GuestError, GuestSink, GuestSource};
-pub use options::{CodecChoice, CodecPolicy, MigrationOptions};
+pub use guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+pub use options::{CodecChoice, CodecPolicy, MigrationOptions, PostCopyRule};
 // Plain figures, which events and metrics need too; hence a layer below.
-pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
+pub use crate::observe::report::{Owner, Pass, Phase, PostCopyFigures, Progress, Report};
 
 use crate::Status;
 use crate::base::StreamId;

@@ -250,6 +250,16 @@ metrics! {
         "Longest downtime if guests were paused now";
     MigrationThrottle Migration "migration.throttle" Shape::Gauge, "percent", Label::None,
         "How far the most throttled guest is held back";
+    MigrationPostCopies Migration "migration.post_copies" Shape::Counter, "", Label::None,
+        "Guests that came by post-copy and lack no page any more";
+    MigrationMissingPages Migration "migration.missing_pages" Shape::Counter, "", Label::None,
+        "Pages that they lacked at the switch";
+    MigrationFaults Migration "migration.faults" Shape::Counter, "", Label::None,
+        "Of these, pages that they had to wait for";
+    MigrationFaultP50 Migration "migration.fault_p50" Shape::Gauge, "seconds", Label::None,
+        "How long the last of these guests waited for half of its pages";
+    MigrationFaultP99 Migration "migration.fault_p99" Shape::Gauge, "seconds", Label::None,
+        "How long it waited for all but a hundredth of them";
     NodeGuests Node "node.guests" Shape::Gauge, "", Label::Of("role", sides),
         "Registered guests";
     NodeEvents Node "node.events" Shape::Counter, "", Label::Of("level", levels),

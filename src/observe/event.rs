@@ -87,6 +87,19 @@ pub enum EventKind {
         /// Share of its time that the guest is held back.
         percent: u8,
     },
+    /// The guest goes on at the destination before all of its memory is there.
+    PostCopyBegun {
+        /// Pages that the destination lacks, or has in an old version.
+        missing_pages: u64,
+        /// Who or what asked for it.
+        why: &'static str,
+    },
+    /// No page is missing any more.
+    PostCopyCompleted {
+        /// How it went.
+        #[serde(flatten)]
+        figures: super::report::PostCopyFigures,
+    },
     /// A data stream is connected.
     StreamUp {
         /// Its number.
@@ -180,6 +193,8 @@ impl EventKind {
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }
+            | EventKind::PostCopyBegun { .. }
+            | EventKind::PostCopyCompleted { .. }
             | EventKind::MigrationEnded { .. } => Component::Migration,
         }
     }

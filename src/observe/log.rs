@@ -137,13 +137,15 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 15] = [
+pub const EVENT_KINDS: [&str; 17] = [
     "node_started",
     "node_stopped",
     "guest_changed",
     "phase",
     "pass_completed",
     "throttled",
+    "post_copy_begun",
+    "post_copy_completed",
     "stream_up",
     "stream_down",
     "stream_retired",
@@ -164,6 +166,8 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::Phase { .. } => "phase",
         EventKind::PassCompleted { .. } => "pass_completed",
         EventKind::Throttled { .. } => "throttled",
+        EventKind::PostCopyBegun { .. } => "post_copy_begun",
+        EventKind::PostCopyCompleted { .. } => "post_copy_completed",
         EventKind::StreamUp { .. } => "stream_up",
         EventKind::StreamDown { .. } => "stream_down",
         EventKind::StreamRetired { .. } => "stream_retired",
@@ -198,6 +202,18 @@ pub fn describe(kind: &EventKind) -> String {
             pass.dirty_rate_bytes_per_s
         ),
         EventKind::Throttled { percent } => format!("guest held back for {percent} % of its time"),
+        EventKind::PostCopyBegun { missing_pages, why } => {
+            format!("post-copy, because {why}: {missing_pages} pages are missing")
+        }
+        EventKind::PostCopyCompleted { figures } => format!(
+            "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
+             99 % up to {:.3} ms, all up to {:.3} ms",
+            figures.faults,
+            figures.missing_pages,
+            milliseconds(&figures.fault_p50_us),
+            milliseconds(&figures.fault_p99_us),
+            milliseconds(&figures.fault_max_us)
+        ),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
         EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),

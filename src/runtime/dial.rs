@@ -36,6 +36,7 @@ pub const FEATURES: Features = Features {
     baseline_pages: MAX_BASELINE_PAGES,
     held_pages: true,
     multifd_channels: MAX_MULTIFD_CHANNELS,
+    post_copy: true,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);

@@ -7,8 +7,8 @@ use crate::base::MigrationId;
 use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES, MIN_HELD_BYTES};
 use crate::encoding::HdeStats;
 use crate::migration::relay::RelaySetup;
-use crate::migration::source::SourceSetup;
-use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions};
+use crate::migration::source::{PostCopyError, SourceSetup};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions, PostCopyRule};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
@@ -121,6 +121,12 @@ pub enum NodeError {
     /// An option for guests of QEMU's.
     #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
     NoMultifd(String, u8),
+    /// An option for guests of other hypervisors.
+    #[error("post_copy is {1}, but guest {0:?} is QEMU's; use never")]
+    NoPostCopy(String, PostCopyRule),
+    /// A switch to post-copy, or its end, that cannot be had.
+    #[error(transparent)]
+    PostCopy(#[from] PostCopyError),
     /// How much may be held of guests that left or came.
     #[error("held_bytes is {0}; it must be at least {MIN_HELD_BYTES}")]
     HeldBytes(u64),
@@ -208,7 +214,10 @@ impl NodeError {
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
-            NodeError::NoMultifd(..) | NodeError::HeldBytes(_) => Status::InvalidArgument,
+            NodeError::NoMultifd(..) | NodeError::NoPostCopy(..) | NodeError::HeldBytes(_) => {
+                Status::InvalidArgument
+            }
+            NodeError::PostCopy(error) => error.status(),
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::Peers(_) => Status::LimitReached,
@@ -286,7 +295,7 @@ impl Node {
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
-            registry.remember(path.clone(), kept.incoming);
+            registry.remember(path.clone(), kept);
         }
         let listener = match options.listen {
             Some(address) => Some(listen(address, &registry, &security, journal.clone())?),
@@ -476,6 +485,9 @@ impl Node {
             Leaving::Memory(_) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
+            Leaving::Qemu(_) if options.post_copy != PostCopyRule::Never => {
+                Err(NodeError::NoPostCopy(guest.to_string(), options.post_copy))
+            }
             Leaving::Memory(source) => self.launch(id, guest, source, (to, streams), options),
             Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, (to, streams), options),
         };
@@ -571,10 +583,11 @@ impl Node {
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
+        let post_copy = options.post_copy != PostCopyRule::Never;
         let opening = Purpose::Open { guest: guest.to_string(), layout: layout.clone() };
         let dialer = Dialer::new(
             id,
-            (opening, Features { multifd_channels: 0, ..FEATURES }),
+            (opening, Features { multifd_channels: 0, post_copy, ..FEATURES }),
             self.inner.options.name.clone(),
             (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
@@ -610,7 +623,7 @@ impl Node {
         let multifd_channels = options.multifd_channels;
         let dialer = Dialer::new(
             id,
-            (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
+            (opening, Features { baseline_pages, multifd_channels, post_copy: false, ..FEATURES }),
             self.inner.options.name.clone(),
             (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
@@ -692,6 +705,24 @@ impl Migration {
     /// Asks for the end, guest staying at the source; no effect after the commit point.
     pub fn cancel(&self) {
         self.handle().cancel();
+    }
+
+    /// Lets the guest go on at the destination before all of its memory is there, as soon as it can
+    /// be done. The options must allow it.
+    ///
+    /// # Errors
+    /// They do not, it is too late, or this side or guest cannot be asked.
+    pub fn start_post_copy(&self) -> Result<(), NodeError> {
+        Ok(self.handle().start_post_copy()?)
+    }
+
+    /// Gives up a guest that runs at the destination and lacks pages, because the other side will not
+    /// come back. Nothing is given up without this word, and nothing brings the guest back after it.
+    ///
+    /// # Errors
+    /// The migration is not in that state.
+    pub fn abandon_post_copy(&self) -> Result<(), NodeError> {
+        Ok(self.handle().abandon_post_copy()?)
     }
 
     /// Changes the bandwidth cap while running; none lifts it. No effect on an incoming one.

@@ -11,7 +11,9 @@ use crate::base::{MigrationId, StreamId, Time};
 use crate::encoding::{Codec, CodecChoice, HdeStats, ImageDigest};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::ChunkWriter;
-use crate::migration::source::{Action, Answer, ChunkPlan, Source, SourceSetup, Work};
+use crate::migration::source::{
+    Action, Answer, ChunkPlan, PostCopyError, Source, SourceSetup, Work,
+};
 use crate::migration::stats::Traffic;
 use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
 use crate::observe::EventKind;
@@ -115,7 +117,7 @@ impl Outgoing {
         let report = self.slots.machine().report();
         drop(lock(&self.guest).take());
         if let Some(report) = report {
-            keeper.close(report.owner);
+            keeper.close(&report);
             on_end(&report);
             self.outcome.publish(report);
         }
@@ -202,6 +204,18 @@ impl Handle for Outgoing {
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
         self.slots.machine().set_bandwidth_limit(rate_bytes_per_s, now());
         self.slots.wake();
+    }
+
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        let started = self.slots.machine().start_post_copy(now());
+        self.slots.wake();
+        started
+    }
+
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        let abandoned = self.slots.machine().abandon_post_copy();
+        self.slots.wake();
+        abandoned
     }
 
     fn encoding(&self) -> Option<HdeStats> {

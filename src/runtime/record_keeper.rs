@@ -1,11 +1,12 @@
 //! The ownership record of one migration on one side: on disk if the node has a state directory.
 
+use crate::Status;
 use crate::base::MigrationId;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
-use crate::migration::Owner;
 use crate::migration::ownership::{Mark, Record, RecordError};
+use crate::migration::{Owner, Report};
 use crate::runtime::state_file::{Side, StateFile, StateFileError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A record could not be kept.
@@ -34,6 +35,8 @@ pub struct RecordKeeper {
 pub struct Kept {
     /// Owner by the destination-side records of earlier migrations.
     pub incoming: HashMap<MigrationId, Owner>,
+    /// Of these, those whose guest was lost in post-copy.
+    pub lost: HashSet<MigrationId>,
     /// All readable records.
     pub records: Vec<(Side, Record)>,
 }
@@ -67,11 +70,12 @@ impl RecordKeeper {
         }
     }
 
-    /// Ends the record. The source's is deleted, unless it is in doubt; the destination's stays,
-    /// so that a source that lost the last words can ask for it.
-    pub fn close(self, owner: Owner) {
+    /// Ends the record. The source's is deleted, unless it is in doubt or tells of a loss; the
+    /// destination's stays, so that a source that lost the last words can ask for it.
+    pub fn close(self, report: &Report) {
+        let is_settled = report.owner != Owner::InDoubt && report.status != Status::PostCopyLost;
         if let (Side::Source, Some(file)) = (self.side, self.file)
-            && owner != Owner::InDoubt
+            && is_settled
         {
             // A file that stays behind says nothing wrong.
             let _ = file.remove();
@@ -99,6 +103,9 @@ pub fn read_all(directory: &Path) -> Result<Kept, StateFileError> {
         }
         if side == Side::Destination {
             kept.incoming.insert(migration, record.mark.owner());
+            if record.mark.is_loss() {
+                kept.lost.insert(migration);
+            }
         }
         kept.records.push((side, record));
     }

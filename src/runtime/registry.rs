@@ -20,12 +20,12 @@ use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::qemu::VmInfo;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::incoming::QemuIncoming;
-use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::record_keeper::{Kept, RecordKeeper};
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
 use crate::wire::hello::{Ended, Features, Purpose};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,6 +78,8 @@ struct Tables {
     migrations: Vec<(Migration, Option<JoinHandle<()>>)>,
     /// How migrations into this node ended: in this process, or by the records of earlier ones.
     ended: HashMap<MigrationId, Owner>,
+    /// Of those of earlier processes, those whose guest was lost in post-copy.
+    lost: HashSet<MigrationId>,
     state_dir: Option<PathBuf>,
     stopped: bool,
     encoding: EncodingOptions,
@@ -163,10 +165,10 @@ impl Registry {
     }
 
     /// Takes over what the state directory says about earlier migrations.
-    pub fn remember(&self, state_dir: PathBuf, ended: HashMap<MigrationId, Owner>) {
+    pub fn remember(&self, state_dir: PathBuf, kept: Kept) {
         let mut tables = lock(&self.tables);
         tables.state_dir = Some(state_dir);
-        tables.ended = ended;
+        (tables.ended, tables.lost) = (kept.incoming, kept.lost);
     }
 
     /// Adds a guest.
@@ -446,12 +448,20 @@ impl Registry {
         let sink = tables.claim_destination(guest, layout, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
+        if hello.features.post_copy
+            && let Err(error) = sink.check_post_copy()
+        {
+            self.release(guest, hello.migration);
+            let text = format!("guest {guest:?} cannot be received by post-copy: {error}");
+            return Err(Refusal::new(Status::Unsupported, text));
+        }
         let setup = DestinationSetup {
             id: hello.migration,
             guest: guest.to_string(),
             layout: layout.clone(),
             reconnect_timeout: RECONNECT_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            post_copy: hello.features.post_copy,
         };
         let on_end = self.on_end(guest, hello.migration);
         let migration = IncomingMigration::new(setup, join_key, sink, self.journal.clone());
@@ -465,6 +475,10 @@ impl Registry {
         (guest, facts): (&str, &MachineFacts),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
+        if hello.features.post_copy {
+            let text = "post-copy is not for guests that QEMU migrates";
+            return Err(Refusal::new(Status::Unsupported, text));
+        }
         let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
@@ -519,7 +533,10 @@ impl Reception for Registry {
             migration.check(hello)?;
             return Ok(migration);
         }
-        let owner = lock(&self.tables).ended.get(&hello.migration).copied();
+        let tables = lock(&self.tables);
+        let owner = tables.ended.get(&hello.migration).copied();
+        let is_lost = tables.lost.contains(&hello.migration);
+        drop(tables);
         if let Some(owner) = owner {
             let ended = match owner {
                 Owner::Destination => Ended::DestinationOwns,
@@ -528,6 +545,11 @@ impl Reception for Registry {
             let failure = self.migration(hello.migration).and_then(|m| m.report());
             let (status, reason) = match failure.filter(|report| report.status != Status::Ok) {
                 Some(report) => (report.status, report.reason),
+                None if is_lost => {
+                    let text =
+                        "the destination's process ended while the guest ran there in post-copy";
+                    (Status::PostCopyLost, text.to_string())
+                }
                 None => (Status::PeerAborted, format!("migration {} is over", hello.migration)),
             };
             return Err(Refusal { status, reason, ended });

@@ -300,8 +300,12 @@ impl<M: StreamMachine> StreamSlots<M> {
             let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
             if number > MAX_RECONNECTS {
                 let text = format!("{MAX_RECONNECTS} connections were not enough");
-                self.machine().fail(Failure::new(crate::Status::LimitReached, text), now());
-                break;
+                let mut machine = self.machine();
+                machine.fail(Failure::new(crate::Status::LimitReached, text), now());
+                // A guest that is in two places in post-copy is not given up.
+                if !machine.wants_streams() {
+                    break;
+                }
             }
             match self.connect(StreamId(number), slot) {
                 Some((socket, reader)) => {

@@ -1,6 +1,7 @@
 //! L2: streams, acknowledgement, resending, pacing, modes, as engines without sockets.
 
 pub mod addresses;
+pub mod background;
 pub mod bandwidth;
 pub mod fair_share;
 pub mod mode;
@@ -11,6 +12,7 @@ pub mod shape;
 pub mod stream_tuner;
 
 pub use addresses::Addresses;
+pub use background::BackgroundPace;
 pub use bandwidth::BandwidthEstimator;
 pub use mode::{Mode, ModePolicy, ModeTable};
 pub use pacer::Pacer;

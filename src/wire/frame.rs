@@ -13,6 +13,7 @@ use crate::base::limits::{
     MAX_CONTROL_BYTES, MAX_FILLER_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
 };
 use crate::wire::cursor::{Reader, WireError};
+use crate::wire::page_request::MAX_PAGE_REQUEST_BYTES;
 
 /// First bytes of every connection.
 pub const MAGIC: [u8; 4] = *b"DWCP";
@@ -62,6 +63,8 @@ pub enum FrameKind {
     Filler = 11,
     /// The source's last frame on a connection that it does not need any more.
     Goodbye = 12,
+    /// Pages that the guest at the destination waits for.
+    PageRequest = 13,
 }
 
 /// The header of one frame.
@@ -129,6 +132,7 @@ impl FrameKind {
             10 => Self::ProbeReply,
             11 => Self::Filler,
             12 => Self::Goodbye,
+            13 => Self::PageRequest,
             _ => {
                 let value = byte.into();
                 return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 12" });
@@ -148,6 +152,7 @@ impl FrameKind {
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,
+            Self::PageRequest => MAX_PAGE_REQUEST_BYTES,
         }
     }
 }

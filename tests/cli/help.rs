@@ -10,6 +10,7 @@ fn help_is_as_agreed() {
         &["--help"][..],
         &["status", "--help"],
         &["migrate", "--help"],
+        &["post-copy", "--help"],
         &["vm", "--help"],
         &["vm", "attach", "--help"],
         &["events", "--help"],

@@ -888,7 +888,14 @@ impl RelayWorld {
 }
 
 fn features(held_pages: bool) -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages, multifd_channels: 4 }
+    Features {
+        codecs: 7,
+        chunk_bytes: 1 << 18,
+        baseline_pages: 0,
+        held_pages,
+        multifd_channels: 4,
+        post_copy: false,
+    }
 }
 
 fn setup(writer: &Writer) -> RelaySetup {

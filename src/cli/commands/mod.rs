@@ -30,6 +30,9 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Migrate(options) => return migrate::run(options, client, output).await,
         Command::Migrations => migrations::list(client, output).await?,
         Command::Cancel { id } => migrations::cancel(&id, client, output).await?,
+        Command::PostCopy { id, abandon } => {
+            migrations::post_copy(&id, abandon, client, output).await?;
+        }
         Command::Bandwidth { id, limit } => {
             migrations::bandwidth(&id, &limit, client, output).await?;
         }

@@ -531,6 +531,7 @@ impl RelayDestination {
             passes: 0,
             reconnects: 0,
             digest: digest.unwrap_or_default(),
+            post_copy: None,
             pass_details: Vec::new(),
         })
     }

@@ -468,6 +468,7 @@ impl RelaySource {
             passes: 0,
             reconnects: self.reconnects,
             digest: digest.unwrap_or_default(),
+            post_copy: None,
             pass_details: Vec::new(),
         })
     }

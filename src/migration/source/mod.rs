@@ -10,13 +10,21 @@
 //!                 failure or cancel: guest resumes here     commit sent: only forward,
 //!                                                           or back by the peer's abort
 //! ```
+//! Post-copy goes the same way with a part of the image, and one phase further (`post_copy`):
+//!
+//! ```text
+//! Precopy -> FinalPass -> DeviceState -> Verify -> Handover -> Resume -> PostCopy -> Ended
+//! ```
 //! `Commit` is sent after the record [`Mark::CommitSent`] is on disk. From then on this side
 //! never runs the guest, unless the destination says that it does not have it.
 
 mod answers;
 mod frames;
+mod post_copy;
 mod timers;
 mod work;
+
+pub use post_copy::PostCopyError;
 
 use crate::Status;
 use crate::base::limits::MAX_CHUNK_EXTENTS;
@@ -27,7 +35,7 @@ use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
 use crate::migration::stats::{Counts, PhaseClock, Traffic, milliseconds};
 use crate::migration::{
-    Ending, Failure, GuestError, MigrationOptions, Owner, Phase, Progress, Report,
+    Ending, Failure, GuestError, MigrationOptions, Owner, Phase, PostCopyRule, Progress, Report,
 };
 use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
@@ -159,6 +167,7 @@ pub struct Source {
     under_way_pages: u64,
     under_way_wire_bytes: u64,
     being_encoded: usize,
+    post_copy: post_copy::PostCopy,
     pacer: Pacer,
     was_held_back: bool,
     bandwidth: BandwidthEstimator,
@@ -183,6 +192,7 @@ pub struct Source {
     finalize_sent: bool,
     resend_after_finalize: bool,
     all_arrived_sent: bool,
+    promised_digest: [u8; 16],
     verified: bool,
     commitment: Commitment,
 
@@ -217,10 +227,12 @@ impl Source {
             under_way_pages: 0,
             under_way_wire_bytes: 0,
             being_encoded: 0,
+            post_copy: post_copy::PostCopy::default(),
             pacer: Pacer::new(options.bandwidth_limit_bytes_per_s),
             was_held_back: false,
             bandwidth: BandwidthEstimator::default(),
-            convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline),
+            convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline)
+                .or_post_copy(options.post_copy == PostCopyRule::Auto),
             counts: Counts::default(),
             clock: PhaseClock::new(now),
             actions: VecDeque::new(),
@@ -240,6 +252,7 @@ impl Source {
             finalize_sent: false,
             resend_after_finalize: false,
             all_arrived_sent: false,
+            promised_digest: [0; 16],
             verified: false,
             commitment: Commitment::Ours,
             damaged_in_a_row: 0,
@@ -371,7 +384,8 @@ impl Source {
     pub fn report(&self) -> Option<Report> {
         let ended_at = self.ended_at?;
         let counts = &self.counts;
-        let digest = if self.verified { self.digest.value().to_string() } else { String::new() };
+        let is_proven = self.verified && !self.post_copy.is_partial();
+        let digest = if is_proven { self.digest.value().to_string() } else { String::new() };
         Some(Report {
             id: self.setup.id,
             guest: self.setup.guest.clone(),
@@ -391,6 +405,7 @@ impl Source {
             passes: counts.passes.len() as u32,
             reconnects: self.reconnects,
             digest,
+            post_copy: self.post_copy_figures(),
             pass_details: counts.passes.clone(),
         })
     }
@@ -409,6 +424,7 @@ impl Source {
         self.failure = Some(failure);
         self.owner = Owner::Source;
         self.commitment = Commitment::Ours;
+        self.post_copy.stop();
         self.finish_asked = true;
         let never_paused = self.actions.contains(&Action::Pause);
         self.actions.clear();

@@ -3,6 +3,7 @@
 use super::{Action, ChunkPlan, Commitment, Flight, KEEP_ALIVE, MAX_UNDER_WAY_BYTES, Source, Work};
 use crate::base::limits::{MAX_CONTROL_BYTES, MAX_STREAM_CHUNKS};
 use crate::base::{ChunkId, StreamId, Time};
+use crate::migration::plan::Run;
 use crate::migration::{Failure, Phase, stream_ended};
 use crate::observe::EventKind;
 use crate::wire::Control;
@@ -32,10 +33,9 @@ impl Source {
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
-        if self.flights.values().any(|flight| flight.stream == stream) {
-            self.session.send(&Control::Fence { stream });
-        }
         if !self.finish_asked {
+            // Also where nothing was under way: the destination remembers what came until it is asked.
+            self.session.send(&Control::Fence { stream });
             self.events.push_back(stream_ended(stream, has_left, reason));
         }
     }
@@ -66,6 +66,9 @@ impl Source {
             // A connection closed with unread bytes is reset, and takes the last words with it.
             return Work::Wait(now + KEEP_ALIVE);
         }
+        if self.post_copy.has_switched() {
+            return self.post_copy_work(stream, now);
+        }
         let ready_at = self.pacer.ready_at(now);
         if ready_at > now && self.may_send_pages(stream) {
             self.was_held_back = true;
@@ -74,9 +77,14 @@ impl Source {
         if let Some(plan) = self.next_chunk(stream, now) {
             return Work::Chunk(plan);
         }
+        self.keep_alive(stream, now + KEEP_ALIVE, now)
+    }
+
+    /// There is nothing to send before `until`.
+    pub(super) fn keep_alive(&mut self, stream: StreamId, until: Time, now: Time) -> Work {
         match self.session.keep_alive(stream, KEEP_ALIVE, now) {
             Some(frame) => Work::Frame(frame),
-            None => Work::Wait(now + KEEP_ALIVE),
+            None => Work::Wait(until),
         }
     }
 
@@ -107,6 +115,7 @@ impl Source {
         self.under_way_wire_bytes += wire_bytes;
         self.counts.add_chunk(zero_pages, full_pages, wire_bytes);
         self.pacer.charge(wire_bytes, now);
+        self.post_copy.pace.charge(wire_bytes, now);
         self.bandwidth.on_sent(wire_bytes, now);
         self.advance(now);
     }
@@ -115,18 +124,25 @@ impl Source {
     pub fn chunk_failed(&mut self, id: ChunkId, failure: Failure, now: Time) {
         // Off the books, so that a later fence does not settle it again.
         self.settle_chunk(id, false, now);
+        self.hold_back_after(&failure, now);
         self.fail(failure, now);
     }
 
     /// Whether pages may go out now, the pacer aside.
     fn may_send_pages(&self, stream: StreamId) -> bool {
-        let page_bytes = u64::from(self.setup.layout.page_bytes());
-        let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
         self.failure.is_none()
+            && !self.post_copy.holds_pages()
             && (!self.finalize_sent || self.resend_after_finalize)
             && (Phase::Precopy..=Phase::Verify).contains(&self.clock.phase())
             && self.plan.pending() > 0
-            && self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
+            && self.has_room(stream)
+    }
+
+    /// Whether another chunk may be under way on this stream.
+    pub(super) fn has_room(&self, stream: StreamId) -> bool {
+        let page_bytes = u64::from(self.setup.layout.page_bytes());
+        let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
+        self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
             && (self.flights.len() < MAX_STREAM_CHUNKS || on_stream() < MAX_STREAM_CHUNKS)
     }
 
@@ -138,6 +154,13 @@ impl Source {
         if runs.is_empty() {
             return None;
         }
+        let plan = self.take_off(stream, runs, now);
+        self.maybe_fetch(now);
+        Some(plan)
+    }
+
+    /// Puts pages on the books as under way.
+    pub(super) fn take_off(&mut self, stream: StreamId, runs: Vec<Run>, now: Time) -> ChunkPlan {
         self.begin_waiting(now);
         let id = ChunkId(self.next_chunk);
         self.next_chunk += 1;
@@ -146,8 +169,7 @@ impl Source {
         self.being_encoded += 1;
         let flight = Flight { stream, runs: runs.clone(), pages, encoded: None };
         self.flights.insert(id, flight);
-        self.maybe_fetch(now);
-        Some(ChunkPlan { id, runs })
+        ChunkPlan { id, runs }
     }
 
     /// Takes a chunk off the books; its pages are done or to be sent again.
@@ -159,6 +181,7 @@ impl Source {
                 self.under_way_wire_bytes -= wire_bytes;
                 if arrived {
                     self.bandwidth.on_acked(wire_bytes, now - sent_at, now);
+                    self.note_round_trip(now - sent_at, now);
                 } else {
                     self.bandwidth.on_lost(wire_bytes, now);
                 }
@@ -170,6 +193,7 @@ impl Source {
         } else {
             self.plan.lost(&flight.runs);
         }
+        self.post_copy.settled(&flight.runs, arrived, now);
         true
     }
 

@@ -80,6 +80,15 @@ fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, 
             migration.cancel();
             Ok(migration_json(&migration))
         }
+        ["migrations", id, "post-copy"] => {
+            request.allow(&[], &["abandon"])?;
+            let migration = find_migration(context, id)?;
+            match request.truth("abandon")? {
+                true => migration.abandon_post_copy()?,
+                false => migration.start_post_copy()?,
+            }
+            Ok(migration_json(&migration))
+        }
         ["migrations", id, "bandwidth"] => {
             request.allow(&[], &["limit"])?;
             let migration = find_migration(context, id)?;

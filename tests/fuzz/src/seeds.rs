@@ -99,6 +99,7 @@ fn features() -> Features {
         baseline_pages: 1 << 10,
         held_pages: true,
         multifd_channels: 4,
+        post_copy: true,
     }
 }
 

@@ -5,6 +5,7 @@ mod downtime;
 mod memory;
 mod modes;
 mod net;
+mod post_copy;
 pub mod qemu;
 mod tls;
 
@@ -20,10 +21,12 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "tls" => tls::run(plan, results),
         "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
+        "postcopy" => post_copy::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => {
-            Err("there is no such suite; known: net, wan, tls, memory, modes, downtime, abi, qemu"
+            Err("there is no such suite; known: net, wan, tls, memory, modes, downtime, postcopy, \
+                  abi, qemu"
                 .into())
         }
     }

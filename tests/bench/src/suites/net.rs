@@ -77,6 +77,8 @@ impl Path<'_> {
             streams: self.streams,
             dirty_bytes_per_s: 0,
             max_downtime_ms: MAX_DOWNTIME_MS,
+            switch_after_ms: 0,
+            readers: 0,
         };
         let (a, b) = (self.lab.a(), self.lab.b());
         pair::migrate(a, b, b.ipv4().into(), job)?.gbit_per_s()
