@@ -143,8 +143,9 @@ pub const DWCP_REQUEST_FINISH: u32 = 8;
 pub const DWCP_ENDING_DISCARD: u32 = 1;
 /// The guest stays with this side.
 pub const DWCP_ENDING_KEEP: u32 = 2;
-/// Source only: the link broke at the commit point. Leave the guest paused, and ask the
-/// destination's record before anything is done with it.
+/// The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+/// the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+/// the other side before anything is done with it.
 pub const DWCP_ENDING_UNDECIDED: u32 = 3;
 
 /// The node listens.
@@ -171,6 +172,8 @@ pub const DWCP_EVENT_PEER_REFUSED: u32 = 10;
 pub const DWCP_EVENT_NOTICE: u32 = 11;
 /// The way of transport to a peer changed; the event's JSON says from what to what, and why.
 pub const DWCP_EVENT_MODE_TRANSITION: u32 = 12;
+/// A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+pub const DWCP_EVENT_V1_CONNECTION: u32 = 13;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 

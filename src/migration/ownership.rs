@@ -25,6 +25,8 @@ pub enum Mark {
     Prepared,
     /// Destination: the commit has come; the guest is ours.
     Owned,
+    /// Destination: a v1 peer's image is whole; v1 does not say who has the guest.
+    Arrived,
     /// Destination: given up; the guest was and is the source's.
     Discarded,
 }
@@ -52,7 +54,7 @@ impl Mark {
     pub fn owner(self) -> Owner {
         match self {
             Mark::SourceRuns | Mark::Receiving | Mark::Discarded | Mark::Prepared => Owner::Source,
-            Mark::CommitSent => Owner::InDoubt,
+            Mark::CommitSent | Mark::Arrived => Owner::InDoubt,
             Mark::GivenAway | Mark::Owned => Owner::Destination,
         }
     }
@@ -61,7 +63,11 @@ impl Mark {
     pub fn advice(self) -> &'static str {
         match self {
             Mark::SourceRuns => "the guest was this host's; start it here",
-            Mark::CommitSent => "ask the destination's record: `owned` means it has the guest",
+            Mark::CommitSent => {
+                "ask the destination's record: `owned` means it has the guest; a v1 peer has no \
+                 record, so ask its operator"
+            }
+            Mark::Arrived => "ask the v1 peer's operator whether it has let go of the guest",
             Mark::GivenAway => "the guest is the destination's; do not start it here",
             Mark::Receiving | Mark::Discarded => "the guest is the source's; nothing is kept here",
             Mark::Prepared => "no commit came, so the guest is the source's",

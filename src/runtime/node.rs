@@ -14,7 +14,7 @@ use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::connection::ConnectionError;
-use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
@@ -29,6 +29,8 @@ use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
+use crate::runtime::v1::V1Error;
+use crate::runtime::v1::facade::{Route, V1};
 use crate::transport::mode::TableError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
@@ -157,6 +159,9 @@ pub enum NodeError {
     /// None or several guests to choose from.
     #[error("{0}")]
     WhichGuest(String),
+    /// Something that v1 cannot do, or that is not done with v1 peers.
+    #[error(transparent)]
+    V1(#[from] V1Error),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -199,6 +204,7 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
+            NodeError::V1(error) => error.status(),
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -234,6 +240,7 @@ struct Inner {
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
     modes: Arc<Modes>,
+    v1: Arc<V1>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -243,6 +250,8 @@ pub enum Migration {
     Outgoing(Arc<dyn Handle>),
     /// The guest arrives.
     Incoming(Arc<dyn Arrival>),
+    /// The guest arrives from a v1 peer, whose connections say nothing of what they belong to.
+    Arriving(Arc<dyn Handle>),
 }
 
 impl Node {
@@ -277,8 +286,9 @@ impl Node {
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
+        let (listener, modes) = (Mutex::new(listener), Modes::new(journal.clone()));
+        let v1 = V1::new(registry.clone(), journal, modes.clone());
+        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes, v1 }) })
     }
 
     /// The node's name.
@@ -414,7 +424,8 @@ impl Node {
         self.inner.registry.guests()
     }
 
-    /// Starts to move a guest to the node at `to` (`HOST:PORT`); returns at once.
+    /// Starts to move a guest to the node at `to` (`HOST:PORT`), or to the v1 peer that is named by
+    /// `v1://HOST:PORT`; returns at once.
     ///
     /// # Errors
     /// An option or the address is out of form, or the guest unknown, moving, or not running here.
@@ -425,21 +436,30 @@ impl Node {
         mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
-        check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
+        let route = self.inner.v1.route(to)?;
         options.streams = self.inner.modes.stream_count(to, options.streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
-        let started = match source {
-            Leaving::Memory(_) if options.multifd_channels > 0 => {
+        let started = match (source, route) {
+            (Leaving::Memory(_), _) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+            (Leaving::Memory(source), Route::V3(to)) => self.launch(id, guest, source, to, options),
+            (Leaving::Memory(source), Route::V1(to)) => {
+                self.inner.v1.depart((id, guest), source, (to, options), self.state_dir())
+            }
+            (Leaving::Qemu(qemu), Route::V3(to)) => self.launch_qemu(id, guest, qemu, to, options),
+            (Leaving::Qemu(_), Route::V1(_)) => Err(V1Error::Qemu(guest.to_string()).into()),
         };
         if started.is_err() {
             registry.release(guest, id);
         }
         started
+    }
+
+    /// What it keeps for v1 peers.
+    pub(crate) fn v1(&self) -> &Arc<V1> {
+        &self.inner.v1
     }
 
     /// The modes of its peers.
@@ -586,11 +606,12 @@ impl Inner {
         let listener = lock(&self.listener).take();
         let connections = listener.as_ref().map(Listener::connections);
         drop(listener);
+        let v1_connections = self.v1.stop();
         self.registry.stop();
         self.registry.held().stop();
         self.modes.stop();
         // Only now: before, they may still have served migrations past their commit point.
-        connections.iter().for_each(|connections| connections.close());
+        connections.iter().chain(&v1_connections).for_each(|connections| connections.close());
         self.registry.release_guests();
     }
 }
@@ -616,7 +637,7 @@ impl Migration {
     pub fn side(&self) -> &'static str {
         match self {
             Self::Outgoing(_) => "source",
-            Self::Incoming(_) => "destination",
+            Self::Incoming(_) | Self::Arriving(_) => "destination",
         }
     }
 
@@ -669,6 +690,7 @@ impl Migration {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
             Self::Incoming(incoming) => incoming.as_ref(),
+            Self::Arriving(arriving) => arriving.as_ref(),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::transfer::{self, TransportTest};
 use super::{ProbeSeries, TransportOptions, probe};
+use crate::base::address::check_address;
 use crate::runtime::clock::now;
-use crate::runtime::dial::check_address;
 use crate::runtime::node::clip;
 use crate::transport::Mode;
 use crate::transport::mode::PathFigures;
