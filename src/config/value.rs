@@ -1,6 +1,7 @@
 //! What a key may hold: kinds with units and ranges, and the values read by them.
 
 use super::units;
+use crate::base::address::{check_address, is_public};
 use crate::migration::CodecPolicy;
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +37,10 @@ pub enum Kind {
     OptionalPath,
     /// `ADDRESS:PORT`, or `none`.
     OptionalAddress,
+    /// As `OptionalAddress`, but none that is public.
+    OptionalLocalAddress,
+    /// `HOST:PORT`, at most so many with commas between them, none of them public; or `none`.
+    LocalPeers(usize),
     /// A page codec.
     Codec,
 }
@@ -73,6 +78,8 @@ impl Kind {
                 | Kind::OptionalRate(_)
                 | Kind::OptionalPath
                 | Kind::OptionalAddress
+                | Kind::OptionalLocalAddress
+                | Kind::LocalPeers(_)
         );
         if optional && text == "none" {
             return Ok(Value::None);
@@ -97,6 +104,11 @@ impl Kind {
             Kind::Text(limit) => parse_text(text, limit),
             Kind::Path | Kind::OptionalPath => parse_path(text),
             Kind::OptionalAddress => parse_address(text),
+            Kind::OptionalLocalAddress => parse_address(text).and_then(|value| {
+                refuse_public(text)?;
+                Ok(value)
+            }),
+            Kind::LocalPeers(limit) => parse_peers(text, limit),
             Kind::Codec => parse_codec(text),
         }
     }
@@ -125,6 +137,10 @@ impl Kind {
             Kind::Path => "absolute path".to_owned(),
             Kind::OptionalPath => "absolute path, or none".to_owned(),
             Kind::OptionalAddress => "ADDRESS:PORT, or none".to_owned(),
+            Kind::OptionalLocalAddress => "ADDRESS:PORT, not public, or none".to_owned(),
+            Kind::LocalPeers(limit) => {
+                format!("HOST:PORT, at most {limit} with commas between them, or none")
+            }
             Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
         }
     }
@@ -233,6 +249,29 @@ fn parse_address(text: &str) -> Result<Value, String> {
     Ok(Value::Text(address.to_string()))
 }
 
+fn parse_peers(text: &str, limit: usize) -> Result<Value, String> {
+    let peers: Vec<&str> = text.split(',').map(str::trim).collect();
+    if peers.len() > limit {
+        return Err(format!("{} peers; at most {limit} are allowed", peers.len()));
+    }
+    for peer in &peers {
+        let malformed = |why| format!("{} is not HOST:PORT: {why}", units::quoted(peer));
+        check_address(peer).map_err(malformed)?;
+        refuse_public(peer)?;
+    }
+    Ok(Value::Text(peers.join(",")))
+}
+
+/// Names are looked at when they are used.
+fn refuse_public(text: &str) -> Result<(), String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if is_public(address.ip()) => {
+            Err(format!("{} is a public address, where v1 is not spoken", units::quoted(text)))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn parse_codec(text: &str) -> Result<Value, String> {
     let codec: CodecPolicy = text.parse().map_err(|error| format!("{error}"))?;
     let options = crate::migration::MigrationOptions { codec, ..Default::default() };
@@ -272,6 +311,9 @@ mod tests {
             (Kind::OptionalRate(1), "300mbit"),
             (Kind::Path, "/var/log"),
             (Kind::OptionalAddress, "[::1]:9090"),
+            (Kind::OptionalLocalAddress, "10.0.0.1:9876"),
+            (Kind::LocalPeers(2), "none"),
+            (Kind::LocalPeers(2), "old-host:9876,[fd00::1]:9876"),
             (Kind::Codec, "zstd:3"),
         ] {
             assert_eq!(kind.parse(text).unwrap().to_string(), text);
@@ -298,6 +340,10 @@ mod tests {
             (Kind::Path, "log", "not an absolute path"),
             (Kind::OptionalAddress, "localhost", "not ADDRESS:PORT"),
             (Kind::OptionalAddress, ":9090", "not ADDRESS:PORT"),
+            (Kind::OptionalLocalAddress, "8.8.8.8:1", "\"8.8.8.8:1\" is a public address"),
+            (Kind::LocalPeers(2), "a:1,8.8.8.8:1", "\"8.8.8.8:1\" is a public address"),
+            (Kind::LocalPeers(2), "a:1,", "\"\" is not HOST:PORT: no port"),
+            (Kind::LocalPeers(2), "a:1,b:2,c:3", "3 peers; at most 2"),
             (Kind::Codec, "zip", "none of: auto, none, lz4"),
             (Kind::Codec, "zstd:99", "99"),
         ] {

@@ -366,6 +366,11 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Whether pages of guests that left or came are kept.
+    pub fn holds_departed_guests(&self) -> bool {
+        self.inner.options.held.enabled
+    }
+
     /// How much is held of the pages of guests that left or came, so that they need not travel
     /// again: of one guest or of all.
     pub fn held(&self, guest: Option<&str>) -> HeldTotals {
@@ -520,6 +525,11 @@ impl Node {
     /// Calls `observer` for every event from now on, on library threads; it must not block.
     pub fn observe(&self, observer: EventObserver) {
         self.inner.registry.journal().observe(observer);
+    }
+
+    /// Adds a remark for its operator to the journal.
+    pub(crate) fn notice(&self, text: String) {
+        self.inner.registry.journal().publish(None, None, EventKind::Notice { text });
     }
 
     /// Stops the node: cancels migrations before their commit point, waits for the others, joins

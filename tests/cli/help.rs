@@ -10,6 +10,8 @@ fn help_is_as_agreed() {
         &["--help"][..],
         &["status", "--help"],
         &["migrate", "--help"],
+        &["v1", "--help"],
+        &["v1", "listen", "--help"],
         &["vm", "--help"],
         &["vm", "attach", "--help"],
         &["events", "--help"],

@@ -10,4 +10,5 @@ mod interrupts;
 mod modes;
 mod operator;
 mod stage;
+mod v1;
 mod vm;

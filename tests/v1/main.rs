@@ -8,6 +8,7 @@ mod support;
 
 mod arrivals;
 mod departures;
+mod hand;
 mod peers;
 mod stage;
 mod trips;

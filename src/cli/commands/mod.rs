@@ -15,6 +15,7 @@ mod migrate;
 mod migrations;
 mod modes;
 mod status;
+mod v1;
 mod vm;
 
 use super::args::Command;
@@ -25,7 +26,7 @@ use super::output::Output;
 /// Runs a command; gives the exit code.
 pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u8, CliError> {
     match command {
-        Command::Status { verbose } => status::run(verbose, client, output).await?,
+        Command::Status(options) => status::run(&options, client, output).await?,
         Command::Migrate(options) => return migrate::run(options, client, output).await,
         Command::Migrations => migrations::list(client, output).await?,
         Command::Cancel { id } => migrations::cancel(&id, client, output).await?,
@@ -33,6 +34,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
             migrations::bandwidth(&id, &limit, client, output).await?;
         }
         Command::Guests => guests::run(client, output).await?,
+        Command::V1(command) => v1::run(command, client, output).await?,
         Command::Vm(command) => vm::run(command, client, output).await?,
         Command::CleanupBaselines { older_than, guest } => {
             cleanup_baselines::run(older_than, guest, client, output).await?;

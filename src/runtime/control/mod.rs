@@ -13,6 +13,7 @@ mod memory;
 mod modes;
 mod request;
 mod status;
+mod v1;
 mod vm;
 mod watch;
 
@@ -259,6 +260,10 @@ fn apply(node: &Node, config: &Config) {
     node.set_encoding(config.encoding_options());
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
+    if let Err(error) = node.set_v1(config.v1_options()) {
+        // What the keys' kinds let pass: peers beyond what the table of modes holds.
+        node.notice(format!("v1 peers: {error}"));
+    }
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! connect     the guest runs
-//! final_pass  paused; packed, and all of it sent but the last part     any failure: it runs on here
-//! handover    record: commit sent; the last part                       from here on: in doubt
+//! final_pass  paused; packed, and all of it sent but the last byte     any failure: it runs on here
+//! handover    record: commit sent; the last byte                       from here on: in doubt
 //! ```
-//! v1 acknowledges nothing. So the guest is never let go, nor let run, once the last part is out.
+//! v1 acknowledges nothing. So the guest is never let go, nor let run, once the last byte is out.
 
 use super::cargo::Cargo;
 use super::streams::{Gate, Streams};
@@ -62,8 +62,10 @@ pub struct Departure {
 
 struct State {
     clock: PhaseClock,
+    /// The other ends of the connections that were made.
+    peers: Vec<String>,
     paused_at: Option<Time>,
-    /// The last part may be out.
+    /// The last byte may be out.
     committed: bool,
     wire_bytes: u64,
     pass: Option<Pass>,
@@ -82,7 +84,14 @@ impl Departure {
         let rate = options.bandwidth_limit_bytes_per_s;
         let gate = Gate::new(rate, options.stall_timeout, options.deadline);
         let clock = PhaseClock::new(now());
-        let state = State { clock, paused_at: None, committed: false, wire_bytes: 0, pass: None };
+        let state = State {
+            clock,
+            peers: Vec::new(),
+            paused_at: None,
+            committed: false,
+            wire_bytes: 0,
+            pass: None,
+        };
         let (guest, state) = (Mutex::new(Some(guest)), Mutex::new(state));
         let outcome = Outcome::default();
         Arc::new(Self { setup, layout, guest, digest, journal, modes, gate, state, outcome })
@@ -112,6 +121,8 @@ impl Departure {
             Err(failure) => (Owner::Source, Ending::Keep, self.retreat(&guest, failure)),
         };
         self.gate.release();
+        let sent = format!("{} bytes were sent in all", self.gate.sent_bytes());
+        self.tell(ConnectionState::Closed, &sent);
         let downtime = lock(&self.state).paused_at.map_or(Duration::ZERO, |at| now() - at);
         let finished = guest.finish(ending).err();
         let reason = finished.map_or(String::new(), |error| format!("; {error}"));
@@ -153,12 +164,12 @@ impl Departure {
         let cargo = Arc::new(Cargo::load(guest.clone(), layout, digest, &self.setup.v1)?);
         lock(&self.state).wire_bytes = cargo.wire_bytes();
         let began = now();
-        streams.send_all_but_last(&cargo)?;
+        let last = streams.send_all_but_last(&cargo)?;
         self.end_pass(&cargo, began);
         self.commit()?;
         self.enter(Phase::Handover);
         persist(keeper, Mark::CommitSent)?;
-        if let Err(failure) = streams.send_last(&cargo) {
+        if let Err(failure) = streams.send_last(&last) {
             // The record must not say more than is true, should this process end now.
             let _ = keeper.write(Mark::SourceRuns);
             return Err(failure);
@@ -171,15 +182,18 @@ impl Departure {
         let wanted = self.setup.options.streams;
         let tune = |socket: &_| drop(self.modes.tune(to, socket));
         let streams = Streams::connect(to, (dialect, wanted), self.gate.clone(), &tune)?;
-        for peer in streams.peers() {
-            self.publish(EventKind::V1Connection {
-                peer,
-                dialect: dialect.name(),
-                state: ConnectionState::Open,
-                detail: "made by this node".to_string(),
-            });
-        }
+        lock(&self.state).peers = streams.peers().collect();
+        self.tell(ConnectionState::Open, "made by this node");
         Ok(streams)
+    }
+
+    /// An event for each connection that was made.
+    fn tell(&self, state: ConnectionState, detail: &str) {
+        let (peers, dialect) = (lock(&self.state).peers.clone(), self.setup.v1.dialect.name());
+        for peer in peers {
+            let detail = detail.to_string();
+            self.publish(EventKind::V1Connection { peer, dialect, state, detail });
+        }
     }
 
     /// From here on nothing can be cancelled.

@@ -1,7 +1,9 @@
 //! What a node offers for v1 peers: they are named, a port is opened for them, guests go and come.
 
 use super::arrival::{Arrival, ArrivalSetup};
+use super::compatibility::{self, Compatibility};
 use super::departure::{Departure, DepartureSetup};
+use super::intake::Start;
 use super::port::{Door, Port};
 use super::{SCHEME, V1Error, cargo, socket};
 use crate::base::MigrationId;
@@ -66,6 +68,14 @@ impl Node {
     /// The address is public or cannot be listened on, or the port is open already.
     pub fn listen_v1(&self, address: SocketAddr) -> Result<SocketAddr, NodeError> {
         Ok(self.v1().listen(address)?)
+    }
+
+    /// What talking v1 would cost this node, and to which of its peers it would.
+    ///
+    /// # Errors
+    /// The address of the one peer that is asked for is out of form.
+    pub fn check_compatibility(&self, peer: Option<&str>) -> Result<Compatibility, NodeError> {
+        compatibility::check(self, peer)
     }
 
     /// Where v1 peers may connect.
@@ -165,20 +175,22 @@ impl V1 {
         Ok(migration)
     }
 
-    /// Takes in what an address has begun to send.
+    /// Takes in what an address has begun to send; gives where in the image it belongs.
     ///
     /// # Errors
-    /// No guest is expected, or it cannot come by what is set.
+    /// No guest is expected, it cannot come by what is set, or the beginning does not fit it. The
+    /// hypervisor has not been asked for anything then.
     pub fn begin_arrival(
         &self,
         door: &Arc<Door>,
-        (peer, connections): (IpAddr, usize),
+        peer: (IpAddr, usize),
+        start: &Start,
         v1: V1Options,
-    ) -> Result<Arc<Arrival>, Failure> {
-        let claim = self.registry.claim_for_v1(&v1.guest, &format!("{SCHEME}{peer}"));
+    ) -> Result<(Arc<Arrival>, u64), Failure> {
+        let claim = self.registry.claim_for_v1(&v1.guest, &format!("{SCHEME}{}", peer.0));
         let claim = claim.map_err(|refusal| Failure::new(refusal.status, refusal.reason))?;
         let (id, name) = (claim.id, claim.guest.clone());
-        let begun = self.launch_arrival(door, (peer, connections), v1, claim);
+        let begun = self.launch_arrival(door, (peer, start), v1, claim);
         if begun.is_err() {
             self.registry.release(&name, id);
         }
@@ -188,14 +200,15 @@ impl V1 {
     fn launch_arrival(
         &self,
         door: &Arc<Door>,
-        (peer, connections): (IpAddr, usize),
+        ((peer, connections), start): ((IpAddr, usize), &Start),
         v1: V1Options,
         claim: SinkClaim,
-    ) -> Result<Arc<Arrival>, Failure> {
+    ) -> Result<(Arc<Arrival>, u64), Failure> {
         let SinkClaim { id, guest, sink, keeper } = claim;
         let on_end = self.registry.on_end(&guest, id);
         let setup = ArrivalSetup { id, guest, peer, v1 };
         let arrival = Arrival::new(setup, sink, connections, self.journal.clone())?;
+        let offset_bytes = arrival.take_in(|intake| intake.claim(start))?;
         let door = Arc::downgrade(door);
         let hang_up = Box::new(move || {
             if let Some(door) = door.upgrade() {
@@ -205,7 +218,7 @@ impl V1 {
         let migration = Migration::Arriving(arrival.clone());
         let launched = self.registry.launch(migration, || arrival.start(keeper, hang_up, on_end));
         let no_thread = |error| Failure::new(Status::Io, format!("no thread: {error}"));
-        launched.map_err(no_thread).map(|()| arrival)
+        launched.map_err(no_thread).map(|()| (arrival, offset_bytes))
     }
 
     /// Closes the port; gives what it had accepted, to be closed once all migrations have ended.

@@ -158,18 +158,18 @@ impl Next {
     }
 }
 
-/// Takes in what follows a header; gives how many bytes that were.
+/// Takes in what follows a header that was claimed, to `offset_bytes` of the image; gives how many bytes
+/// that were.
 ///
 /// # Errors
 /// [`Failure`]: the image cannot become whole any more.
 pub fn receive(
-    start: &Start,
+    (start, offset_bytes): (&Start, u64),
     from: &TcpStream,
     arrival: &Arc<Arrival>,
     buffer: &mut Vec<u8>,
     timeout: Duration,
 ) -> Result<u64, Failure> {
-    let offset_bytes = arrival.take_in(|intake| intake.claim(start))?;
     let read = |buffer: &mut Vec<u8>, length: usize| {
         buffer.resize(length, 0);
         read_within(from, buffer, timeout).map_err(|error| unread("a chunk", &error))

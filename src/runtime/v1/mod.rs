@@ -9,6 +9,7 @@
 
 pub mod arrival;
 pub mod cargo;
+pub mod compatibility;
 pub mod departure;
 pub mod facade;
 pub mod image;
@@ -38,7 +39,7 @@ pub enum V1Error {
     )]
     NotNamed(String),
     /// Probes and tests are of v3's protocol.
-    #[error("{0} speaks v1, which would take a probe for a chunk; its path cannot be measured")]
+    #[error("{0} is in v1-compat mode; v1 takes a probe for a chunk, so the path is not measured")]
     NoProbes(String),
     /// Across the internet, in plain.
     #[error("{0} is a public address; v1 encrypts nothing and is not spoken there")]

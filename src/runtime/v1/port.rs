@@ -5,7 +5,7 @@
 
 use super::arrival::Arrival;
 use super::facade::V1;
-use super::intake::{self, Next};
+use super::intake::{self, Next, Start};
 use super::socket;
 use crate::Status;
 use crate::migration::{Failure, V1Options};
@@ -195,11 +195,12 @@ impl Door {
                     return (bytes, Err(failure.reason));
                 }
             };
-            let arrival = match self.join(guest) {
-                Ok(arrival) => arrival,
+            let (arrival, offset_bytes) = match self.join(guest, &start) {
+                Ok(joined) => joined,
                 Err(failure) => return (bytes, Err(failure.reason)),
             };
-            match intake::receive(&start, &guest.socket, &arrival, &mut buffer, timeout) {
+            let claimed = (&start, offset_bytes);
+            match intake::receive(claimed, &guest.socket, &arrival, &mut buffer, timeout) {
                 Ok(count) => bytes += count,
                 Err(failure) => {
                     arrival.fail(failure.clone());
@@ -209,19 +210,27 @@ impl Door {
         }
     }
 
-    /// The arrival that a connection's chunk belongs to: the one under way, or a new one.
-    fn join(self: &Arc<Self>, guest: &Guest) -> Result<Arc<Arrival>, Failure> {
+    /// The arrival that a connection's chunk belongs to, and where in its image: the one under way, or
+    /// a new one, if the chunk fits.
+    fn join(
+        self: &Arc<Self>,
+        guest: &Guest,
+        start: &Start,
+    ) -> Result<(Arc<Arrival>, u64), Failure> {
         let mut state = lock(&self.state);
-        if let Some(arrival) = state.receiving() {
-            return Ok(arrival.clone());
+        if let Some(arrival) = state.receiving().cloned() {
+            drop(state);
+            let claimed = arrival.take_in(|intake| intake.claim(start));
+            let offset_bytes = claimed.inspect_err(|failure| arrival.fail(failure.clone()))?;
+            return Ok((arrival, offset_bytes));
         }
         let stopped = || Failure::new(Status::Stopped, "the node is being stopped");
         let node = self.node.upgrade().ok_or_else(stopped)?;
         let from = guest.peer.ip().to_canonical();
-        let count = state.connections_from(from);
-        let arrival = node.begin_arrival(self, (from, count), guest.options.clone())?;
-        state.arrival = Some(arrival.clone());
-        Ok(arrival)
+        let peer = (from, state.connections_from(from));
+        let begun = node.begin_arrival(self, peer, start, guest.options.clone())?;
+        state.arrival = Some(begun.0.clone());
+        Ok(begun)
     }
 
     fn leave(&self, number: u64, from: IpAddr) {

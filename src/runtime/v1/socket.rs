@@ -87,15 +87,11 @@ pub fn tune(connected: &TcpStream, stall_timeout: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes all bytes within a time; on failure tells how many the kernel has taken, which are fewer.
+/// Writes all bytes within a time.
 ///
 /// # Errors
-/// The count, and why.
-pub fn write_within(
-    mut to: &TcpStream,
-    bytes: &[u8],
-    timeout: Duration,
-) -> Result<(), (usize, io::Error)> {
+/// The kernel has taken fewer.
+pub fn write_within(mut to: &TcpStream, bytes: &[u8], timeout: Duration) -> io::Result<()> {
     let (deadline, mut written) = (Instant::now() + timeout, 0);
     while written < bytes.len() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -104,10 +100,10 @@ pub fn write_within(
             false => to.set_write_timeout(Some(left)).and_then(|()| to.write(&bytes[written..])),
         };
         match step {
-            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((written, error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

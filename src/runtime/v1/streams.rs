@@ -1,7 +1,8 @@
-//! Connections to a v1 peer, and what goes out over them: everything but the last part, and then that.
+//! Connections to a v1 peer, and what goes out over them: everything but the last byte, and then that.
 //!
-//! The last part is what a v1 peer cannot have an image without. Until it has been written the guest
-//! is the source's for certain, whatever became of the rest.
+//! Without the last byte a v1 peer has no whole image. Until it has been written the guest is the
+//! source's for certain, whatever became of the rest; and it is written only once the peer's kernel has
+//! all before it, and the peer has not hung up.
 
 use super::cargo::Cargo;
 use super::socket::{self, ConnectError};
@@ -37,6 +38,12 @@ pub struct Streams {
     to: String,
     sockets: Vec<Arc<TcpStream>>,
     gate: Arc<Gate>,
+}
+
+/// What is held back.
+pub struct Last {
+    socket: Arc<TcpStream>,
+    byte: u8,
 }
 
 impl Gate {
@@ -179,11 +186,41 @@ impl Streams {
             .map(|socket| socket.peer_addr().map_or_else(|_| self.to.clone(), |at| at.to_string()))
     }
 
-    /// Sends every part but the last, and waits until the peer's kernel has them all.
+    /// Sends everything but the last byte, and waits until the peer's kernel has it.
     ///
     /// # Errors
     /// Any connection failed, or the gate was shut. The peer has no whole image then.
-    pub fn send_all_but_last(&self, cargo: &Arc<Cargo>) -> Result<(), Failure> {
+    pub fn send_all_but_last(&self, cargo: &Arc<Cargo>) -> Result<Last, Failure> {
+        self.send_parts(cargo)?;
+        self.sockets.iter().try_for_each(|socket| self.settle(socket))?;
+        let (part, mut bytes) = (cargo.part_count() - 1, Vec::new());
+        cargo.fill(part, &mut bytes)?;
+        let stream = cargo.stream_of(part, self.sockets.len() as u64).unwrap_or_default();
+        let socket = self.sockets[stream as usize].clone();
+        let Some((last, rest)) = bytes.split_last() else {
+            return Err(Failure::new(Status::InvalidArgument, "there is nothing to send"));
+        };
+        self.gate.pace(bytes.len() as u64)?;
+        let sent = socket::write_within(&socket, rest, self.gate.patience());
+        sent.map_err(|error| self.gate.explain(&self.to, &error))?;
+        self.gate.sent_bytes.fetch_add(rest.len() as u64, Ordering::Relaxed);
+        self.settle(&socket)?;
+        Ok(Last { socket, byte: *last })
+    }
+
+    /// Sends the last byte. On success nobody knows from here on who has the guest.
+    ///
+    /// # Errors
+    /// The kernel has not taken it, so the peer has no whole image.
+    pub fn send_last(&self, last: &Last) -> Result<(), Failure> {
+        let sent = socket::write_within(&last.socket, &[last.byte], self.gate.stall_timeout);
+        sent.map_err(|error| self.gate.explain(&self.to, &error))?;
+        self.gate.sent_bytes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends every part but the last.
+    fn send_parts(&self, cargo: &Arc<Cargo>) -> Result<(), Failure> {
         let next = Arc::new(AtomicU64::new(0));
         let mut senders = Vec::new();
         for index in 0..self.sockets.len() {
@@ -208,27 +245,7 @@ impl Streams {
                 self.gate.shut(Failure::new(Status::Panic, "a sender's thread ended badly"));
             }
         }
-        self.gate.check()?;
-        self.sockets.iter().try_for_each(|socket| self.settle(socket))
-    }
-
-    /// Sends the last part. On success nobody knows from here on who has the guest.
-    ///
-    /// # Errors
-    /// The kernel has not taken all of it, so the peer has no whole image.
-    pub fn send_last(&self, cargo: &Cargo) -> Result<(), Failure> {
-        let (part, mut bytes) = (cargo.part_count() - 1, Vec::new());
-        cargo.fill(part, &mut bytes)?;
-        let stream = cargo.stream_of(part, self.sockets.len() as u64).unwrap_or_default();
-        let socket = &self.sockets[stream as usize];
-        let sent = socket::write_within(socket, &bytes, self.gate.stall_timeout);
-        sent.map_err(|(written, error)| {
-            let failure = self.gate.explain(&self.to, &error);
-            let what = format!("{written} of the last {} bytes were sent", bytes.len());
-            Failure::new(failure.status, format!("{} ({what})", failure.reason))
-        })?;
-        self.gate.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
+        self.gate.check()
     }
 
     /// Says that there is no more, and tells what became of it, as far as TCP knows.
@@ -309,7 +326,7 @@ impl Sender {
             self.cargo.fill(part, &mut bytes)?;
             self.gate.pace(bytes.len() as u64)?;
             let sent = socket::write_within(&self.socket, &bytes, self.gate.patience());
-            sent.map_err(|(_, error)| self.gate.explain(&self.to, &error))?;
+            sent.map_err(|error| self.gate.explain(&self.to, &error))?;
             self.gate.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             own += self.streams;
         }
