@@ -356,8 +356,9 @@
 #define DWCP_ENDING_KEEP 2
 
 /**
- * Source only: the link broke at the commit point. Leave the guest paused, and ask the
- * destination's record before anything is done with it.
+ * The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+ * the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+ * the other side before anything is done with it.
  */
 #define DWCP_ENDING_UNDECIDED 3
 
@@ -420,6 +421,11 @@
  * The way of transport to a peer changed; the event's JSON says from what to what, and why.
  */
 #define DWCP_EVENT_MODE_TRANSITION 12
+
+/**
+ * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+ */
+#define DWCP_EVENT_V1_CONNECTION 13
 
 /**
  * An event that is newer than this list; its JSON says what it is.
