@@ -43,6 +43,19 @@ pub enum Command {
         /// Such as 300mbit or 40MB/s; none lifts it
         limit: String,
     },
+    /// List migrations in doubt, or write down who has the guest of one
+    ///
+    /// A migration is in doubt where the link broke at its commit point, and after every one to or from
+    /// a v1 peer, which acknowledges nothing. Find out who has the guest, and say so: the record is
+    /// settled then. Nothing is done to the guest itself.
+    Settle {
+        /// The migration's id, or the beginning of it
+        #[arg(requires = "owner")]
+        id: Option<String>,
+        /// Who has the guest
+        #[arg(long, value_parser = ["source", "destination"], requires = "id")]
+        owner: Option<String>,
+    },
     /// List the guests that are registered on the node
     Guests,
     /// Attach guests of unmodified QEMUs, which then migrate like any other

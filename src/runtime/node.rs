@@ -26,7 +26,7 @@ use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
-use crate::runtime::record_keeper::{RecordKeeper, read_all};
+use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::state_file::Side;
 use crate::runtime::v1::V1Error;
@@ -162,6 +162,9 @@ pub enum NodeError {
     /// Something that v1 cannot do, or that is not done with v1 peers.
     #[error(transparent)]
     V1(#[from] V1Error),
+    /// A record that is in doubt.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -205,6 +208,9 @@ impl NodeError {
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::V1(error) => error.status(),
+            NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
+            NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
+            NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
             NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
                 Status::InvalidArgument
             }
@@ -510,6 +516,44 @@ impl Node {
     /// timeout.
     pub fn wait_events(&self, after: u64, timeout: Duration) -> Vec<Event> {
         self.inner.registry.journal().wait_after(after, timeout)
+    }
+
+    /// Records of ended migrations that do not say for certain who has the guest.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn in_doubt(&self) -> Result<Vec<InDoubt>, NodeError> {
+        let Some(directory) = self.state_dir() else { return Ok(Vec::new()) };
+        let mut found = record_keeper::in_doubt(directory).map_err(SettleError::Keep)?;
+        found.retain(|found| !self.is_under_way(found.migration));
+        Ok(found)
+    }
+
+    /// Writes down who has the guest of a migration that is in doubt, once somebody has found out.
+    /// Nothing is done to the guest: its hypervisor starts or ends it.
+    ///
+    /// # Errors
+    /// The migration is under way, or no record of it here is in doubt, or it cannot be written.
+    pub fn settle(&self, id: MigrationId, owner: Owner) -> Result<Vec<InDoubt>, NodeError> {
+        if self.is_under_way(id) {
+            return Err(SettleError::UnderWay(id).into());
+        }
+        let directory = self.state_dir().ok_or(SettleError::NotInDoubt(id))?;
+        let settled = record_keeper::settle(directory, id, owner)?;
+        for InDoubt { record, .. } in &settled {
+            let text = format!(
+                "migration {id} of {:?} is settled by its operator: the guest is with the {}",
+                record.guest,
+                owner.name()
+            );
+            self.notice(text);
+        }
+        Ok(settled)
+    }
+
+    fn is_under_way(&self, id: MigrationId) -> bool {
+        let migration = self.inner.registry.migration(id);
+        migration.is_some_and(|migration| migration.report().is_none())
     }
 
     /// Memory that the kept events take.

@@ -10,6 +10,7 @@ fn help_is_as_agreed() {
         &["--help"][..],
         &["status", "--help"],
         &["migrate", "--help"],
+        &["settle", "--help"],
         &["v1", "--help"],
         &["v1", "listen", "--help"],
         &["vm", "--help"],

@@ -1,6 +1,9 @@
 //! v1 peers from the command line: a guest goes to one, a port is opened, compatibility is checked.
 
-use crate::stage::{Daemon, Pair, Scratch, refusal, stdout, write_config};
+use crate::guest::MemoryGuest;
+use crate::stage::{Daemon, Pair, Scratch, operator, refusal, stdout, write_config};
+use dwcp::runtime::control::{ControlOptions, serve_control};
+use dwcp::{Node, NodeOptions};
 use serde_json::Value;
 
 impl Pair {
@@ -87,7 +90,7 @@ fn compatibility_is_a_table_of_what_is_lost_and_of_peers() {
 fn a_port_is_opened_once_and_takes_the_guest_that_was_named() {
     let pair = Pair::new();
     let (from, _) = pair.add_guest("vm", 256);
-    let to = crate::guest::MemoryGuest::new(256, false);
+    let to = MemoryGuest::new(256, false);
     pair.source.add_destination("comes", to.clone()).unwrap();
     let listen = ["v1", "listen", "127.0.0.1:0", "--guest", "comes", "--dialect", "f8"];
     let opened = pair.json(&listen);
@@ -134,4 +137,55 @@ fn a_daemon_opens_its_port_by_its_configuration_and_no_public_one() {
     write_config(&scratch, &path, "v1:\n  listen: 8.8.8.8:9876\n");
     let output = Daemon::command(&scratch, &path).arg("--check-config").output().unwrap();
     assert!(refusal(&output, 1).contains("v1.listen: \"8.8.8.8:9876\" is a public address"));
+}
+
+#[test]
+fn a_guest_in_doubt_is_settled_by_name_and_stays_settled() {
+    let scratch = Scratch::new();
+    let node = |name: &str| {
+        let state_dir = Some(scratch.path(name));
+        let options = NodeOptions { name: name.to_owned(), state_dir, ..NodeOptions::default() };
+        Node::start(options).unwrap()
+    };
+    let (here, there) = (node("here"), node("there"));
+    let serve = |node: &Node, name: &str| {
+        serve_control(node, &scratch.path(name), ControlOptions::default()).unwrap()
+    };
+    let servers = (serve(&here, "here.sock"), serve(&there, "there.sock"));
+    let (from, to) = (MemoryGuest::new(64, true), MemoryGuest::new(64, false));
+    here.add_source("vm", from.clone()).unwrap();
+    there.add_destination("vm", to.clone()).unwrap();
+    let port = there.listen_v1("127.0.0.1:0".parse().unwrap()).unwrap();
+    let [here_is, there_is] = [&servers.0, &servers.1].map(|server| {
+        let socket = server.socket().to_owned();
+        move |args: &[&str]| operator(&socket, args).output().unwrap()
+    });
+    assert!(
+        String::from_utf8_lossy(&here_is(&["settle"]).stderr).contains("no migration is in doubt")
+    );
+    let moved = here_is(&["--json", "migrate", "vm", "--to", &format!("v1://{port}")]);
+    let report: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    let id = report["id"].as_str().unwrap();
+    let arrived = there.migrations()[0].wait(None).unwrap().id.to_string();
+    let listed = stdout(&here_is(&["settle"]));
+    assert!(listed.contains("commit_sent") && listed.contains("ask its operator"), "{listed}");
+    let listed = stdout(&there_is(&["settle"]));
+    assert!(listed.contains("arrived") && listed.contains("v1://127.0.0.1"), "{listed}");
+    assert!(refusal(&here_is(&["settle", id]), 2).contains("--owner"));
+    let unknown = here_is(&["settle", "zz", "--owner", "source"]);
+    assert!(refusal(&unknown, 2).contains("0 migrations in doubt begin with \"zz\""));
+    let settled = stdout(&here_is(&["settle", &id[..8], "--owner", "destination"]));
+    assert!(settled.contains("the guest is with the destination"), "{settled}");
+    let settled = there_is(&["--json", "settle", &arrived, "--owner", "destination"]);
+    let settled: Value = serde_json::from_str(&stdout(&settled)).unwrap();
+    assert_eq!(settled["settled"][0]["mark"], "owned");
+    for side in [&here_is as &dyn Fn(&[&str]) -> std::process::Output, &there_is] {
+        let doubts: Value = serde_json::from_str(&stdout(&side(&["--json", "settle"]))).unwrap();
+        assert_eq!(doubts["doubts"], Value::Array(vec![]));
+    }
+    assert!(!from.is_running() && !to.is_running(), "nothing is done to the guest");
+    servers.0.stop();
+    servers.1.stop();
+    here.stop();
+    there.stop();
 }

@@ -284,17 +284,22 @@ fn others_are_kept_out_while_one_sends() {
 }
 
 #[test]
-fn there_are_only_so_many_connections() {
+fn there_are_only_so_many_connections_and_idle_ones_make_room() {
     let port = Port::new(V1Options { max_connections: 2, ..options(Dialect::F8) });
-    let kept = dial(&port, 2);
+    let idle = dial(&port, 2);
     wait_until("two are open", || connections(&port.node, ConnectionState::Open).len() == 2);
+    let image = image(1);
+    let frames = f8_frames(&image);
+    let mut busy = [write(&port, &frames[0]), write(&port, &frames[1])];
+    idle.into_iter().for_each(assert_hung_up);
+    let bytes = |port: &Port| port.node.migrations().first().map(|m| m.progress().wire_bytes);
+    wait_until("both have joined", || bytes(&port) == Some(524_288));
     assert_hung_up(port.dial());
     wait_until("the third is refused", || !refusals(&port).is_empty());
     assert_eq!(refusals(&port), ["there are 2 v1 connections already"]);
-    drop(kept);
-    wait_until("they left", || connections(&port.node, ConnectionState::Closed).len() == 2);
-    let image = image(1);
-    send(dial(&port, 2), &f8_frames(&image));
+    for (at, frame) in frames[2..].iter().enumerate() {
+        busy[at % 2].write_all(frame).unwrap();
+    }
     port.assert_arrived(&port.report(1), &image);
 }
 

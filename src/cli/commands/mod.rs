@@ -14,6 +14,7 @@ mod metrics;
 mod migrate;
 mod migrations;
 mod modes;
+mod settle;
 mod status;
 mod v1;
 mod vm;
@@ -32,6 +33,9 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Cancel { id } => migrations::cancel(&id, client, output).await?,
         Command::Bandwidth { id, limit } => {
             migrations::bandwidth(&id, &limit, client, output).await?;
+        }
+        Command::Settle { id, owner } => {
+            settle::run(id.as_deref(), owner.as_deref(), client, output).await?;
         }
         Command::Guests => guests::run(client, output).await?,
         Command::V1(command) => v1::run(command, client, output).await?,

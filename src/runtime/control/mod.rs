@@ -6,6 +6,7 @@
 mod api;
 mod bind;
 mod compression;
+mod doubts;
 mod error;
 mod http;
 mod integrity;

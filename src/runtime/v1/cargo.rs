@@ -160,3 +160,39 @@ impl Cargo {
         image::read(guest, layout, &self.digest, range.start, &mut out[head..])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::RegionLayout;
+
+    fn layout(length_bytes: u64, page_bytes: u32) -> MemoryLayout {
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes };
+        MemoryLayout::new(page_bytes, vec![region]).unwrap()
+    }
+
+    #[test]
+    fn what_v1_cannot_unpack_goes_by_other_dialects_only() {
+        let large = layout((256 << 20) + 4096, 4096);
+        let options =
+            |dialect| V1Options { dialect, max_image_bytes: 1 << 40, ..V1Options::default() };
+        let error = check_departure(&large, &options(Dialect::F16)).unwrap_err().to_string();
+        assert!(error.contains("268439552 bytes, the limit is 268435456 (by what v1"), "{error}");
+        // To be taken in it need only fit what is configured.
+        assert!(check_size(&large, &options(Dialect::F16)).is_ok());
+        for dialect in [Dialect::F8, Dialect::Plain] {
+            assert!(check_departure(&large, &options(dialect)).is_ok());
+        }
+        assert!(check_departure(&layout(256 << 20, 4096), &options(Dialect::F16)).is_ok());
+    }
+
+    #[test]
+    fn chunks_never_cut_a_page() {
+        let options =
+            V1Options { dialect: Dialect::F8, f8_chunk_bytes: 4096, ..V1Options::default() };
+        assert!(check_size(&layout(1 << 20, 4096), &options).is_ok());
+        let error = check_size(&layout(1 << 20, 65_536), &options).unwrap_err().to_string();
+        assert!(error.contains("4096, no multiple of the guest's pages of 65536"), "{error}");
+        assert!(PLAIN_PIECE_BYTES.is_multiple_of(crate::base::limits::MAX_PAGE_BYTES.into()));
+    }
+}

@@ -43,8 +43,16 @@ pub struct Door {
 #[derive(Default)]
 struct State {
     next: u64,
-    open: BTreeMap<u64, (IpAddr, Arc<TcpStream>)>,
+    open: BTreeMap<u64, Open>,
     arrival: Option<Arc<Arrival>>,
+}
+
+/// A connection, as the others see it.
+struct Open {
+    peer: IpAddr,
+    socket: Arc<TcpStream>,
+    /// It has brought a chunk that fitted.
+    has_joined: bool,
 }
 
 /// A connection that was let in.
@@ -100,10 +108,7 @@ impl Door {
     /// Closes the connections from an address.
     pub fn hang_up(&self, peer: IpAddr) {
         let state = lock(&self.state);
-        for (_, socket) in state.open.values().filter(|(from, _)| *from == peer) {
-            // The peer may have closed it already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        state.open.values().filter(|open| open.peer == peer).for_each(Open::close);
     }
 
     fn accept_all(self: &Arc<Self>, listening: &TcpListener) {
@@ -142,15 +147,16 @@ impl Door {
         socket::tune(&socket, options.idle_timeout).map_err(|error| text(&error))?;
         let (from, socket) = (peer.ip().to_canonical(), Arc::new(socket));
         let mut state = lock(&self.state);
-        if state.open.len() >= options.max_connections {
-            return Err(format!("there are {} v1 connections already", state.open.len()));
-        }
         if let Some(other) = state.receiving().filter(|arrival| arrival.peer() != from) {
             return Err(format!("a guest is being received from {}", other.peer()));
         }
+        if state.open.len() >= options.max_connections && !state.make_room() {
+            return Err(format!("there are {} v1 connections already", state.open.len()));
+        }
         state.next += 1;
         let number = state.next;
-        state.open.insert(number, (from, socket.clone()));
+        let open = Open { peer: from, socket: socket.clone(), has_joined: false };
+        state.open.insert(number, open);
         state.count(from);
         Ok(Guest { number, socket, peer, options })
     }
@@ -219,6 +225,7 @@ impl Door {
     ) -> Result<(Arc<Arrival>, u64), Failure> {
         let mut state = lock(&self.state);
         if let Some(arrival) = state.receiving().cloned() {
+            state.joined(guest.number);
             drop(state);
             let claimed = arrival.take_in(|intake| intake.claim(start));
             let offset_bytes = claimed.inspect_err(|failure| arrival.fail(failure.clone()))?;
@@ -230,6 +237,7 @@ impl Door {
         let peer = (from, state.connections_from(from));
         let begun = node.begin_arrival(self, peer, start, guest.options.clone())?;
         state.arrival = Some(begun.0.clone());
+        state.joined(guest.number);
         Ok(begun)
     }
 
@@ -258,7 +266,20 @@ impl State {
     }
 
     fn connections_from(&self, peer: IpAddr) -> usize {
-        self.open.values().filter(|(from, _)| *from == peer).count()
+        self.open.values().filter(|open| open.peer == peer).count()
+    }
+
+    fn joined(&mut self, number: u64) {
+        self.open.get_mut(&number).into_iter().for_each(|open| open.has_joined = true);
+    }
+
+    /// Closes the oldest connection that never brought anything, so that idle strangers keep no peer
+    /// out; false if there is none.
+    fn make_room(&mut self) -> bool {
+        let oldest = self.open.iter().find(|(_, open)| !open.has_joined).map(|(number, _)| *number);
+        let oldest = oldest.and_then(|number| self.open.remove(&number));
+        oldest.iter().for_each(Open::close);
+        oldest.is_some()
     }
 
     /// Tells the arrival from an address how many connections it has.
@@ -266,5 +287,71 @@ impl State {
         if let Some(arrival) = self.receiving().filter(|arrival| arrival.peer() == from) {
             arrival.set_connections(self.connections_from(from));
         }
+    }
+}
+
+impl Open {
+    fn close(&self) {
+        // The peer may have closed it already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door() -> Door {
+        Door {
+            node: Weak::new(),
+            journal: Arc::default(),
+            is_stopped: AtomicBool::new(false),
+            connections: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn accepted() -> (TcpStream, TcpStream) {
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listening.local_addr().unwrap()).unwrap();
+        (listening.accept().unwrap().0, near)
+    }
+
+    #[test]
+    fn nobody_comes_in_from_a_public_address() {
+        let door = door();
+        for (peer, is_let_in) in [
+            ("8.8.8.8:1", false),
+            ("[2001:db8::1]:1", false),
+            ("[::ffff:8.8.8.8]:1", false),
+            ("[::ffff:10.0.0.1]:1", true),
+            ("192.168.0.9:1", true),
+        ] {
+            let (socket, _near) = accepted();
+            let admitted = door.admit(socket, peer.parse().unwrap(), V1Options::default());
+            assert_eq!(admitted.is_ok(), is_let_in, "{peer}");
+            let reason = admitted.err().unwrap_or_default();
+            assert_eq!(reason.contains("is a public address"), !is_let_in, "{reason}");
+        }
+        assert_eq!(lock(&door.state).open.len(), 2);
+    }
+
+    #[test]
+    fn who_never_brought_anything_makes_room() {
+        let (door, options) = (door(), V1Options { max_connections: 2, ..V1Options::default() });
+        let admit = || {
+            let (socket, near) = accepted();
+            let peer = near.local_addr().unwrap();
+            door.admit(socket, peer, options.clone()).map(|guest| (guest, near))
+        };
+        let (first, second) = (admit().unwrap(), admit().unwrap());
+        lock(&door.state).joined(first.0.number);
+        let third = admit().unwrap();
+        let open: Vec<_> = lock(&door.state).open.keys().copied().collect();
+        assert_eq!(open, [first.0.number, third.0.number]);
+        assert_eq!(io::Read::read(&mut &second.1, &mut [0]).unwrap(), 0, "it was closed");
+        lock(&door.state).joined(third.0.number);
+        let reason = admit().err().unwrap();
+        assert_eq!(reason, "there are 2 v1 connections already");
     }
 }

@@ -182,3 +182,65 @@ pub fn has_hung_up(mut connected: &TcpStream, timeout: Duration) -> io::Result<b
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sys::socket::{set_receive_buffer, set_send_buffer};
+    use std::net::TcpListener;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        set_receive_buffer(&listener, 4096).unwrap();
+        let near = connect(&listener.local_addr().unwrap().to_string()).unwrap();
+        set_send_buffer(&near, 4096).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_read_tells_how_far_it_came() {
+        let (near, far) = pair();
+        let mut bytes = [0; 4];
+        assert!(matches!(read_within(&far, &mut bytes, SOON), Err(ReadError::Late(0, _))));
+        write_within(&near, &[1, 2], SOON).unwrap();
+        assert!(matches!(read_within(&far, &mut bytes, SOON), Err(ReadError::Late(2, _))));
+        write_within(&near, &[3; 5], SOON).unwrap();
+        read_within(&far, &mut bytes, SOON).unwrap();
+        drop(near);
+        assert!(matches!(read_within(&far, &mut bytes, SOON), Err(ReadError::Cut(1))));
+        assert!(matches!(read_within(&far, &mut bytes, SOON), Err(ReadError::Cut(0))));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_holds_up_nobody_for_ever() {
+        let (near, _far) = pair();
+        let much = vec![0; 64 << 20];
+        let late = |error: io::Error| {
+            assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock));
+        };
+        late(write_within(&near, &much, SOON).unwrap_err());
+        late(wait_delivered(&near, SOON, &|| false).unwrap_err());
+        let cancelled = wait_delivered(&near, Duration::from_secs(600), &|| true).unwrap_err();
+        assert_eq!(cancelled.kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn words_are_no_end_and_an_end_is() {
+        let (near, mut far) = pair();
+        wait_delivered(&near, SOON, &|| false).unwrap();
+        assert!(!has_hung_up(&near, Duration::ZERO).unwrap());
+        far.write_all(b"OK").unwrap();
+        assert!(!has_hung_up(&near, SOON).unwrap());
+        drop(far);
+        assert!(has_hung_up(&near, Duration::from_secs(60)).unwrap());
+    }
+
+    #[test]
+    fn no_name_leads_to_a_public_address() {
+        let error = connect("8.8.8.8:9876").unwrap_err();
+        assert!(matches!(error, ConnectError::Refused(V1Error::Public(_))), "{error}");
+        assert!(check_literal("8.8.8.8:9876").is_err() && check_literal("a-name:9876").is_ok());
+    }
+}
