@@ -1187,7 +1187,9 @@ dwcp_status dwcp_writer_write(struct dwcp_writer *writer,
 dwcp_status dwcp_callback_set_error(const char *text);
 
 /**
- * Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+ * Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+ * "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+ * staying paused. Returns at once. options may be NULL.
  * Threads: shared, not from a callback.
  */
 DWCP_MUST_USE
