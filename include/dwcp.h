@@ -384,8 +384,9 @@
 #define DWCP_ENDING_KEEP 2
 
 /**
- * Source only: the link broke at the commit point. Leave the guest paused, and ask the
- * destination's record before anything is done with it.
+ * The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+ * the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+ * the other side before anything is done with it.
  */
 #define DWCP_ENDING_UNDECIDED 3
 
@@ -465,6 +466,9 @@
  * No page is missing any more; the event's JSON says how long the guest waited for pages.
  */
 #define DWCP_EVENT_POST_COPY_COMPLETED 14
+ * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+ */
+#define DWCP_EVENT_V1_CONNECTION 13
 
 /**
  * An event that is newer than this list; its JSON says what it is.
@@ -1264,7 +1268,9 @@ dwcp_status dwcp_writer_write(struct dwcp_writer *writer,
 dwcp_status dwcp_callback_set_error(const char *text);
 
 /**
- * Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+ * Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+ * "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+ * staying paused. Returns at once. options may be NULL.
  * Threads: shared, not from a callback.
  */
 DWCP_MUST_USE

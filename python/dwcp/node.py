@@ -158,6 +158,9 @@ class Node:
     ) -> Migration:
         """Starts to move a registered guest to the node at `to` (``HOST:PORT``).
 
+        ``v1://HOST:PORT`` names a peer that speaks DWCP v1 alone. It acknowledges nothing, so such
+        a migration ends with `InDoubtError`, the guest staying paused.
+
         Returns at once. None always means the library's default.
 
         * ``streams``: TCP connections, at most, 1 to 64 (8).

@@ -93,3 +93,7 @@ pub const MAX_WAITING_FAULTS: usize = 4096;
 pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 /// Pages in one multifd packet; QEMU itself makes them 512 KiB.
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
+/// Connections of v1 peers at a time: as many streams as v1 ever opens to one.
+pub const MAX_V1_CONNECTIONS: usize = 256;
+/// Addresses that a node dials as v1 peers.
+pub const MAX_V1_PEERS: usize = 256;

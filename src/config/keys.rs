@@ -4,7 +4,7 @@
 //! component's version (`amst_v3:`). Both names are accepted in both places.
 
 use super::value::Kind;
-use crate::base::limits::MIN_HELD_BYTES;
+use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
 use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
 use crate::transport::path_options::MAX_DSCP;
 
@@ -284,6 +284,25 @@ keys! {
     ModeJitterThreshold "mode_detector.jitter_threshold" Kind::Duration(1, HOUR_MS), "10ms", Live,
         "More jitter means internet.";
 
+    V1Listen "v1.listen" Kind::OptionalLocalAddress, "none", Restart,
+        "Where v1 peers may connect to send a guest, in plain.";
+    V1Peers "v1.peers" Kind::LocalPeers(MAX_V1_PEERS), "none", Live,
+        "Peers that speak v1 alone; migrations to them go by v1, in plain and without acknowledgement.";
+    V1Guest "v1.guest" Kind::Text(128), "", NextMigration,
+        "The guest that comes from v1 peers, which name none; empty: the only one that is expected.";
+    V1Dialect "v1.dialect" Kind::Choice(&["f16", "f8", "plain"]), "f16", NextMigration,
+        "How memory travels to and from v1 peers: the same as there.";
+    V1F8ChunkSize "v1.f8_chunk_size" Kind::Bytes(4096, 16 << 20), "256KiB", NextMigration,
+        "How dialect f8 cuts: the same as there.";
+    V1MaxImage "v1.max_image" Kind::Bytes(1 << 20, 1 << 44), "256MiB", NextMigration,
+        "The largest guest that comes or goes by v1.";
+    V1MaxConnections "v1.max_connections" Kind::Integer(1, MAX_V1_CONNECTIONS as u64), "64", Live,
+        "Connections to the v1 port at a time.";
+    V1IdleTimeout "v1.idle_timeout" Kind::Duration(1_000, HOUR_MS), "60s", NextMigration,
+        "How long a chunk from a v1 peer may take, and how long none may come.";
+    V1TransferTimeout "v1.transfer_timeout" Kind::Duration(1_000, 7 * DAY_MS), "1h", NextMigration,
+        "How long a guest may take to come from a v1 peer.";
+
     RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
         "Roll back above this error rate.";
     RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(0.0, 10_000.0), "50", NotInUse,
@@ -326,6 +345,8 @@ mod tests {
         assert_eq!(options, crate::migration::MigrationOptions::default());
         let encoding = crate::config::Config::default().encoding_options();
         assert_eq!(encoding, crate::migration::EncodingOptions::default());
+        let v1 = crate::config::Config::default().v1_options();
+        assert_eq!(v1, crate::migration::V1Options::default());
     }
 
     #[test]

@@ -218,6 +218,7 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::PeerRefused { .. } => (DWCP_EVENT_PEER_REFUSED, 0),
         EventKind::Notice { .. } => (DWCP_EVENT_NOTICE, 0),
         EventKind::ModeTransition { .. } => (DWCP_EVENT_MODE_TRANSITION, 0),
+        EventKind::V1Connection { .. } => (DWCP_EVENT_V1_CONNECTION, 0),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),

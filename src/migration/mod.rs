@@ -17,10 +17,12 @@ pub mod plan;
 pub mod relay;
 pub mod source;
 pub mod stats;
+pub mod v1_options;
 
 pub use encoding_options::EncodingOptions;
 pub use guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
 pub use options::{CodecChoice, CodecPolicy, MigrationOptions, PostCopyRule};
+pub use v1_options::{Dialect, V1Options};
 // Plain figures, which events and metrics need too; hence a layer below.
 pub use crate::observe::report::{Owner, Pass, Phase, PostCopyFigures, Progress, Report};
 

@@ -123,6 +123,9 @@ impl Metrics {
             EventKind::StreamRetired { .. } => self.add(Metric::AmstStreamsRetired, "", 1.0),
             EventKind::ChunkDamaged { .. } => self.add(Metric::HdeChunksDamaged, "", 1.0),
             EventKind::PeerRefused { .. } => self.add(Metric::AmstPeersRefused, "", 1.0),
+            EventKind::V1Connection { state, .. } => {
+                self.add(Metric::AmstV1Connections, state.name(), 1.0);
+            }
             EventKind::ModeTransition { transition, .. } => {
                 self.add(Metric::AmstModeSwitches, transition.to.name(), 1.0);
             }

@@ -35,6 +35,32 @@ pub enum Level {
     Error,
 }
 
+/// What a connection has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// It was made.
+    Open,
+    /// It ended.
+    Closed,
+    /// It was turned away.
+    Refused,
+}
+
+impl ConnectionState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Closed, Self::Refused];
+
+    /// The name as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// One event, as it is stored, streamed and printed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
@@ -147,6 +173,17 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A connection to or from a v1 peer.
+    V1Connection {
+        /// The peer.
+        peer: String,
+        /// How memory travels; `none` if it did not come to that.
+        dialect: &'static str,
+        /// What it has come to.
+        state: ConnectionState,
+        /// Who made it, or what came of it.
+        detail: String,
+    },
     /// The way of transport to a peer changed.
     ModeTransition {
         /// The peer.
@@ -187,6 +224,7 @@ impl EventKind {
             | EventKind::StreamRetired { .. }
             | EventKind::StreamsTuned { .. }
             | EventKind::PeerRefused { .. }
+            | EventKind::V1Connection { .. }
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
             EventKind::ModeTransition { .. } => Component::ModeDetector,
@@ -210,6 +248,7 @@ impl EventKind {
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. }
             | EventKind::Throttled { .. } => Level::Warn,
+            EventKind::V1Connection { state: ConnectionState::Refused, .. } => Level::Warn,
             EventKind::MigrationEnded { status, .. } if *status != crate::Status::Ok => {
                 Level::Error
             }

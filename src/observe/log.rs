@@ -137,7 +137,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 17] = [
+pub const EVENT_KINDS: [&str; 18] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -152,6 +152,7 @@ pub const EVENT_KINDS: [&str; 17] = [
     "streams_tuned",
     "chunk_damaged",
     "peer_refused",
+    "v1_connection",
     "mode_transition",
     "notice",
     "migration_ended",
@@ -174,6 +175,7 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::StreamsTuned { .. } => "streams_tuned",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
+        EventKind::V1Connection { .. } => "v1_connection",
         EventKind::ModeTransition { .. } => "mode_transition",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
@@ -229,6 +231,9 @@ pub fn describe(kind: &EventKind) -> String {
         }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
+        EventKind::V1Connection { peer, dialect, state, detail } => {
+            format!("v1 connection with {peer} ({dialect}) {}: {detail}", state.name())
+        }
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
@@ -259,6 +264,7 @@ const MAX_RECORDS: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::ConnectionState;
     use crate::transport::mode::{Mode, ModeDetector, ModePolicy};
 
     fn notice(text: &str) -> Event {
@@ -295,6 +301,9 @@ mod tests {
     fn names_agree_with_json() {
         for component in Component::ALL {
             assert_eq!(serde_json::to_value(component).unwrap(), component.name());
+        }
+        for state in ConnectionState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         for level in Level::ALL {
             assert_eq!(serde_json::to_value(level).unwrap(), level.name());

@@ -1,9 +1,7 @@
 //! Connecting to the destination: socket, preface, hello. The first connection opens the
 //! migration; all others join it with the token that the first one brought.
 
-use crate::base::limits::{
-    MAX_ADDRESS_BYTES, MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS,
-};
+use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS};
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
@@ -218,24 +216,6 @@ fn check_node(
     }
 }
 
-/// Checks the form of `HOST:PORT` without asking any name server.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_address(to: &str) -> Result<(), String> {
-    if to.len() > MAX_ADDRESS_BYTES {
-        return Err(format!("it is longer than {MAX_ADDRESS_BYTES} bytes"));
-    }
-    let (host, port) = to.rsplit_once(':').ok_or("no port")?;
-    if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err("the host is empty, or an IPv6 address without brackets".into());
-    }
-    match port.parse::<u16>() {
-        Ok(0) | Err(_) => Err(format!("port {port:?} is not 1 to 65535")),
-        Ok(_) => Ok(()),
-    }
-}
-
 /// Tries every address of the name, in order; plain connections to public ones are not tried.
 ///
 /// # Errors
@@ -285,26 +265,4 @@ pub fn connect_first(
         }
     }
     Err(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_checked_before_anything_is_dialed() {
-        for good in ["host:1", "10.0.0.1:65535", "[::1]:7"] {
-            assert_eq!(check_address(good), Ok(()));
-        }
-        for (bad, text) in [
-            ("host", "no port"),
-            (":1", "empty"),
-            ("::1:7", "brackets"),
-            ("h:0", "\"0\""),
-            ("h:x", "\"x\""),
-        ] {
-            let error = check_address(bad).unwrap_err();
-            assert!(error.contains(text), "{bad}: {error}");
-        }
-    }
 }

@@ -261,7 +261,7 @@ impl IncomingMigration {
         let report = lock(&self.destination).report();
         drop((lock(&self.guest).take(), lock(&self.missing).take()));
         if let Some(report) = report {
-            keeper.close(&report);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }

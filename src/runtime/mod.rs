@@ -37,3 +37,4 @@ pub mod stream_slots;
 pub mod sys;
 pub mod telemetry;
 pub mod tuning;
+pub mod v1;

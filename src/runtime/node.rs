@@ -14,7 +14,7 @@ use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::connection::ConnectionError;
-use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
@@ -26,11 +26,13 @@ use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
-use crate::runtime::record_keeper::{RecordKeeper, read_all};
+use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
 use crate::runtime::steering::{Steered, Steering};
+use crate::runtime::v1::V1Error;
+use crate::runtime::v1::facade::{Route, V1};
 use crate::transport::mode::TableError;
 use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
@@ -171,6 +173,12 @@ pub enum NodeError {
     /// None or several guests to choose from.
     #[error("{0}")]
     WhichGuest(String),
+    /// Something that v1 cannot do, or that is not done with v1 peers.
+    #[error(transparent)]
+    V1(#[from] V1Error),
+    /// A record that is in doubt.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
@@ -224,6 +232,10 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
+            NodeError::V1(error) => error.status(),
+            NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
+            NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
+            NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
             NodeError::BadName(_)
             | NodeError::Address { .. }
             | NodeError::Options(_)
@@ -261,6 +273,7 @@ struct Inner {
     address: Option<SocketAddr>,
     steering: Arc<Steering>,
     security: Arc<Security>,
+    v1: Arc<V1>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -270,6 +283,8 @@ pub enum Migration {
     Outgoing(Arc<dyn Handle>),
     /// The guest arrives.
     Incoming(Arc<dyn Arrival>),
+    /// The guest arrives from a v1 peer, whose connections say nothing of what they belong to.
+    Arriving(Arc<dyn Handle>),
 }
 
 impl Node {
@@ -305,9 +320,10 @@ impl Node {
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
         let modes = Modes::new(journal.clone(), security.clone());
+        let v1 = V1::new(registry.clone(), journal.clone(), modes.clone());
         let steering = Steering::new(journal, modes);
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, steering, security };
+        let inner = Inner { options, registry, listener, address, steering, security, v1 };
         Ok(Node { inner: Arc::new(inner) })
     }
 
@@ -405,6 +421,11 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Whether pages of guests that left or came are kept.
+    pub fn holds_departed_guests(&self) -> bool {
+        self.inner.options.held.enabled
+    }
+
     /// How much is held of the pages of guests that left or came, so that they need not travel
     /// again: of one guest or of all.
     pub fn held(&self, guest: Option<&str>) -> HeldTotals {
@@ -463,7 +484,8 @@ impl Node {
         self.inner.registry.guests()
     }
 
-    /// Starts to move a guest to the node at `to` (`HOST:PORT`); returns at once.
+    /// Starts to move a guest to the node at `to` (`HOST:PORT`), or to the v1 peer that is named by
+    /// `v1://HOST:PORT`; returns at once.
     ///
     /// # Errors
     /// An option or the address is out of form, or the guest unknown, moving, or not running here.
@@ -474,27 +496,42 @@ impl Node {
         mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
-        self.inner.security.check_decided()?;
-        check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
+        let route = self.inner.v1.route(to)?;
+        if let Route::V3(_) = route {
+            self.inner.security.check_decided()?;
+        }
         let most_streams = options.streams;
         options.streams = self.inner.steering.first_streams(to, most_streams);
         let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
-        let started = match source {
-            Leaving::Memory(_) if options.multifd_channels > 0 => {
+        let started = match (source, route) {
+            (Leaving::Memory(_), _) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Qemu(_) if options.post_copy != PostCopyRule::Never => {
+            (Leaving::Qemu(_), Route::V3(_)) if options.post_copy != PostCopyRule::Never => {
                 Err(NodeError::NoPostCopy(guest.to_string(), options.post_copy))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, (to, streams), options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, (to, streams), options),
+            (Leaving::Memory(source), Route::V3(to)) => {
+                self.launch(id, guest, source, (to, streams), options)
+            }
+            (Leaving::Memory(source), Route::V1(to)) => {
+                self.inner.v1.depart((id, guest), source, (to, options), self.state_dir())
+            }
+            (Leaving::Qemu(qemu), Route::V3(to)) => {
+                self.launch_qemu(id, guest, qemu, (to, streams), options)
+            }
+            (Leaving::Qemu(_), Route::V1(_)) => Err(V1Error::Qemu(guest.to_string()).into()),
         };
         if started.is_err() {
             registry.release(guest, id);
         }
         started
+    }
+
+    /// What it keeps for v1 peers.
+    pub(crate) fn v1(&self) -> &Arc<V1> {
+        &self.inner.v1
     }
 
     /// The modes of its peers.
@@ -548,6 +585,44 @@ impl Node {
         self.inner.registry.journal().wait_after(after, timeout)
     }
 
+    /// Records of ended migrations that do not say for certain who has the guest.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn in_doubt(&self) -> Result<Vec<InDoubt>, NodeError> {
+        let Some(directory) = self.state_dir() else { return Ok(Vec::new()) };
+        let mut found = record_keeper::in_doubt(directory).map_err(SettleError::Keep)?;
+        found.retain(|found| !self.is_under_way(found.migration));
+        Ok(found)
+    }
+
+    /// Writes down who has the guest of a migration that is in doubt, once somebody has found out.
+    /// Nothing is done to the guest: its hypervisor starts or ends it.
+    ///
+    /// # Errors
+    /// The migration is under way, or no record of it here is in doubt, or it cannot be written.
+    pub fn settle(&self, id: MigrationId, owner: Owner) -> Result<Vec<InDoubt>, NodeError> {
+        if self.is_under_way(id) {
+            return Err(SettleError::UnderWay(id).into());
+        }
+        let directory = self.state_dir().ok_or(SettleError::NotInDoubt(id))?;
+        let settled = record_keeper::settle(directory, id, owner)?;
+        for InDoubt { record, .. } in &settled {
+            let text = format!(
+                "migration {id} of {:?} is settled by its operator: the guest is with the {}",
+                record.guest,
+                owner.name()
+            );
+            self.notice(text);
+        }
+        Ok(settled)
+    }
+
+    fn is_under_way(&self, id: MigrationId) -> bool {
+        let migration = self.inner.registry.migration(id);
+        migration.is_some_and(|migration| migration.report().is_none())
+    }
+
     /// Memory that the kept events take.
     pub fn event_bytes(&self) -> u64 {
         self.inner.registry.journal().memory_bytes()
@@ -561,6 +636,11 @@ impl Node {
     /// Calls `observer` for every event from now on, on library threads; it must not block.
     pub fn observe(&self, observer: EventObserver) {
         self.inner.registry.journal().observe(observer);
+    }
+
+    /// Adds a remark for its operator to the journal.
+    pub(crate) fn notice(&self, text: String) {
+        self.inner.registry.journal().publish(None, None, EventKind::Notice { text });
     }
 
     /// Stops the node: cancels migrations before their commit point, waits for the others, joins
@@ -652,12 +732,13 @@ impl Inner {
         let listener = lock(&self.listener).take();
         let connections = listener.as_ref().map(Listener::connections);
         drop(listener);
+        let v1_connections = self.v1.stop();
         self.registry.stop();
         self.registry.held().stop();
         self.steering.modes().stop();
         self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
-        connections.iter().for_each(|connections| connections.close());
+        connections.iter().chain(&v1_connections).for_each(|connections| connections.close());
         self.registry.release_guests();
     }
 }
@@ -683,7 +764,7 @@ impl Migration {
     pub fn side(&self) -> &'static str {
         match self {
             Self::Outgoing(_) => "source",
-            Self::Incoming(_) => "destination",
+            Self::Incoming(_) | Self::Arriving(_) => "destination",
         }
     }
 
@@ -754,6 +835,7 @@ impl Migration {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
             Self::Incoming(incoming) => incoming.as_ref(),
+            Self::Arriving(arriving) => arriving.as_ref(),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Outgoing {
         let report = self.slots.machine().report();
         drop(lock(&self.guest).take());
         if let Some(report) = report {
-            keeper.close(&report);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }

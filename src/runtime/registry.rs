@@ -62,6 +62,18 @@ pub enum Leaving {
     Qemu(Arc<QemuGuest>),
 }
 
+/// A guest that was claimed for an image without a hello.
+pub struct SinkClaim {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// The guest.
+    pub sink: Arc<dyn GuestSink>,
+    /// Its record.
+    pub keeper: RecordKeeper,
+}
+
 /// The tables.
 pub struct Registry {
     /// Itself, for the threads that outlive a call.
@@ -319,6 +331,28 @@ impl Registry {
         };
         entry.migration = Some(id);
         Ok((id, leaving))
+    }
+
+    /// Claims a guest that is expected here for what a v1 peer sends; without a name the only one.
+    ///
+    /// # Errors
+    /// [`Refusal`]: none or several are expected, or the one that was named is not.
+    pub fn claim_for_v1(&self, name: &str, peer: &str) -> Result<SinkClaim, Refusal> {
+        let no_numbers = |error: NodeError| Refusal::new(error.status(), error.to_string());
+        let id = random_bytes().map(MigrationId).map_err(no_numbers)?;
+        let mut tables = lock(&self.tables);
+        let name = match name {
+            "" => tables.only_destination()?,
+            name => name.to_string(),
+        };
+        let is_sink = |role: &Role| matches!(role, Role::Destination(_));
+        let entry = tables.expected(&name, is_sink)?;
+        let Role::Destination(sink) = &entry.role else { return Err(not_expected(&name, entry)) };
+        let sink = sink.clone();
+        entry.migration = Some(id);
+        let directory = tables.state_dir.as_deref();
+        let keeper = RecordKeeper::new(directory, Side::Destination, id, (&name, peer));
+        Ok(SinkClaim { id, guest: name, sink, keeper })
     }
 
     /// Gives a guest back that a migration had claimed.
@@ -579,6 +613,24 @@ impl Tables {
         match self.guests.len() {
             0 => "none".to_string(),
             _ => self.guests.keys().take(16).cloned().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// The one guest that a hypervisor expects here.
+    fn only_destination(&self) -> Result<String, Refusal> {
+        let is_sink = |entry: &GuestEntry| matches!(entry.role, Role::Destination(_));
+        let mut names =
+            self.guests.iter().filter(|(_, entry)| is_sink(entry)).map(|(name, _)| name);
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name.clone()),
+            (None, _) => Err(Refusal::new(
+                Status::NotFound,
+                "no guest is expected here that could take an image; QEMU's cannot",
+            )),
+            (Some(_), Some(_)) => Err(Refusal::new(
+                Status::NotFound,
+                "several guests are expected here, and v1 names none; set v1.guest",
+            )),
         }
     }
 

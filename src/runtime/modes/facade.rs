@@ -2,9 +2,10 @@
 
 use super::transfer::{self, TransportTest};
 use super::{ProbeSeries, TransportOptions, probe};
+use crate::base::address::check_address;
 use crate::runtime::clock::now;
-use crate::runtime::dial::check_address;
 use crate::runtime::node::clip;
+use crate::runtime::v1::V1Error;
 use crate::transport::Mode;
 use crate::transport::mode::PathFigures;
 use crate::transport::mode::detector::CONFIRMED_FIRST_AFTER;
@@ -102,6 +103,9 @@ impl Node {
             let known = known.ok_or(NodeError::Stopped)?;
             let is_settled = known.measured.is_some_and(|measured| measured == known.mode)
                 && known.silent_us.is_some();
+            if known.mode == Mode::V1Compat {
+                return Ok(known);
+            }
             let waited = now() - began;
             let is_silent = known.silent_us.is_none() && known.failure.is_some();
             if is_silent || waited > FIRST_VERDICT || is_settled && waited > CONFIRMED_FIRST_AFTER {
@@ -133,6 +137,7 @@ impl Node {
     /// The address is out of form, or the peer does not answer.
     pub fn probe_peer(&self, peer: &str, count: u32) -> Result<ProbeSeries, NodeError> {
         self.add_peer(peer)?;
+        self.refuse_v1(peer)?;
         let failed = |source| NodeError::Probe { peer: peer.to_owned(), source };
         probe::series(peer, count).map_err(failed)
     }
@@ -154,6 +159,7 @@ impl Node {
         };
         if let Some(peer) = peer {
             self.add_peer(peer)?;
+            self.refuse_v1(peer)?;
             return run(peer);
         }
         let listener = self.listen_within()?;
@@ -164,6 +170,14 @@ impl Node {
         drop(listener);
         connections.close();
         tested
+    }
+
+    /// What is v3's protocol must not reach a v1 peer.
+    fn refuse_v1(&self, peer: &str) -> Result<(), NodeError> {
+        match self.modes().mode(peer) {
+            Mode::V1Compat => Err(V1Error::NoProbes(peer.to_owned()).into()),
+            _ => Ok(()),
+        }
     }
 }
 

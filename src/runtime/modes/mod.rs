@@ -211,6 +211,40 @@ impl Modes {
         Ok(())
     }
 
+    /// Peers that were said to speak v1, and those that are said to now.
+    ///
+    /// # Errors
+    /// There is no room for them all.
+    pub fn name_v1(
+        self: &Arc<Self>,
+        before: &[String],
+        peers: &[String],
+    ) -> Result<(), TableError> {
+        let mut state = lock(&self.state);
+        let (table, at) = (&mut state.table, now());
+        let mut changes = Vec::new();
+        let mut set = |table: &mut ModeTable<Peer>, peer: &String, is_v1| {
+            let peer = Peer::from(peer.as_str());
+            let change = table.set_peer_is_v1(&peer, is_v1, at);
+            changes.extend(change.map(|transition| (peer, transition)));
+        };
+        for peer in before.iter().filter(|peer| !peers.contains(peer)) {
+            set(table, peer, false);
+        }
+        for peer in peers {
+            table.add(peer.as_str().into(), at)?;
+            set(table, peer, true);
+        }
+        self.settle(state, changes);
+        Ok(())
+    }
+
+    /// Whether somebody has said of this very peer that v1 is to be spoken to it.
+    pub fn is_named_v1(&self, peer: &str) -> bool {
+        let is_v1 = |view: PeerView| view.is_v1 || view.forced == Some(Mode::V1Compat);
+        self.view(peer).is_some_and(is_v1)
+    }
+
     /// How many streams a peer gets when so many are wanted.
     pub fn stream_count(&self, peer: &str, wanted: u16) -> u16 {
         let state = lock(&self.state);

@@ -200,7 +200,7 @@ impl QemuOutgoing {
             if let Some(held) = held.filter(|_| report.owner != Owner::Source) {
                 held.finish(last);
             }
-            keeper.close(&report);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }
