@@ -134,7 +134,7 @@ impl Node {
     pub fn probe_peer(&self, peer: &str, count: u32) -> Result<ProbeSeries, NodeError> {
         self.add_peer(peer)?;
         let failed = |source| NodeError::Probe { peer: peer.to_owned(), source };
-        probe::series(peer, count).map_err(failed)
+        probe::series(peer, count, self.modes().dscp()).map_err(failed)
     }
 
     /// Sends a peer filler for some time over so many streams, or as many as `mode` allows, set up for

@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Modes {
     state: Mutex<State>,
     /// Who is to hear that a mode has changed, or what modes change.
     on_change: OnceLock<OnChange>,
+    /// Code point that probes are marked with.
+    dscp: AtomicU8,
 }
 
 /// Called without any lock of the modes.
@@ -115,13 +118,24 @@ impl Modes {
             stopped: false,
             has_complained: false,
         };
-        Arc::new(Self { journal, state: Mutex::new(state), on_change: OnceLock::new() })
+        let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
+        Arc::new(Self { journal, state, on_change, dscp })
     }
 
     /// Has `listener` called when a mode has changed, or what modes change; the first one only.
     pub fn on_change(&self, listener: Box<dyn Fn() + Send + Sync>) {
         // A second one has nobody to hear it.
         let _ = self.on_change.set(listener);
+    }
+
+    /// Has probes marked with this code point.
+    pub fn set_dscp(&self, dscp: u8) {
+        self.dscp.store(dscp, Ordering::Relaxed);
+    }
+
+    /// The code point that probes are marked with.
+    pub fn dscp(&self) -> u8 {
+        self.dscp.load(Ordering::Relaxed)
     }
 
     /// Replaces what holds for all peers.

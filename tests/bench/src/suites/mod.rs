@@ -2,10 +2,12 @@
 
 mod abi;
 mod downtime;
+mod fair;
 mod memory;
 mod modes;
 mod net;
 pub mod qemu;
+mod relearn;
 
 use crate::results::Results;
 use crate::{Failure, Plan};
@@ -18,10 +20,12 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "memory" => memory::run(plan, results),
         "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
+        "relearn" => relearn::run(plan, results),
+        "fair" => fair::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => {
-            Err("there is no such suite; known: net, wan, memory, modes, downtime, abi, qemu"
+            Err("there is no such suite; known: net, wan, relearn, fair, memory, modes, downtime, abi, qemu"
                 .into())
         }
     }
