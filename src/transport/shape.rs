@@ -30,8 +30,9 @@ pub struct PathUse {
     pub round_trip: Option<Duration>,
     /// Streams that share it.
     pub streams: u16,
-    /// Whether it is so long that bursts do harm, and pacing costs nothing.
-    pub is_long: bool,
+    /// Whether its streams are paced by what it carries. A new stream that looks for its speed would
+    /// otherwise send at several times of it, and fill the queues of the path.
+    pub is_paced: bool,
     /// What the kernel lets a send buffer grow to by itself.
     pub own_buffer_bytes: u64,
     /// Code point that its streams are marked with.
@@ -81,7 +82,7 @@ impl PathUse {
         let others = u64::from(self.streams.max(2) - 1);
         let part = |rate: u64, hundredths: u64| rate.saturating_mul(hundredths) / 100 / others;
         let of_cap = self.cap_bytes_per_s.map(|cap| part(cap, OF_CAP));
-        let of_path = self.rate_bytes_per_s.filter(|_| self.is_long);
+        let of_path = self.rate_bytes_per_s.filter(|_| self.is_paced);
         let of_path = of_path.map(|rate| part(rate, OF_PATH));
         of_cap.into_iter().chain(of_path).min().map(|rate| round(rate, RATE_BITS).max(1))
     }
@@ -114,7 +115,7 @@ mod tests {
         cap_bytes_per_s: None,
         round_trip: Some(Duration::from_millis(80)),
         streams: 8,
-        is_long: true,
+        is_paced: true,
         own_buffer_bytes: 4 << 20,
         dscp: 0,
     };
@@ -130,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_is_paced_with_room_to_grow_and_a_short_one_is_not() {
+    fn a_path_is_paced_with_room_to_grow_and_a_cap_on_every_path() {
         let pacing = |path| StreamShape::of(&path).pacing_bytes_per_s;
         assert!(about(pacing(LONG), 2 * 37_500_000 / 7));
         assert!(about(pacing(PathUse { streams: 1, ..LONG }), 2 * 37_500_000));
-        assert_eq!(pacing(PathUse { is_long: false, ..LONG }), None);
+        assert_eq!(pacing(PathUse { is_paced: false, ..LONG }), None);
         let cap = Some(1_000_000);
-        for is_long in [true, false] {
-            let capped = PathUse { cap_bytes_per_s: cap, is_long, ..LONG };
+        for is_paced in [true, false] {
+            let capped = PathUse { cap_bytes_per_s: cap, is_paced, ..LONG };
             assert!(about(pacing(capped), 1_250_000 / 7));
         }
     }

@@ -24,9 +24,10 @@ const LEAST_GAIN: u64 = 50;
 const MOST_LOSS: u64 = 30;
 /// Another rate than the one at rest, in parts of a thousand, is another path.
 const MOVED: u64 = 250;
-/// New streams take so many round trips to find their speed, within bounds.
-const SETTLING_ROUND_TRIPS: u32 = 10;
-const SETTLING: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
+/// New streams take so many round trips to find their speed, within bounds. They begin faster than loss
+/// lets them go on.
+const SETTLING_ROUND_TRIPS: u32 = 20;
+const SETTLING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// A slot is at least this long and two round trips, and longer where it has too few bytes to tell.
 const SLOT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 const SLOT_BYTES: u64 = 4 << 20;

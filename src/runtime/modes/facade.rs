@@ -139,7 +139,7 @@ impl Node {
         self.add_peer(peer)?;
         self.refuse_v1(peer)?;
         let failed = |source| NodeError::Probe { peer: peer.to_owned(), source };
-        probe::series(peer, count).map_err(failed)
+        probe::series(peer, count, self.modes().dscp()).map_err(failed)
     }
 
     /// Sends a peer filler for some time over so many streams, or as many as `mode` allows, set up for

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Modes {
     state: Mutex<State>,
     /// Who is to hear that a mode has changed, or what modes change.
     on_change: OnceLock<OnChange>,
+    /// Code point that probes are marked with.
+    dscp: AtomicU8,
 }
 
 /// Called without any lock of the modes.
@@ -118,8 +121,8 @@ impl Modes {
             stopped: false,
             has_complained: false,
         };
-        let on_change = OnceLock::new();
-        Arc::new(Self { journal, security, state: Mutex::new(state), on_change })
+        let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
+        Arc::new(Self { journal, security, state, on_change, dscp })
     }
 
     /// How connections to peers are secured.
@@ -131,6 +134,16 @@ impl Modes {
     pub fn on_change(&self, listener: Box<dyn Fn() + Send + Sync>) {
         // A second one has nobody to hear it.
         let _ = self.on_change.set(listener);
+    }
+
+    /// Has probes marked with this code point.
+    pub fn set_dscp(&self, dscp: u8) {
+        self.dscp.store(dscp, Ordering::Relaxed);
+    }
+
+    /// The code point that probes are marked with.
+    pub fn dscp(&self) -> u8 {
+        self.dscp.load(Ordering::Relaxed)
     }
 
     /// Replaces what holds for all peers.

@@ -23,6 +23,7 @@ use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
 use crate::transport::fair_share::{Want, divide};
+use crate::transport::mode::Congestion;
 use crate::transport::mode::effects::is_long;
 use crate::transport::stream_tuner::FIRST_STREAMS;
 use crate::transport::{PathOptions, PathUse, StreamShape};
@@ -133,6 +134,7 @@ impl Steering {
 
     /// Replaces what holds for all paths.
     pub fn set_options(&self, options: PathOptions) {
+        self.modes.set_dscp(options.dscp);
         lock(&self.state).options = options;
         self.ring();
     }
@@ -266,12 +268,14 @@ impl State {
             let rtt_us = u32::try_from(rtt_us).unwrap_or(u32::MAX);
             let mode = modes.mode(&member.peer);
             let share = member.share.max(even);
+            // Others live on bursts: paced, they carry a third less where packets are lost.
+            let is_bbr = modes.congestion(&member.peer).as_deref() == Some(Congestion::Bbr.name());
             order.shape = Some(StreamShape::of(&PathUse {
                 rate_bytes_per_s: traffic.rate_bytes_per_s,
                 cap_bytes_per_s: traffic.limit_bytes_per_s.into_iter().chain(share).min(),
                 round_trip: traffic.round_trip,
                 streams: member.streams,
-                is_long: self.options.pacing && is_long(mode, rtt_us),
+                is_paced: self.options.pacing && is_long(mode, rtt_us) && is_bbr,
                 own_buffer_bytes: tuning::own_send_buffer_bytes(),
                 dscp: self.options.dscp,
             }));
