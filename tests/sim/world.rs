@@ -112,21 +112,21 @@ impl World {
             switch: chance(60),
             abandon: chance(3),
         };
-        Self::with(random, weather, talk)
+        Self::with(seed, random, weather, talk)
     }
 
     /// A world in which nothing goes wrong.
     pub fn calm(seed: u64, talk: bool) -> Self {
-        Self::with(fastrand::Rng::with_seed(seed), Weather::default(), talk)
+        Self::with(seed, fastrand::Rng::with_seed(seed), Weather::default(), talk)
     }
 
     /// A world in which nothing goes wrong, and streams retire all the time.
     pub fn restless(seed: u64, talk: bool) -> Self {
         let weather = Weather { retire: 300, ..Weather::default() };
-        Self::with(fastrand::Rng::with_seed(seed), weather, talk)
+        Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
     }
 
-    fn with(mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+    fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
         let pages = [random.u64(1..80), random.u64(1..20)];
         let (here, there) = (SimGuest::new(pages, true), SimGuest::new(pages, false));
         for page in 0..here.layout().page_count() as usize {
@@ -141,7 +141,7 @@ impl World {
             bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
             multifd_channels: 0,
             throttle: random.bool(),
-            post_copy: PostCopyRule::NAMES[random.usize(..3)].0,
+            post_copy: PostCopyRule::NAMES[seed as usize % 3].0,
             reconnect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(20),
         };
