@@ -458,17 +458,29 @@
 #define DWCP_EVENT_MODE_TRANSITION 12
 
 /**
+ * A data stream was closed that is not needed any more; value: its number.
+ */
+#define DWCP_EVENT_STREAM_RETIRED 13
+
+/**
+ * The number of a migration's data streams was changed; value: the new one.
+ */
+#define DWCP_EVENT_STREAMS_TUNED 14
+
+/**
  * The guest goes on at the destination before all of its memory is there.
  */
-#define DWCP_EVENT_POST_COPY_BEGUN 13
+#define DWCP_EVENT_POST_COPY_BEGUN 15
 
 /**
  * No page is missing any more; the event's JSON says how long the guest waited for pages.
  */
-#define DWCP_EVENT_POST_COPY_COMPLETED 14
+#define DWCP_EVENT_POST_COPY_COMPLETED 16
+
+/**
  * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
  */
-#define DWCP_EVENT_V1_CONNECTION 13
+#define DWCP_EVENT_V1_CONNECTION 17
 
 /**
  * An event that is newer than this list; its JSON says what it is.
@@ -818,7 +830,7 @@ typedef struct dwcp_migration_options {
      */
     size_t struct_size;
     /**
-     * Data streams, 1 to 64; 0 means 4.
+     * Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
      */
     uint32_t streams;
     /**

@@ -63,7 +63,7 @@ fn streams_that_retire_are_not_lost_and_cost_nothing() {
     for seed in 0..600 {
         let talk = environment("SIM_CALM_SEED") == Some(seed);
         let (outcome, ended) = World::restless(seed, talk).run_and_count();
-        assert_eq!(outcome, Outcome::Moved, "seed {seed}");
+        assert!(matches!(outcome, Outcome::Moved | Outcome::Switched), "seed {seed}: {outcome:?}");
         assert_eq!(ended.lost, 0, "seed {seed}");
         retired += ended.retired;
         let (outcome, ended) = RelayWorld::restless(seed, talk).run_and_count();

@@ -501,7 +501,11 @@ impl Node {
             self.inner.security.check_decided()?;
         }
         let most_streams = options.streams;
-        options.streams = self.inner.steering.first_streams(to, most_streams);
+        let steering = &self.inner.steering;
+        options.streams = match route {
+            Route::V3(to) => steering.first_streams(to, most_streams),
+            Route::V1(to) => steering.modes().stream_count(to, most_streams),
+        };
         let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;

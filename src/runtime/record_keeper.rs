@@ -3,8 +3,8 @@
 use crate::Status;
 use crate::base::MigrationId;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
-use crate::migration::ownership::{Mark, Record, RecordError};
 use crate::migration::Owner;
+use crate::migration::ownership::{Mark, Record, RecordError};
 use crate::runtime::state_file::{Side, StateFile, StateFileError};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use dwcp::observe::ConnectionState;
 use dwcp::runtime::record_keeper::read_all;
 use dwcp::wire::v1::hde::{Content, Packet};
 use dwcp::wire::v1::{f8, f16, payload};
-use dwcp::{NodeError, NodeOptions, Status};
+use dwcp::{NodeError, NodeOptions, SecurityOptions, Status};
 use std::io::{Read, Write};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ fn hasty() -> MigrationOptions {
 }
 
 fn slow() -> MigrationOptions {
-    MigrationOptions { bandwidth_limit_bytes_per_s: Some(65_536), ..MigrationOptions::default() }
+    let bandwidth_limit_bytes_per_s = Some(65_536);
+    MigrationOptions { streams: 4, bandwidth_limit_bytes_per_s, ..MigrationOptions::default() }
 }
 
 #[test]
@@ -227,7 +228,12 @@ fn a_guest_that_stayed_leaves_no_record() {
 fn a_v3_port_that_is_taken_for_a_v1_peer_costs_nothing() {
     let home = Home::new(V1Options::default());
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    let options = NodeOptions { name: "v3".into(), listen, ..NodeOptions::default() };
+    let options = NodeOptions {
+        name: "v3".into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    };
     let v3 = dwcp::Node::start(options).unwrap();
     let report = home.run(v3.local_address().unwrap());
     home.assert_stayed(&report, Status::ConnectionLost, "v1 peer");

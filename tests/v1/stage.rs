@@ -4,7 +4,7 @@
 use crate::support::Guest;
 use dwcp::migration::{Dialect, Ending, MigrationOptions, Owner, Report, V1Options};
 use dwcp::observe::{ConnectionState, EventKind};
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -18,7 +18,13 @@ pub const IMAGE_BYTES: u64 = PAGES * crate::support::PAGE;
 /// A node that listens nowhere.
 pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
     let state_dir = state_dir.map(Path::to_path_buf);
-    Node::start(NodeOptions { name: name.into(), state_dir, ..NodeOptions::default() }).unwrap()
+    Node::start(NodeOptions {
+        name: name.into(),
+        state_dir,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })
+    .unwrap()
 }
 
 pub fn options(dialect: Dialect) -> V1Options {

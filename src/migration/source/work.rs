@@ -35,7 +35,10 @@ impl Source {
         }
         if !self.finish_asked {
             // Also where nothing was under way: the destination remembers what came until it is asked.
-            self.session.send(&Control::Fence { stream });
+            // Of a stream that has said goodbye it remembers nothing.
+            if !has_left {
+                self.session.send(&Control::Fence { stream });
+            }
             self.events.push_back(stream_ended(stream, has_left, reason));
         }
     }

@@ -5,7 +5,7 @@ use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Phase};
 use dwcp::runtime::sys::MappedMemory;
-use dwcp::{Migration, Node, NodeOptions};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions};
 use dwcp_netlab::{Host, Lab};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,12 @@ impl<'a> Stage<'a> {
     /// Nodes without guests.
     pub fn new(lab: &'a Lab) -> Result<Self, Failure> {
         let start = |host: &Host, name: &str, listen| {
-            let options = NodeOptions { name: name.into(), listen, ..NodeOptions::default() };
+            let options = NodeOptions {
+                name: name.into(),
+                listen,
+                security: SecurityOptions::Plain,
+                ..NodeOptions::default()
+            };
             host.enter(|| Node::start(options))
         };
         let near = start(lab.a(), "near", None)?;
@@ -51,7 +56,7 @@ impl<'a> Stage<'a> {
             let name = format!("guest{number}");
             let leaving = Arc::new(guest::running_guest(memory.clone(), 0));
             // Whoever waits for the end has the migration's report.
-            let arriving = guest::arriving_guest(guest::untouched(guest_bytes)?, channel().0);
+            let arriving = guest::arriving_guest(guest::untouched(guest_bytes)?, 0, channel().0);
             self.near.add_source(&name, leaving)?;
             self.far.add_destination(&name, Arc::new(arriving))?;
             let codec = CodecChoice::None.into();

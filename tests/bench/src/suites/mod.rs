@@ -28,10 +28,8 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "fair" => fair::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
-        _ => {
-            Err("there is no such suite; known: net, wan, relearn, fair, tls, memory, modes, \
+        _ => Err("there is no such suite; known: net, wan, relearn, fair, tls, memory, modes, \
                   downtime, postcopy, abi, qemu"
-                .into())
-        }
+            .into()),
     }
 }
