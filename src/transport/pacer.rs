@@ -6,7 +6,7 @@
 use crate::base::Time;
 use std::time::Duration;
 
-/// How much unused time the bucket remembers.
+/// How much unused time the bucket remembers, unless told otherwise.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Tells when the next chunk may go.
@@ -18,12 +18,19 @@ pub struct Pacer {
     share: Option<u64>,
     /// When everything charged so far has been paid for.
     paid_at: Time,
+    /// How much unused time the bucket remembers.
+    burst: Duration,
 }
 
 impl Pacer {
     /// A pacer with a cap, or none.
     pub fn new(limit_bytes_per_s: Option<u64>) -> Self {
-        Self { limit: limit_bytes_per_s, share: None, paid_at: Time(0) }
+        Self { limit: limit_bytes_per_s, share: None, paid_at: Time(0), burst: BURST }
+    }
+
+    /// The same, remembering so much unused time.
+    pub fn with_burst(self, burst: Duration) -> Self {
+        Self { burst, ..self }
     }
 
     /// The cap: limit or share, whichever is less.
@@ -57,7 +64,7 @@ impl Pacer {
     /// Charges bytes that were sent.
     pub fn charge(&mut self, bytes: u64, now: Time) {
         let Some(rate) = self.rate_bytes_per_s() else { return };
-        let floor = Time(now.0.saturating_sub(BURST.as_micros() as u64));
+        let floor = Time(now.0.saturating_sub(self.burst.as_micros() as u64));
         self.paid_at = self.paid_at.max(floor) + time_for(bytes, rate);
     }
 

@@ -372,10 +372,10 @@ impl Source {
     }
 
     /// A page's trip told how long the path's queue is.
-    pub(super) fn note_round_trip(&mut self, took: Duration, now: Time) {
+    pub(super) fn note_round_trip(&mut self, wire_bytes: u64, took: Duration, now: Time) {
         if self.post_copy.stage == Stage::Serving {
             self.learn_pace(now);
-            self.post_copy.pace.on_round_trip(took, now);
+            self.post_copy.pace.on_acked(wire_bytes, took, now);
         }
     }
 

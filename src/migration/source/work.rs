@@ -69,6 +69,10 @@ impl Source {
             // A connection closed with unread bytes is reset, and takes the last words with it.
             return Work::Wait(now + KEEP_ALIVE);
         }
+        if self.finish_asked {
+            // Whoever has the guest's memory may be letting go of it at this moment.
+            return self.keep_alive(stream, now + KEEP_ALIVE, now);
+        }
         if self.post_copy.has_switched() {
             return self.post_copy_work(stream, now);
         }
@@ -184,7 +188,7 @@ impl Source {
                 self.under_way_wire_bytes -= wire_bytes;
                 if arrived {
                     self.bandwidth.on_acked(wire_bytes, now - sent_at, now);
-                    self.note_round_trip(now - sent_at, now);
+                    self.note_round_trip(wire_bytes, now - sent_at, now);
                 } else {
                     self.bandwidth.on_lost(wire_bytes, now);
                 }

@@ -90,6 +90,14 @@ pub enum MissingError {
     },
 }
 
+/// Whether this process may see faults of the kernel too, whatever its memory is.
+///
+/// # Errors
+/// Why it may not.
+pub fn probe() -> Result<(), MissingError> {
+    open(&[]).map(drop)
+}
+
 /// How a stretch of memory is made to have no pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -364,6 +372,222 @@ fn mapping(line: &str) -> Option<(Range<usize>, Result<Kind, &'static str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{MemoryLayout, RegionLayout};
+    use crate::runtime::sys::Allocation;
+    use std::io::{Read, Write};
+    use std::os::fd::FromRawFd;
+
+    const PAGE: u64 = 4096;
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Without the right to see faults there is nothing to be tested.
+    fn may_not() -> bool {
+        probe().inspect_err(|error| eprintln!("skipped: {error}")).is_err()
+    }
+
+    fn layout(pages: u64) -> MemoryLayout {
+        let length_bytes = pages * PAGE;
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes };
+        MemoryLayout::new(PAGE as u32, vec![region]).unwrap()
+    }
+
+    fn anonymous(pages: u64, huge_pages: bool) -> Arc<MappedMemory> {
+        let how = Allocation { huge_pages, prefault: true };
+        let memory = MappedMemory::allocate(layout(pages), how).unwrap();
+        (0..pages).for_each(|page| memory.write(0, page * PAGE, &[0xee; 8]).unwrap());
+        Arc::new(memory)
+    }
+
+    /// A mapping of a new file in memory, for as long as the process lives.
+    fn mapped(
+        pages: u64,
+        flags: libc::c_int,
+        file_flags: libc::c_uint,
+    ) -> Option<Arc<MappedMemory>> {
+        let (length, protection) = ((pages * PAGE) as usize, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: a new file mapped at an address of the kernel's choice, and never unmapped.
+        let start = unsafe {
+            let fd = libc::memfd_create(c"dwcp-test".as_ptr(), file_flags);
+            assert!(fd >= 0 && libc::ftruncate(fd, length as i64) == 0);
+            let start = libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0);
+            libc::close(fd);
+            start
+        };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: the mapping stays.
+        Some(Arc::new(unsafe { MappedMemory::from_raw(layout(pages), &[start.cast()]) }.unwrap()))
+    }
+
+    fn read(memory: &MappedMemory, page: u64) -> u8 {
+        let mut byte = [0];
+        memory.read(0, page * PAGE, &mut byte).unwrap();
+        byte[0]
+    }
+
+    fn wait_for(missing: &MissingMemory) -> Vec<u64> {
+        let mut faults = Vec::new();
+        while faults.is_empty() {
+            missing.wait_for_faults(&mut faults, 32, LONG).unwrap();
+        }
+        faults
+    }
+
+    /// Pages 1, 3 and 5 are taken away; whoever touches one waits for what is placed, and never sees
+    /// what was there, nor zeros.
+    fn serves_what_is_touched(memory: Arc<MappedMemory>) {
+        let missing = MissingMemory::begin(memory.clone()).unwrap();
+        [1, 3, 5].into_iter().for_each(|page| missing.discard(0, page * PAGE, PAGE).unwrap());
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read(&memory, 3));
+            assert_eq!(wait_for(&missing), [3]);
+            assert!(!reader.is_finished());
+            missing.place(0, 3 * PAGE, &[7; PAGE as usize]).unwrap();
+            assert_eq!(reader.join().unwrap(), 7);
+            // A guest that writes to a page that is missing keeps the rest of it.
+            let writer = scope.spawn(|| memory.write(0, PAGE + 1, &[9]).unwrap());
+            assert_eq!(wait_for(&missing), [1]);
+            missing.place(0, PAGE, &[8; PAGE as usize]).unwrap();
+            writer.join().unwrap();
+            let mut bytes = [0; 3];
+            memory.read(0, PAGE, &mut bytes).unwrap();
+            assert_eq!(bytes, [8, 9, 8]);
+        });
+        // What is there stays, whatever comes late; what is missing around it is filled.
+        missing.place(0, 0, &[6; 7 * PAGE as usize]).unwrap();
+        let found: Vec<u8> = (0..7).map(|page| read(&memory, page)).collect();
+        assert_eq!(found, [0xee, 8, 0xee, 7, 0xee, 6, 0xee]);
+        missing.release();
+        missing.place(0, 0, &[5; PAGE as usize]).unwrap();
+        assert_eq!(read(&memory, 0), 0xee, "placed after the end");
+    }
+
+    #[test]
+    fn anonymous_memory_lacks_pages_until_they_are_placed() {
+        if may_not() {
+            return;
+        }
+        serves_what_is_touched(anonymous(16, false));
+        // Huge pages of both kinds, present before.
+        serves_what_is_touched(anonymous(1024, true));
+    }
+
+    #[test]
+    fn shared_memory_lacks_pages_until_they_are_placed() {
+        if may_not() {
+            return;
+        }
+        let memory = mapped(16, libc::MAP_SHARED, 0).unwrap();
+        (0..16).for_each(|page| memory.write(0, page * PAGE, &[0xee; 8]).unwrap());
+        serves_what_is_touched(memory);
+    }
+
+    #[test]
+    fn the_kernel_waits_too_when_it_touches_a_page_for_somebody() {
+        if may_not() {
+            return;
+        }
+        let memory = anonymous(4, false);
+        let missing = MissingMemory::begin(memory.clone()).unwrap();
+        missing.discard(0, 0, PAGE).unwrap();
+        let mut fds = [0; 2];
+        // SAFETY: two descriptors fit, and each is owned once.
+        let (mut from, mut to) = unsafe {
+            assert_eq!(libc::pipe(fds.as_mut_ptr()), 0);
+            (std::fs::File::from_raw_fd(fds[0]), std::fs::File::from_raw_fd(fds[1]))
+        };
+        std::thread::scope(|scope| {
+            let memory = &memory;
+            scope.spawn(move || {
+                // SAFETY: the page belongs to the test; nobody writes it but the placement.
+                let page = unsafe { std::slice::from_raw_parts(memory.address(0).unwrap(), 8) };
+                to.write_all(page).unwrap();
+            });
+            assert_eq!(wait_for(&missing), [0]);
+            missing.place(0, 0, &[4; PAGE as usize]).unwrap();
+        });
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [4; 8]);
+    }
+
+    #[test]
+    fn zero_pages_are_placed_and_a_wait_can_be_ended() {
+        if may_not() {
+            return;
+        }
+        let memory = anonymous(8, false);
+        let missing = MissingMemory::begin(memory.clone()).unwrap();
+        missing.discard(0, 0, 4 * PAGE).unwrap();
+        missing.wake();
+        let mut faults = Vec::new();
+        missing.wait_for_faults(&mut faults, 32, LONG).unwrap();
+        assert!(faults.is_empty(), "{faults:?}");
+        missing.place_zero(0, 0, 8 * PAGE).unwrap();
+        let found: Vec<u8> = (0..8).map(|page| read(&memory, page)).collect();
+        assert_eq!(found, [0, 0, 0, 0, 0xee, 0xee, 0xee, 0xee]);
+    }
+
+    #[test]
+    fn who_waits_for_a_page_that_is_lost_waits_for_ever() {
+        if may_not() {
+            return;
+        }
+        let memory = anonymous(4, false);
+        let missing = MissingMemory::begin(memory.clone()).unwrap();
+        missing.discard(0, 0, PAGE).unwrap();
+        // Left behind when the test ends, with the memory that it holds.
+        let lost = std::thread::spawn(move || read(&memory, 0));
+        assert_eq!(wait_for(&missing), [0]);
+        missing.abandon();
+        drop(missing);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!lost.is_finished(), "a page was invented");
+    }
+
+    #[test]
+    fn memory_in_which_pages_cannot_be_missing_is_refused_with_its_kind() {
+        if may_not() {
+            return;
+        }
+        let private = mapped(4, libc::MAP_PRIVATE, 0).unwrap();
+        let error = MissingMemory::check(private).unwrap_err().to_string();
+        assert!(error.contains("\"ram\"") && error.contains("a private mapping"), "{error}");
+        match mapped(512, libc::MAP_SHARED, libc::MFD_HUGETLB) {
+            Some(huge) => {
+                let error = MissingMemory::check(huge).unwrap_err().to_string();
+                assert!(error.contains("hugetlbfs"), "{error}");
+            }
+            None => eprintln!("skipped: this host has no huge pages reserved"),
+        }
+        let locked = anonymous(4, false);
+        let address = locked.address(0).unwrap().cast();
+        // SAFETY: the test's own memory.
+        assert_eq!(unsafe { libc::mlock(address, 4 * PAGE as usize) }, 0);
+        let error = MissingMemory::check(locked).unwrap_err().to_string();
+        assert!(error.contains("MADV_DONTNEED") && error.contains("locked"), "{error}");
+        let watched = anonymous(4, false);
+        let _first = MissingMemory::begin(watched.clone()).unwrap();
+        let error = MissingMemory::begin(watched).unwrap_err().to_string();
+        assert!(error.contains("another userfaultfd"), "{error}");
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 4096 };
+        let small = MemoryLayout::new(1024, vec![region]).unwrap();
+        let small = MappedMemory::allocate(small, Allocation::default()).unwrap();
+        let error = MissingMemory::check(Arc::new(small)).unwrap_err().to_string();
+        assert!(error.contains("page size 1024 is no multiple"), "{error}");
+    }
+
+    #[test]
+    fn a_check_leaves_memory_usable() {
+        if may_not() {
+            return;
+        }
+        let memory = anonymous(4, false);
+        MissingMemory::check(memory.clone()).unwrap();
+        MissingMemory::check(memory.clone()).unwrap();
+        assert_eq!((read(&memory, 0), read(&memory, 1)), (0, 0xee));
+    }
 
     #[test]
     fn mappings_are_told_apart() {
