@@ -255,6 +255,12 @@
 #define DWCP_NODE_NO_HELD_PAGES 1
 
 /**
+ * dwcp_node_options.flags: connections are neither encrypted nor is the peer known; never to or
+ * from a public address.
+ */
+#define DWCP_NODE_PLAIN 2
+
+/**
  * dwcp_migration_options.flags: never slow the guest down.
  */
 #define DWCP_MIGRATION_NO_THROTTLE 1
@@ -378,8 +384,9 @@
 #define DWCP_ENDING_KEEP 2
 
 /**
- * Source only: the link broke at the commit point. Leave the guest paused, and ask the
- * destination's record before anything is done with it.
+ * The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+ * the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+ * the other side before anything is done with it.
  */
 #define DWCP_ENDING_UNDECIDED 3
 
@@ -451,14 +458,29 @@
 #define DWCP_EVENT_MODE_TRANSITION 12
 
 /**
+ * A data stream was closed that is not needed any more; value: its number.
+ */
+#define DWCP_EVENT_STREAM_RETIRED 13
+
+/**
+ * The number of a migration's data streams was changed; value: the new one.
+ */
+#define DWCP_EVENT_STREAMS_TUNED 14
+
+/**
  * The guest goes on at the destination before all of its memory is there.
  */
-#define DWCP_EVENT_POST_COPY_BEGUN 13
+#define DWCP_EVENT_POST_COPY_BEGUN 15
 
 /**
  * No page is missing any more; the event's JSON says how long the guest waited for pages.
  */
-#define DWCP_EVENT_POST_COPY_COMPLETED 14
+#define DWCP_EVENT_POST_COPY_COMPLETED 16
+
+/**
+ * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+ */
+#define DWCP_EVENT_V1_CONNECTION 17
 
 /**
  * An event that is newer than this list; its JSON says what it is.
@@ -598,9 +620,18 @@ typedef struct dwcp_node_options {
      */
     uint64_t held_bytes;
     /**
+     * Directory with the node's key and certificate (`dwcp-v3-cli identity issue`): connections are
+     * over TLS. NULL with DWCP_NODE_PLAIN: they are not secured; without it: there are none.
+     */
+    const char *identity_dir;
+    /**
+     * Names of the nodes that are talked to, separated by commas; NULL: all that are trusted.
+     */
+    const char *allowed_peers;
+    /**
      * Zero.
      */
-    uint64_t reserved[6];
+    uint64_t reserved[4];
 } dwcp_node_options;
 
 /**
@@ -799,7 +830,7 @@ typedef struct dwcp_migration_options {
      */
     size_t struct_size;
     /**
-     * Data streams, 1 to 64; 0 means 4.
+     * Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
      */
     uint32_t streams;
     /**
@@ -1249,7 +1280,9 @@ dwcp_status dwcp_writer_write(struct dwcp_writer *writer,
 dwcp_status dwcp_callback_set_error(const char *text);
 
 /**
- * Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+ * Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+ * "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+ * staying paused. Returns at once. options may be NULL.
  * Threads: shared, not from a callback.
  */
 DWCP_MUST_USE

@@ -58,6 +58,23 @@ fn a_calm_world_always_moves_the_guest() {
 }
 
 #[test]
+fn streams_that_retire_are_not_lost_and_cost_nothing() {
+    let mut retired = 0;
+    for seed in 0..600 {
+        let talk = environment("SIM_CALM_SEED") == Some(seed);
+        let (outcome, ended) = World::restless(seed, talk).run_and_count();
+        assert!(matches!(outcome, Outcome::Moved | Outcome::Switched), "seed {seed}: {outcome:?}");
+        assert_eq!(ended.lost, 0, "seed {seed}");
+        retired += ended.retired;
+        let (outcome, ended) = RelayWorld::restless(seed, talk).run_and_count();
+        assert_eq!(outcome, relay::Outcome::Moved, "seed {seed}");
+        assert_eq!(ended.lost, 0, "seed {seed}");
+        retired += ended.retired;
+    }
+    assert!(retired > 1_000, "{retired} streams retired");
+}
+
+#[test]
 fn no_relayed_seed_breaks_an_invariant() {
     use relay::Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed};
     let endings = [Moved, Stayed, SourceCrashed, DestinationCrashed];

@@ -22,11 +22,7 @@ pub struct Operator {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Show the node, its guests and migrations
-    Status {
-        /// Show every component and feature flag too, built or not
-        #[arg(long, short)]
-        verbose: bool,
-    },
+    Status(Status),
     /// Move a running guest to another node, and wait for the end
     ///
     /// Shows a progress bar on a terminal; otherwise, or with --json, prints one JSON object when
@@ -59,11 +55,27 @@ pub enum Command {
         /// Such as 300mbit or 40MB/s; none lifts it
         limit: String,
     },
+    /// List migrations in doubt, or write down who has the guest of one
+    ///
+    /// A migration is in doubt where the link broke at its commit point, and after every one to or from
+    /// a v1 peer, which acknowledges nothing. Find out who has the guest, and say so: the record is
+    /// settled then. Nothing is done to the guest itself.
+    Settle {
+        /// The migration's id, or the beginning of it
+        #[arg(requires = "owner")]
+        id: Option<String>,
+        /// Who has the guest
+        #[arg(long, value_parser = ["source", "destination"], requires = "id")]
+        owner: Option<String>,
+    },
     /// List the guests that are registered on the node
     Guests,
     /// Attach guests of unmodified QEMUs, which then migrate like any other
     #[command(subcommand)]
     Vm(Vm),
+    /// Open the port that v1 peers connect to
+    #[command(subcommand)]
+    V1(V1),
     /// Let go of what the node keeps of guests that left or came
     ///
     /// A node keeps pages that it sent and received for QEMU's guests, so that a guest that comes
@@ -140,6 +152,11 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    /// Make and show the certificates by which nodes know each other
+    ///
+    /// These commands work on files and need no node.
+    #[command(subcommand)]
+    Identity(Identity),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -236,15 +253,32 @@ pub enum Modes {
     },
 }
 
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Show every component and feature flag too, built or not
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Show instead what would be lost by talking to peers as v1, and to which it is done
+    #[arg(long, conflicts_with_all = ["verbose", "check_mode"])]
+    pub check_compatibility: bool,
+    /// Only this peer, known or not
+    #[arg(long, value_name = "HOST:PORT", requires = "check_compatibility")]
+    pub peer: Option<String>,
+    /// Show instead in which mode each component and peer is
+    #[arg(long, conflicts_with = "verbose")]
+    pub check_mode: bool,
+}
+
 /// Options of `migrate`; what is not given comes from the node's configuration.
 #[derive(Args, Debug)]
 pub struct Migrate {
     /// The guest's name
     pub guest: String,
-    /// The node that takes it
+    /// The node that takes it, or v1://HOST:PORT: a v1 peer, in plain and without acknowledgement
     #[arg(long, value_name = "HOST:PORT")]
     pub to: String,
-    /// Data streams, 1 to 64
+    /// Data streams, at most, 1 to 64
     #[arg(long, value_name = "N")]
     pub streams: Option<u16>,
     /// Page encoding: auto, none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL
@@ -307,6 +341,83 @@ pub enum Vm {
     },
 }
 
+/// `identity` commands.
+#[derive(Subcommand, Debug)]
+pub enum Identity {
+    /// Make the authority of a fleet: the key that signs its nodes' certificates
+    Init {
+        /// The fleet's name, in the authority's certificate
+        #[arg(long, value_name = "NAME", default_value = "dwcp")]
+        name: String,
+        /// Where the authority's key is kept: on one host, or away from all of them
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+    },
+    /// Sign an identity for a node
+    Issue {
+        /// The node's name
+        node: String,
+        /// Name or address that other nodes dial it as; localhost always is one
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// How long the certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// Where the identity goes
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        out: PathBuf,
+    },
+    /// Show the certificates in an identity's or an authority's directory
+    Show {
+        /// The directory
+        #[arg(default_value = DEFAULT_IDENTITY)]
+        directory: PathBuf,
+    },
+    /// Replace a node's key and certificate, or the authority's
+    ///
+    /// Certificates of an authority's earlier keys go on being trusted by nodes that have its new
+    /// ca.pem, so first hand that out, then issue or rotate the nodes' identities.
+    Rotate {
+        /// Give the authority a new key, under this name, and not a node
+        #[arg(long, value_name = "NAME")]
+        of_authority: Option<String>,
+        /// How long the node's certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// The node's identity
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        identity: PathBuf,
+    },
+}
+
+/// `v1` commands.
+#[derive(Subcommand, Debug)]
+pub enum V1 {
+    /// Let v1 peers connect and send a guest, until the node ends
+    ///
+    /// v1 encrypts nothing and says neither which guest it sends nor whether it has let go of it: the
+    /// image goes into a guest that a hypervisor expects here, and is never started by the node.
+    Listen {
+        /// Where, such as 10.0.0.1:9876; never a public address
+        #[arg(value_name = "ADDRESS:PORT")]
+        address: String,
+        /// The guest that comes; without it the only one that is expected
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+        /// How it travels, as set at the peer
+        #[arg(long, value_parser = ["f16", "f8", "plain"])]
+        dialect: Option<String>,
+    },
+}
+
 /// `config` commands.
 #[derive(Subcommand, Debug)]
 pub enum Config {
@@ -347,3 +458,7 @@ pub enum Generate {
 
 /// Where dwcpd serves its node.
 pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";
+/// Where dwcpd looks for its identity.
+pub const DEFAULT_IDENTITY: &str = "/etc/dwcp/identity";
+/// Where the authority of a fleet is kept.
+pub const DEFAULT_AUTHORITY: &str = "/etc/dwcp/authority";

@@ -96,6 +96,9 @@ pub const DWCP_CODEC_ZSTD: u32 = 3;
 /// dwcp_node_options.flags: keep no pages of QEMU's guests that left or came; see
 /// dwcp_node_clear_held().
 pub const DWCP_NODE_NO_HELD_PAGES: u32 = 1;
+/// dwcp_node_options.flags: connections are neither encrypted nor is the peer known; never to or
+/// from a public address.
+pub const DWCP_NODE_PLAIN: u32 = 2;
 
 /// dwcp_migration_options.flags: never slow the guest down.
 pub const DWCP_MIGRATION_NO_THROTTLE: u32 = 1;
@@ -154,8 +157,9 @@ pub const DWCP_REQUEST_FINISH: u32 = 8;
 pub const DWCP_ENDING_DISCARD: u32 = 1;
 /// The guest stays with this side.
 pub const DWCP_ENDING_KEEP: u32 = 2;
-/// Source only: the link broke at the commit point. Leave the guest paused, and ask the
-/// destination's record before anything is done with it.
+/// The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+/// the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+/// the other side before anything is done with it.
 pub const DWCP_ENDING_UNDECIDED: u32 = 3;
 /// After a switch to post-copy the guest was the destination's, and is lost. At the destination end it:
 /// whoever touches a page that is missing waits until the process ends. At the source memory holds the
@@ -186,10 +190,16 @@ pub const DWCP_EVENT_PEER_REFUSED: u32 = 10;
 pub const DWCP_EVENT_NOTICE: u32 = 11;
 /// The way of transport to a peer changed; the event's JSON says from what to what, and why.
 pub const DWCP_EVENT_MODE_TRANSITION: u32 = 12;
+/// A data stream was closed that is not needed any more; value: its number.
+pub const DWCP_EVENT_STREAM_RETIRED: u32 = 13;
+/// The number of a migration's data streams was changed; value: the new one.
+pub const DWCP_EVENT_STREAMS_TUNED: u32 = 14;
 /// The guest goes on at the destination before all of its memory is there.
-pub const DWCP_EVENT_POST_COPY_BEGUN: u32 = 13;
+pub const DWCP_EVENT_POST_COPY_BEGUN: u32 = 15;
 /// No page is missing any more; the event's JSON says how long the guest waited for pages.
-pub const DWCP_EVENT_POST_COPY_COMPLETED: u32 = 14;
+pub const DWCP_EVENT_POST_COPY_COMPLETED: u32 = 16;
+/// A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+pub const DWCP_EVENT_V1_CONNECTION: u32 = 17;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 

@@ -26,7 +26,7 @@ pub struct dwcp_migration {
 pub struct dwcp_migration_options {
     /// sizeof(dwcp_migration_options).
     pub struct_size: usize,
-    /// Data streams, 1 to 64; 0 means 4.
+    /// Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
     pub streams: u32,
     /// A DWCP_CODEC_.
     pub codec: u32,
@@ -144,7 +144,9 @@ pub struct dwcp_report {
     pub reserved: [u64; 2],
 }
 
-/// Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+/// Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+/// "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+/// staying paused. Returns at once. options may be NULL.
 /// Threads: shared, not from a callback.
 #[unsafe(no_mangle)]
 #[must_use]

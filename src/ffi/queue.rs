@@ -212,10 +212,13 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::PostCopyCompleted { .. } => (DWCP_EVENT_POST_COPY_COMPLETED, 0),
         EventKind::StreamUp { stream, .. } => (DWCP_EVENT_STREAM_UP, *stream),
         EventKind::StreamDown { stream, .. } => (DWCP_EVENT_STREAM_DOWN, *stream),
+        EventKind::StreamRetired { stream } => (DWCP_EVENT_STREAM_RETIRED, *stream),
+        EventKind::StreamsTuned { to, .. } => (DWCP_EVENT_STREAMS_TUNED, u32::from(*to)),
         EventKind::ChunkDamaged { .. } => (DWCP_EVENT_CHUNK_DAMAGED, 0),
         EventKind::PeerRefused { .. } => (DWCP_EVENT_PEER_REFUSED, 0),
         EventKind::Notice { .. } => (DWCP_EVENT_NOTICE, 0),
         EventKind::ModeTransition { .. } => (DWCP_EVENT_MODE_TRANSITION, 0),
+        EventKind::V1Connection { .. } => (DWCP_EVENT_V1_CONNECTION, 0),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),

@@ -42,8 +42,9 @@ pub enum Ending {
     Discard,
     /// The guest stays with this side.
     Keep,
-    /// Source only: the link broke at the commit point. Leave the guest paused, and ask the
-    /// destination's record before anything is done with it.
+    /// Only the other side can tell who has the guest: the link broke at the commit point, or that
+    /// side speaks v1, which acknowledges nothing. Leave the guest paused; at a destination, where
+    /// only v1 brings this about, keep the whole image as it is and do not start it.
     Undecided,
     /// After a switch to post-copy: the guest was the destination's, and pages that it lacked will
     /// never come, or the destination is gone with it. At the destination the guest must be ended:

@@ -92,7 +92,7 @@ impl FromStr for PostCopyRule {
 /// Settings of one migration; `Default` is what an operator wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MigrationOptions {
-    /// Data streams, 1 to 64.
+    /// Data streams, at most, 1 to 64. How many there are is found out.
     pub streams: u16,
     /// Page encoding.
     pub codec: CodecPolicy,
@@ -122,7 +122,7 @@ pub const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 impl Default for MigrationOptions {
     fn default() -> Self {
         Self {
-            streams: 4,
+            streams: 8,
             codec: CodecPolicy::Auto,
             max_downtime: Duration::from_millis(300),
             deadline: None,

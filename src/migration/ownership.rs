@@ -33,6 +33,8 @@ pub enum Mark {
     OwnedIncomplete,
     /// Either: the guest was the destination's, and pages that it lacked are lost, or it is itself.
     Lost,
+    /// Destination: a v1 peer's image is whole; v1 does not say who has the guest.
+    Arrived,
     /// Destination: given up; the guest was and is the source's.
     Discarded,
 }
@@ -60,7 +62,7 @@ impl Mark {
     pub fn owner(self) -> Owner {
         match self {
             Mark::SourceRuns | Mark::Receiving | Mark::Discarded | Mark::Prepared => Owner::Source,
-            Mark::CommitSent | Mark::PostCopySent => Owner::InDoubt,
+            Mark::CommitSent | Mark::PostCopySent | Mark::Arrived => Owner::InDoubt,
             Mark::GivenAway
             | Mark::Owned
             | Mark::ServingPages
@@ -78,7 +80,11 @@ impl Mark {
     pub fn advice(self) -> &'static str {
         match self {
             Mark::SourceRuns => "the guest was this host's; start it here",
-            Mark::CommitSent => "ask the destination's record: `owned` means it has the guest",
+            Mark::CommitSent => {
+                "ask the destination's record: `owned` means it has the guest; a v1 peer has no \
+                 record, so ask its operator"
+            }
+            Mark::Arrived => "ask the v1 peer's operator whether it has let go of the guest",
             Mark::PostCopySent => {
                 "ask the destination's record: `prepared` or `discarded` means that the guest was \
                  this host's; `owned_incomplete` means that it ran there without pages that this \

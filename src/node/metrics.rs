@@ -120,8 +120,12 @@ impl Metrics {
         match kind {
             EventKind::StreamUp { .. } => self.add(Metric::AmstStreamsOpened, "", 1.0),
             EventKind::StreamDown { .. } => self.add(Metric::AmstStreamsLost, "", 1.0),
+            EventKind::StreamRetired { .. } => self.add(Metric::AmstStreamsRetired, "", 1.0),
             EventKind::ChunkDamaged { .. } => self.add(Metric::HdeChunksDamaged, "", 1.0),
             EventKind::PeerRefused { .. } => self.add(Metric::AmstPeersRefused, "", 1.0),
+            EventKind::V1Connection { state, .. } => {
+                self.add(Metric::AmstV1Connections, state.name(), 1.0);
+            }
             EventKind::ModeTransition { transition, .. } => {
                 self.add(Metric::AmstModeSwitches, transition.to.name(), 1.0);
             }
@@ -138,6 +142,7 @@ impl Metrics {
             EventKind::NodeStarted { .. }
             | EventKind::NodeStopped {}
             | EventKind::GuestChanged { .. }
+            | EventKind::StreamsTuned { .. }
             | EventKind::Phase { .. }
             | EventKind::Throttled { .. }
             | EventKind::PostCopyBegun { .. } => {}

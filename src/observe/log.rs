@@ -137,7 +137,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 15] = [
+pub const EVENT_KINDS: [&str; 18] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -148,8 +148,11 @@ pub const EVENT_KINDS: [&str; 15] = [
     "post_copy_completed",
     "stream_up",
     "stream_down",
+    "stream_retired",
+    "streams_tuned",
     "chunk_damaged",
     "peer_refused",
+    "v1_connection",
     "mode_transition",
     "notice",
     "migration_ended",
@@ -168,8 +171,11 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::PostCopyCompleted { .. } => "post_copy_completed",
         EventKind::StreamUp { .. } => "stream_up",
         EventKind::StreamDown { .. } => "stream_down",
+        EventKind::StreamRetired { .. } => "stream_retired",
+        EventKind::StreamsTuned { .. } => "streams_tuned",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
+        EventKind::V1Connection { .. } => "v1_connection",
         EventKind::ModeTransition { .. } => "mode_transition",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
@@ -212,8 +218,22 @@ pub fn describe(kind: &EventKind) -> String {
         ),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
+        EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
+        EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
+            let rate = *rate_bytes_per_s as f64 * 8e-6;
+            let why = why.describe();
+            let carried = if rate > 0.0 {
+                format!("; {from} carried {rate:.1} Mbit/s")
+            } else {
+                String::new()
+            };
+            format!("{from} to {to} streams of at most {limit}: {why}{carried}")
+        }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
+        EventKind::V1Connection { peer, dialect, state, detail } => {
+            format!("v1 connection with {peer} ({dialect}) {}: {detail}", state.name())
+        }
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
@@ -244,6 +264,7 @@ const MAX_RECORDS: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::ConnectionState;
     use crate::transport::mode::{Mode, ModeDetector, ModePolicy};
 
     fn notice(text: &str) -> Event {
@@ -280,6 +301,9 @@ mod tests {
     fn names_agree_with_json() {
         for component in Component::ALL {
             assert_eq!(serde_json::to_value(component).unwrap(), component.name());
+        }
+        for state in ConnectionState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         for level in Level::ALL {
             assert_eq!(serde_json::to_value(level).unwrap(), level.name());

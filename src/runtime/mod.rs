@@ -1,5 +1,6 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
+pub mod channel;
 pub mod clock;
 pub mod compression;
 pub mod connection;
@@ -10,6 +11,7 @@ pub mod footprint;
 pub mod guarded;
 pub mod handle;
 pub mod held;
+pub mod idle_clock;
 pub mod incoming;
 pub mod journal;
 pub mod listener;
@@ -27,8 +29,12 @@ pub mod qemu;
 pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
+pub mod security;
+pub mod sources;
 pub mod state_file;
+pub mod steering;
 pub mod stream_slots;
 pub mod sys;
 pub mod telemetry;
 pub mod tuning;
+pub mod v1;

@@ -14,7 +14,7 @@ use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::connection::ConnectionError;
-use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
@@ -26,10 +26,15 @@ use crate::runtime::outgoing::Outgoing;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
-use crate::runtime::record_keeper::{RecordKeeper, read_all};
+use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
+use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
+use crate::runtime::steering::{Steered, Steering};
+use crate::runtime::v1::V1Error;
+use crate::runtime::v1::facade::{Route, V1};
 use crate::transport::mode::TableError;
+use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +55,8 @@ pub struct NodeOptions {
     pub state_dir: Option<PathBuf>,
     /// What is kept of the pages of guests of QEMU's that left or came.
     pub held: HeldOptions,
+    /// How connections are secured.
+    pub security: SecurityOptions,
 }
 
 /// An operation on a node failed.
@@ -63,6 +70,9 @@ pub enum NodeError {
         /// Why.
         source: io::Error,
     },
+    /// Connections cannot be made as things are.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The state directory.
     #[error("cannot use state directory {path}: {source}")]
     StateDir {
@@ -163,9 +173,18 @@ pub enum NodeError {
     /// None or several guests to choose from.
     #[error("{0}")]
     WhichGuest(String),
+    /// Something that v1 cannot do, or that is not done with v1 peers.
+    #[error(transparent)]
+    V1(#[from] V1Error),
+    /// A record that is in doubt.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
+    /// An option of paths.
+    #[error(transparent)]
+    Paths(#[from] PathOptionsError),
     /// A limit.
     #[error("{what} limit of {limit} reached")]
     Limit {
@@ -192,6 +211,11 @@ impl NodeError {
     pub fn status(&self) -> Status {
         match self {
             NodeError::Listen { .. } | NodeError::Io { .. } => Status::Io,
+            NodeError::Security(error) => match error {
+                SecurityError::Undecided => Status::BadState,
+                SecurityError::Identity(error) => error.status(),
+                error => error.status(),
+            },
             NodeError::StateDir { .. } => Status::StateFile,
             NodeError::NameTaken(_) | NodeError::QemuTaken { .. } => Status::AlreadyExists,
             NodeError::UnknownGuest { .. } | NodeError::UnknownMigration(_) => Status::NotFound,
@@ -208,9 +232,14 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
-            NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
-                Status::InvalidArgument
-            }
+            NodeError::V1(error) => error.status(),
+            NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
+            NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
+            NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
+            NodeError::BadName(_)
+            | NodeError::Address { .. }
+            | NodeError::Options(_)
+            | NodeError::Paths(_) => Status::InvalidArgument,
             NodeError::Limit { .. } => Status::LimitReached,
             NodeError::Stopped => Status::Stopped,
         }
@@ -242,7 +271,9 @@ struct Inner {
     registry: Arc<Registry>,
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
-    modes: Arc<Modes>,
+    steering: Arc<Steering>,
+    security: Arc<Security>,
+    v1: Arc<V1>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -252,6 +283,8 @@ pub enum Migration {
     Outgoing(Arc<dyn Handle>),
     /// The guest arrives.
     Incoming(Arc<dyn Arrival>),
+    /// The guest arrives from a v1 peer, whose connections say nothing of what they belong to.
+    Arriving(Arc<dyn Handle>),
 }
 
 impl Node {
@@ -260,10 +293,10 @@ impl Node {
     /// # Errors
     /// The name, the listener or the state directory cannot be used.
     pub fn start(mut options: NodeOptions) -> Result<Node, NodeError> {
-        if options.name.is_empty() {
-            options.name = host_name();
-        }
+        let security = Security::open(options.security.clone())?;
+        options.name = own_name(options.name, &security)?;
         check_name(&options.name)?;
+        options.listen.map_or(Ok(()), |address| security.check_listen(address))?;
         if options.held.enabled && options.held.max_bytes < MIN_HELD_BYTES {
             return Err(NodeError::HeldBytes(options.held.max_bytes));
         }
@@ -280,14 +313,18 @@ impl Node {
             registry.remember(path.clone(), kept);
         }
         let listener = match options.listen {
-            Some(address) => Some(listen(address, &registry, journal.clone())?),
+            Some(address) => Some(listen(address, &registry, &security, journal.clone())?),
             None => None,
         };
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
+        let modes = Modes::new(journal.clone(), security.clone());
+        let v1 = V1::new(registry.clone(), journal.clone(), modes.clone());
+        let steering = Steering::new(journal, modes);
+        let listener = Mutex::new(listener);
+        let inner = Inner { options, registry, listener, address, steering, security, v1 };
+        Ok(Node { inner: Arc::new(inner) })
     }
 
     /// The node's name.
@@ -298,6 +335,25 @@ impl Node {
     /// Where it listens, with the port that was chosen.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.inner.address
+    }
+
+    /// What its certificate says; none without TLS.
+    pub fn certificate(&self) -> Option<CertificateFacts> {
+        let identity = self.inner.security.identity()?;
+        CertificateFacts::read(&identity.certificate).ok()
+    }
+
+    /// Whether its connections are plain, because it was told so.
+    pub fn is_plain(&self) -> bool {
+        *self.inner.security.options() == SecurityOptions::Plain
+    }
+
+    /// Reads its identity anew, for connections from now on.
+    ///
+    /// # Errors
+    /// It cannot be used, or is of another node; the one that was in use stays.
+    pub fn reload_identity(&self) -> Result<(), NodeError> {
+        Ok(self.inner.security.reload()?)
     }
 
     /// Registers a running guest, so that it can be migrated away. The registration ends when it
@@ -365,6 +421,11 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Whether pages of guests that left or came are kept.
+    pub fn holds_departed_guests(&self) -> bool {
+        self.inner.options.held.enabled
+    }
+
     /// How much is held of the pages of guests that left or came, so that they need not travel
     /// again: of one guest or of all.
     pub fn held(&self, guest: Option<&str>) -> HeldTotals {
@@ -423,7 +484,8 @@ impl Node {
         self.inner.registry.guests()
     }
 
-    /// Starts to move a guest to the node at `to` (`HOST:PORT`); returns at once.
+    /// Starts to move a guest to the node at `to` (`HOST:PORT`), or to the v1 peer that is named by
+    /// `v1://HOST:PORT`; returns at once.
     ///
     /// # Errors
     /// An option or the address is out of form, or the guest unknown, moving, or not running here.
@@ -434,19 +496,36 @@ impl Node {
         mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
-        check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
-        options.streams = self.inner.modes.stream_count(to, options.streams);
+        let route = self.inner.v1.route(to)?;
+        if let Route::V3(_) = route {
+            self.inner.security.check_decided()?;
+        }
+        let most_streams = options.streams;
+        let steering = &self.inner.steering;
+        options.streams = match route {
+            Route::V3(to) => steering.first_streams(to, most_streams),
+            Route::V1(to) => steering.modes().stream_count(to, most_streams),
+        };
+        let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
-        let started = match source {
-            Leaving::Memory(_) if options.multifd_channels > 0 => {
+        let started = match (source, route) {
+            (Leaving::Memory(_), _) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Qemu(_) if options.post_copy != PostCopyRule::Never => {
+            (Leaving::Qemu(_), Route::V3(_)) if options.post_copy != PostCopyRule::Never => {
                 Err(NodeError::NoPostCopy(guest.to_string(), options.post_copy))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+            (Leaving::Memory(source), Route::V3(to)) => {
+                self.launch(id, guest, source, (to, streams), options)
+            }
+            (Leaving::Memory(source), Route::V1(to)) => {
+                self.inner.v1.depart((id, guest), source, (to, options), self.state_dir())
+            }
+            (Leaving::Qemu(qemu), Route::V3(to)) => {
+                self.launch_qemu(id, guest, qemu, (to, streams), options)
+            }
+            (Leaving::Qemu(_), Route::V1(_)) => Err(V1Error::Qemu(guest.to_string()).into()),
         };
         if started.is_err() {
             registry.release(guest, id);
@@ -454,15 +533,26 @@ impl Node {
         started
     }
 
+    /// What it keeps for v1 peers.
+    pub(crate) fn v1(&self) -> &Arc<V1> {
+        &self.inner.v1
+    }
+
     /// The modes of its peers.
     pub(crate) fn modes(&self) -> &Arc<Modes> {
-        &self.inner.modes
+        self.inner.steering.modes()
+    }
+
+    /// What steers its migrations.
+    pub(crate) fn steering(&self) -> &Arc<Steering> {
+        &self.inner.steering
     }
 
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        listen(address, &self.inner.registry, self.inner.registry.journal().clone())
+        let Inner { registry, security, .. } = self.inner.as_ref();
+        listen(address, registry, security, registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -499,6 +589,44 @@ impl Node {
         self.inner.registry.journal().wait_after(after, timeout)
     }
 
+    /// Records of ended migrations that do not say for certain who has the guest.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn in_doubt(&self) -> Result<Vec<InDoubt>, NodeError> {
+        let Some(directory) = self.state_dir() else { return Ok(Vec::new()) };
+        let mut found = record_keeper::in_doubt(directory).map_err(SettleError::Keep)?;
+        found.retain(|found| !self.is_under_way(found.migration));
+        Ok(found)
+    }
+
+    /// Writes down who has the guest of a migration that is in doubt, once somebody has found out.
+    /// Nothing is done to the guest: its hypervisor starts or ends it.
+    ///
+    /// # Errors
+    /// The migration is under way, or no record of it here is in doubt, or it cannot be written.
+    pub fn settle(&self, id: MigrationId, owner: Owner) -> Result<Vec<InDoubt>, NodeError> {
+        if self.is_under_way(id) {
+            return Err(SettleError::UnderWay(id).into());
+        }
+        let directory = self.state_dir().ok_or(SettleError::NotInDoubt(id))?;
+        let settled = record_keeper::settle(directory, id, owner)?;
+        for InDoubt { record, .. } in &settled {
+            let text = format!(
+                "migration {id} of {:?} is settled by its operator: the guest is with the {}",
+                record.guest,
+                owner.name()
+            );
+            self.notice(text);
+        }
+        Ok(settled)
+    }
+
+    fn is_under_way(&self, id: MigrationId) -> bool {
+        let migration = self.inner.registry.migration(id);
+        migration.is_some_and(|migration| migration.report().is_none())
+    }
+
     /// Memory that the kept events take.
     pub fn event_bytes(&self) -> u64 {
         self.inner.registry.journal().memory_bytes()
@@ -512,6 +640,11 @@ impl Node {
     /// Calls `observer` for every event from now on, on library threads; it must not block.
     pub fn observe(&self, observer: EventObserver) {
         self.inner.registry.journal().observe(observer);
+    }
+
+    /// Adds a remark for its operator to the journal.
+    pub(crate) fn notice(&self, text: String) {
+        self.inner.registry.journal().publish(None, None, EventKind::Notice { text });
     }
 
     /// Stops the node: cancels migrations before their commit point, waits for the others, joins
@@ -530,7 +663,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         source: Arc<dyn GuestSource>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
@@ -540,7 +673,7 @@ impl Node {
             id,
             (opening, Features { multifd_channels: 0, post_copy, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -554,6 +687,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 
@@ -562,7 +697,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         qemu: Arc<QemuGuest>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
@@ -574,7 +709,7 @@ impl Node {
             id,
             (opening, Features { baseline_pages, multifd_channels, post_copy: false, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -589,6 +724,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 }
@@ -599,11 +736,13 @@ impl Inner {
         let listener = lock(&self.listener).take();
         let connections = listener.as_ref().map(Listener::connections);
         drop(listener);
+        let v1_connections = self.v1.stop();
         self.registry.stop();
         self.registry.held().stop();
-        self.modes.stop();
+        self.steering.modes().stop();
+        self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
-        connections.iter().for_each(|connections| connections.close());
+        connections.iter().chain(&v1_connections).for_each(|connections| connections.close());
         self.registry.release_guests();
     }
 }
@@ -629,7 +768,7 @@ impl Migration {
     pub fn side(&self) -> &'static str {
         match self {
             Self::Outgoing(_) => "source",
-            Self::Incoming(_) => "destination",
+            Self::Incoming(_) | Self::Arriving(_) => "destination",
         }
     }
 
@@ -700,6 +839,7 @@ impl Migration {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
             Self::Incoming(incoming) => incoming.as_ref(),
+            Self::Arriving(arriving) => arriving.as_ref(),
         }
     }
 }
@@ -710,10 +850,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
+    security: &Arc<Security>,
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, journal)
+    Listener::start(address, reception, security.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 
@@ -732,6 +873,16 @@ pub fn check_name(name: &str) -> Result<(), NodeError> {
 /// At most as much of a caller's text as an error message should hold.
 pub(crate) fn clip(text: &str) -> String {
     text.chars().take(MAX_NAME_BYTES).collect()
+}
+
+/// The name in its certificate, unless that contradicts the one asked for; the host's without both.
+fn own_name(wanted: String, security: &Security) -> Result<String, SecurityError> {
+    match security.identity().map(|identity| identity.node.clone()) {
+        Some(found) if wanted.is_empty() || wanted == found => Ok(found),
+        Some(found) => Err(SecurityError::OwnName { wanted, found }),
+        None if wanted.is_empty() => Ok(host_name()),
+        None => Ok(wanted),
+    }
 }
 
 fn host_name() -> String {

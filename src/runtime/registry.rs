@@ -14,7 +14,7 @@ use crate::runtime::handle::Arrival;
 use crate::runtime::held::HeldStore;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, unknown};
+use crate::runtime::listener::{JoinKey, Reception, Refusal, STALL_TIMEOUT, unknown};
 use crate::runtime::lock::lock;
 use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::qemu::VmInfo;
@@ -60,6 +60,18 @@ pub enum Leaving {
     Memory(Arc<dyn GuestSource>),
     /// Its QEMU migrates it.
     Qemu(Arc<QemuGuest>),
+}
+
+/// A guest that was claimed for an image without a hello.
+pub struct SinkClaim {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// The guest.
+    pub sink: Arc<dyn GuestSink>,
+    /// Its record.
+    pub keeper: RecordKeeper,
 }
 
 /// The tables.
@@ -321,6 +333,28 @@ impl Registry {
         Ok((id, leaving))
     }
 
+    /// Claims a guest that is expected here for what a v1 peer sends; without a name the only one.
+    ///
+    /// # Errors
+    /// [`Refusal`]: none or several are expected, or the one that was named is not.
+    pub fn claim_for_v1(&self, name: &str, peer: &str) -> Result<SinkClaim, Refusal> {
+        let no_numbers = |error: NodeError| Refusal::new(error.status(), error.to_string());
+        let id = random_bytes().map(MigrationId).map_err(no_numbers)?;
+        let mut tables = lock(&self.tables);
+        let name = match name {
+            "" => tables.only_destination()?,
+            name => name.to_string(),
+        };
+        let is_sink = |role: &Role| matches!(role, Role::Destination(_));
+        let entry = tables.expected(&name, is_sink)?;
+        let Role::Destination(sink) = &entry.role else { return Err(not_expected(&name, entry)) };
+        let sink = sink.clone();
+        entry.migration = Some(id);
+        let directory = tables.state_dir.as_deref();
+        let keeper = RecordKeeper::new(directory, Side::Destination, id, (&name, peer));
+        Ok(SinkClaim { id, guest: name, sink, keeper })
+    }
+
     /// Gives a guest back that a migration had claimed.
     pub fn release(&self, name: &str, id: MigrationId) {
         if let Some(entry) = lock(&self.tables).guests.get_mut(name)
@@ -443,7 +477,7 @@ impl Registry {
         (guest, layout): (&str, &MemoryLayout),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
-        let token = new_token()?;
+        let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let sink = tables.claim_destination(guest, layout, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
@@ -464,7 +498,7 @@ impl Registry {
             post_copy: hello.features.post_copy,
         };
         let on_end = self.on_end(guest, hello.migration);
-        let migration = IncomingMigration::new(setup, token, sink, self.journal.clone());
+        let migration = IncomingMigration::new(setup, join_key, sink, self.journal.clone());
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -475,11 +509,11 @@ impl Registry {
         (guest, facts): (&str, &MachineFacts),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
-        let token = new_token()?;
         if hello.features.post_copy {
             let text = "post-copy is not for guests that QEMU migrates";
             return Err(Refusal::new(Status::Unsupported, text));
         }
+        let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
@@ -497,7 +531,7 @@ impl Registry {
         let on_end = self.on_end(guest, hello.migration);
         let (journal, held) = (self.journal.clone(), self.held.clone());
         let migration =
-            QemuIncoming::new(setup, (token, features), (qemu, patience), held, journal);
+            QemuIncoming::new(setup, (join_key, features), (qemu, patience), held, journal);
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -579,6 +613,24 @@ impl Tables {
         match self.guests.len() {
             0 => "none".to_string(),
             _ => self.guests.keys().take(16).cloned().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// The one guest that a hypervisor expects here.
+    fn only_destination(&self) -> Result<String, Refusal> {
+        let is_sink = |entry: &GuestEntry| matches!(entry.role, Role::Destination(_));
+        let mut names =
+            self.guests.iter().filter(|(_, entry)| is_sink(entry)).map(|(name, _)| name);
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name.clone()),
+            (None, _) => Err(Refusal::new(
+                Status::NotFound,
+                "no guest is expected here that could take an image; QEMU's cannot",
+            )),
+            (Some(_), Some(_)) => Err(Refusal::new(
+                Status::NotFound,
+                "several guests are expected here, and v1 names none; set v1.guest",
+            )),
         }
     }
 

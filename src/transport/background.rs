@@ -158,7 +158,7 @@ impl BackgroundPace {
     }
 
     fn set_rate(&mut self, rate: f64, now: Time) {
-        self.pacer.adjust_rate(Some(rate.max(1.0) as u64), now);
+        self.pacer.set_limit(Some(rate.max(1.0) as u64), now);
     }
 }
 

@@ -31,6 +31,7 @@ pub struct BandwidthEstimator {
     slots: VecDeque<Slot>,
     slot_start: Time,
     in_flight_bytes: u64,
+    acked_bytes: u64,
     busy_since: Time,
     first_sent: Option<Time>,
     /// Though bytes are under way, none is before the link.
@@ -52,6 +53,7 @@ impl BandwidthEstimator {
     pub fn on_acked(&mut self, bytes: u64, round_trip: Duration, now: Time) {
         self.settle(now);
         self.slot().bytes += bytes;
+        self.acked_bytes += bytes;
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
         let shortest = self.min_round_trip.map_or(round_trip, |min| min.min(round_trip));
         self.min_round_trip = Some(shortest);
@@ -61,6 +63,11 @@ impl BandwidthEstimator {
     pub fn on_lost(&mut self, bytes: u64, now: Time) {
         self.settle(now);
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+    }
+
+    /// All bytes that were acknowledged.
+    pub fn acked_bytes(&self) -> u64 {
+        self.acked_bytes
     }
 
     /// Whether the link has nothing to carry although bytes are under way.

@@ -61,8 +61,10 @@ pub enum FrameKind {
     ProbeReply = 10,
     /// Bytes that nobody keeps, after a probe: they show what a path carries.
     Filler = 11,
+    /// The source's last frame on a connection that it does not need any more.
+    Goodbye = 12,
     /// Pages that the guest at the destination waits for.
-    PageRequest = 12,
+    PageRequest = 13,
 }
 
 /// The header of one frame.
@@ -129,7 +131,8 @@ impl FrameKind {
             9 => Self::Probe,
             10 => Self::ProbeReply,
             11 => Self::Filler,
-            12 => Self::PageRequest,
+            12 => Self::Goodbye,
+            13 => Self::PageRequest,
             _ => {
                 let value = byte.into();
                 return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 12" });
@@ -145,7 +148,7 @@ impl FrameKind {
             Self::ControlAck => 8,
             Self::Chunk => MAX_FRAME_BYTES,
             Self::ChunkAck => 16 * 1024,
-            Self::Ping => 0,
+            Self::Ping | Self::Goodbye => 0,
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,

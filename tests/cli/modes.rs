@@ -63,7 +63,10 @@ fn a_forced_mode_is_an_event_and_holds_for_its_peer() {
     let metric = pair.json(&["metrics", "amst.mode_switches"]);
     assert!(metric.to_string().contains("internet"), "{metric}");
     let output = pair.run(&["set-mode", "v1-compat", "--peer", &pair.to()]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("as in hybrid mode"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("migrations to it go by v1"),
+        "{output:?}"
+    );
     assert!(refusal(&pair.run(&["set-mode", "lan"]), 2).contains("invalid value"));
     let nowhere = pair.run(&["set-mode", "hybrid", "--peer", "nowhere"]);
     assert!(refusal(&nowhere, 1).contains("is not HOST:PORT"));

@@ -18,6 +18,7 @@ mod post_copy;
 mod post_copy_lies;
 mod process;
 mod proxy;
+mod security;
 mod source_lies;
 mod stage;
 mod storage;

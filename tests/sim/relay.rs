@@ -7,7 +7,8 @@
 
 use super::channels::{Queues, Sockets, Writer, place_of};
 use super::network::{Pipe, Received};
-use super::weather::Weather;
+use super::weather::{Ends, Weather};
+pub use super::world::Outcome;
 use dwcp::Status;
 use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
@@ -41,16 +42,6 @@ const KEY: HeldKey = HeldKey([6; 32]);
 const WINDOW_BYTES: u64 = 64 << 20;
 /// Segments that are acknowledged before they are replayed.
 const ACKNOWLEDGED_AHEAD: u64 = 32;
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Moved,
-    Stayed,
-    InDoubt,
-    SourceCrashed,
-    DestinationCrashed,
-}
 
 struct Link {
     to_destination: Pipe,
@@ -99,6 +90,7 @@ pub struct RelayWorld {
     arrived_runs: bool,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
+    ends: Ends,
 }
 
 fn sum_of(payload: &[u8]) -> (u64, u64) {
@@ -115,6 +107,11 @@ impl RelayWorld {
     /// A world in which the network alone goes wrong, and never for longer than anybody waits.
     pub fn bad_network(seed: u64, talk: bool) -> Self {
         Self::with(seed, fastrand::Rng::with_seed(seed), Weather::BAD_NETWORK, talk)
+    }
+
+    /// A world in which nothing goes wrong, and streams retire all the time.
+    pub fn restless(seed: u64, talk: bool) -> Self {
+        Self::with(seed, fastrand::Rng::with_seed(seed), Weather::RESTLESS, talk)
     }
 
     /// A world in which nothing goes wrong, but for readers and writers of channels that sleep while
@@ -187,12 +184,18 @@ impl RelayWorld {
             arrived_runs: false,
             links: BTreeMap::new(),
             next_stream: 0,
+            ends: Ends::default(),
             writer,
         }
     }
 
     /// Runs to the end and checks that it is a good one.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_and_count().0
+    }
+
+    /// The same, and tells how streams ended.
+    pub fn run_and_count(mut self) -> (Outcome, Ends) {
         while !self.is_over() {
             self.step += 1;
             assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
@@ -203,7 +206,8 @@ impl RelayWorld {
             self.advance();
             self.check();
         }
-        self.judge()
+        let ends = self.ends;
+        (self.judge(), ends)
     }
 
     fn is_over(&self) -> bool {
@@ -241,6 +245,11 @@ impl RelayWorld {
             cut.extend(self.links.keys());
         }
         cut.into_iter().for_each(|id| self.cut(id));
+        if self.chance(weather.retire)
+            && let Some(id) = self.any_link()
+        {
+            self.source.set_retiring(id, self.random.u8(..4) > 0);
+        }
         if self.chance(weather.hypervisor_fails) && self.source_started && !self.writer.end_told {
             self.say("the hypervisor gives up");
             let failure = Failure::new(Status::Callback, "as the simulator wants it");
@@ -418,6 +427,7 @@ impl RelayWorld {
             return;
         }
         while let Some(event) = self.source.next_event() {
+            self.ends.count(&event, self.source.is_over());
             self.say(&format!("source {event:?}"));
         }
         if self.source.should_start(self.now) {
@@ -527,6 +537,8 @@ impl RelayWorld {
             Some(action) => self.perform_destination(action),
             None => self.destination_busy = destination.next_action(),
         }
+        let over = self.source.is_over();
+        said.iter().for_each(|event| self.ends.count(event, over));
         said.iter().for_each(|event| self.say(&format!("destination {event:?}")));
         self.flush_where(|destination, _| destination.has_control());
     }

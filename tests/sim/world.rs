@@ -2,9 +2,10 @@
 
 use super::guest::{PAGE, SimGuest};
 use super::network::{Pipe, Received};
+use super::weather::Ends;
 use dwcp::base::{MigrationId, StreamId, Time};
 use dwcp::encoding::{CodecChoice, ImageDigest};
-use dwcp::migration::destination::{self, Destination, DestinationSetup, FaultStance};
+use dwcp::migration::destination::{self, ChunkError, Destination, DestinationSetup, FaultStance};
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::page_io::{ChunkReader, ChunkWriter, StoreError};
 use dwcp::migration::source::{self, ChunkPlan, Source, SourceSetup, Work};
@@ -44,6 +45,7 @@ struct Weather {
     misbehave: u32,
     cut: u32,
     cut_all: u32,
+    retire: u32,
     call_fails: u32,
     disk_full: u32,
     cancel: u32,
@@ -88,6 +90,7 @@ pub struct World {
     waiting: Option<(usize, u64)>,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
+    ends: Ends,
     writer: ChunkWriter,
     reader: ChunkReader,
 }
@@ -100,6 +103,7 @@ impl World {
             misbehave: chance(60),
             cut: chance(100),
             cut_all: chance(20),
+            retire: chance(200),
             call_fails: chance(3),
             disk_full: chance(4),
             cancel: chance(3),
@@ -116,6 +120,12 @@ impl World {
         Self::with(seed, fastrand::Rng::with_seed(seed), Weather::default(), talk)
     }
 
+    /// A world in which nothing goes wrong, and streams retire all the time.
+    pub fn restless(seed: u64, talk: bool) -> Self {
+        let weather = Weather { retire: 300, ..Weather::default() };
+        Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
+    }
+
     fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
         let pages = [random.u64(1..80), random.u64(1..20)];
         let (here, there) = (SimGuest::new(pages, true), SimGuest::new(pages, false));
@@ -127,7 +137,7 @@ impl World {
             streams: random.u16(1..5),
             codec: codecs[random.usize(..3)].into(),
             max_downtime: Duration::from_millis(random.u64(20..400)),
-            deadline: random.bool().then(|| Duration::from_secs(60)),
+            deadline: random.bool().then(|| Duration::from_secs(600)),
             bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
             multifd_channels: 0,
             throttle: random.bool(),
@@ -165,13 +175,19 @@ impl World {
             waiting: None,
             links: BTreeMap::new(),
             next_stream: 0,
+            ends: Ends::default(),
             writer: ChunkWriter::default(),
             reader: ChunkReader::default(),
         }
     }
 
     /// Runs to the end and checks that it is a good one.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_and_count().0
+    }
+
+    /// The same, and tells how streams ended.
+    pub fn run_and_count(mut self) -> (Outcome, Ends) {
         while !self.is_over() {
             self.step += 1;
             assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
@@ -181,7 +197,8 @@ impl World {
             self.advance();
             self.check();
         }
-        self.judge()
+        let ends = self.ends;
+        (self.judge(), ends)
     }
 
     fn is_over(&self) -> bool {
@@ -222,6 +239,11 @@ impl World {
             for id in cut {
                 self.cut(id);
             }
+        }
+        if self.chance(weather.retire)
+            && let Some(id) = self.any_link()
+        {
+            self.source.set_retiring(id, self.random.u8(..4) > 0);
         }
         if self.chance(weather.call_fails) {
             const CALLS: [&str; 10] = [
@@ -421,6 +443,7 @@ impl World {
             return;
         }
         while let Some(event) = self.source.next_event() {
+            self.ends.count(&event, self.source.is_over());
             self.say(&format!("source {event:?}"));
         }
         if let Some(action) = self.source_busy.take() {
@@ -474,6 +497,7 @@ impl World {
         let Some(destination) = &mut self.destination else { return };
         let mut said = Vec::new();
         while let Some(event) = destination.next_event() {
+            self.ends.count(&event, self.source.is_over());
             said.push(event);
         }
         match (destination.fault_stance(), &self.missing) {
@@ -643,11 +667,12 @@ impl World {
         let good = match link.to_destination.receive() {
             Some(Ok(Received::Frame(frame))) => destination.frame(id, &frame, self.now).is_ok(),
             Some(Ok(Received::Chunk(header, payload))) => {
-                let claimed = destination.begin_chunk(id, &header).is_ok();
-                if claimed {
+                let claimed = destination.begin_chunk(id, &header);
+                if claimed.is_ok() {
                     link.storing = Some((header, payload));
                 }
-                claimed
+                // The runtime, too, passes over one that comes when nothing is needed any more.
+                matches!(claimed, Ok(()) | Err(ChunkError::NotReceiving(_)))
             }
             Some(Err(_)) => false,
             None if link.to_destination.closed => false,

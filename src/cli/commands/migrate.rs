@@ -153,13 +153,13 @@ fn draw(bar: &ProgressBar, progress: &Value) {
 fn print_report(report: &Value, output: &Output) -> Result<(), CliError> {
     let guest = text(&report["guest"]);
     let succeeded = report["status"] == Status::Ok.name();
-    match succeeded {
-        true => output.line(&format!("{guest} has moved"))?,
-        false => output.line(&format!(
-            "{guest} has not moved: {} ({})",
-            text(&report["reason"]),
-            text(&report["status"])
-        ))?,
+    let (reason, status) = (text(&report["reason"]), text(&report["status"]));
+    match (succeeded, report["owner"].as_str()) {
+        (true, _) => output.line(&format!("{guest} has moved"))?,
+        (false, Some("in_doubt")) => {
+            output.line(&format!("{guest} may have moved: {reason} ({status})"))?;
+        }
+        (false, _) => output.line(&format!("{guest} has not moved: {reason} ({status})"))?,
     }
     output.line(&format!("the guest is at: {}", owner(report)))?;
     let milliseconds = |field: &str| report[field].as_f64().unwrap_or(0.0);

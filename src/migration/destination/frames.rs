@@ -4,7 +4,7 @@ use super::{Action, Commitment, Destination, Promise};
 use crate::Status;
 use crate::base::limits::{MAX_DEVICE_STATE_BYTES, MAX_STREAM_CHUNKS};
 use crate::base::{StreamId, Time};
-use crate::migration::{Failure, Phase};
+use crate::migration::{Failure, Phase, stream_ended};
 use crate::observe::EventKind;
 use crate::transport::SessionError;
 use crate::wire::{ChunkHeader, Control, ExtentKind, Frame, FrameKind};
@@ -53,14 +53,18 @@ impl Destination {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
         self.ask_again(stream);
         if !self.finish_asked {
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            self.events.push_back(stream_ended(stream, has_left, reason));
+        }
+        if has_left {
+            // All that it carried is acknowledged, so nobody will ask what that was.
+            self.streams.remove(&stream);
         }
         match self.streams.get(&stream) {
             Some(record) if record.fence_asked => self.answer_fence(stream),
@@ -157,6 +161,7 @@ impl Destination {
                 }
             }
             FrameKind::Ping => {}
+            FrameKind::Goodbye => self.session.on_goodbye(stream),
             kind => {
                 let text = format!("unexpected {kind:?} frame from the source");
                 self.fail(Failure::new(Status::UnexpectedMessage, text));

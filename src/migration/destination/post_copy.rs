@@ -136,7 +136,8 @@ impl Destination {
     /// # Errors
     /// There is nothing to give up.
     pub fn abandon_post_copy(&mut self) -> Result<(), PostCopyError> {
-        if !self.waits_for_pages() || self.finish_asked {
+        // Where the last page has come, only its record is waited for.
+        if !self.waits_for_pages() || self.missing_pages() == 0 || self.finish_asked {
             return Err(PostCopyError::NotInPostCopy(self.clock.phase()));
         }
         const WHY: &str = "given up at the destination by the operator";

@@ -33,7 +33,7 @@ use crate::encoding::{CodecChoice, ImageDigest};
 use crate::migration::convergence::Convergence;
 use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
-use crate::migration::stats::{Counts, PhaseClock, milliseconds};
+use crate::migration::stats::{Counts, PhaseClock, Traffic, milliseconds};
 use crate::migration::{
     Ending, Failure, GuestError, MigrationOptions, Owner, Phase, PostCopyRule, Progress, Report,
 };
@@ -169,6 +169,7 @@ pub struct Source {
     being_encoded: usize,
     post_copy: post_copy::PostCopy,
     pacer: Pacer,
+    was_held_back: bool,
     bandwidth: BandwidthEstimator,
     convergence: Convergence,
     counts: Counts,
@@ -197,6 +198,7 @@ pub struct Source {
 
     damaged_in_a_row: u32,
     streams_seen: u32,
+    streams_lost: u32,
     reconnects: u32,
     without_streams_since: Option<Time>,
     last_connect_error: String,
@@ -227,6 +229,7 @@ impl Source {
             being_encoded: 0,
             post_copy: post_copy::PostCopy::default(),
             pacer: Pacer::new(options.bandwidth_limit_bytes_per_s),
+            was_held_back: false,
             bandwidth: BandwidthEstimator::default(),
             convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline)
                 .or_post_copy(options.post_copy == PostCopyRule::Auto),
@@ -254,6 +257,7 @@ impl Source {
             commitment: Commitment::Ours,
             damaged_in_a_row: 0,
             streams_seen: 0,
+            streams_lost: 0,
             reconnects: 0,
             without_streams_since: Some(now),
             last_connect_error: String::new(),
@@ -322,7 +326,27 @@ impl Source {
 
     /// Changes the bandwidth cap.
     pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
-        self.pacer.set_rate(rate_bytes_per_s, now);
+        self.pacer.set_limit(rate_bytes_per_s, now);
+    }
+
+    /// Changes what others who share a cap leave to this migration.
+    pub fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.pacer.set_share(rate_bytes_per_s, now);
+    }
+
+    /// What the streams did so far.
+    pub fn traffic(&mut self, now: Time) -> Traffic {
+        let owes = self.pacer.ready_at(now) > now && self.plan.pending() > 0;
+        Traffic {
+            sent_bytes: self.counts.wire_bytes,
+            delivered_bytes: self.bandwidth.acked_bytes(),
+            streams: u16::try_from(self.session.stream_count()).unwrap_or(u16::MAX),
+            is_copying: self.clock.phase() == Phase::Precopy && self.failure.is_none(),
+            was_held_back: std::mem::take(&mut self.was_held_back) || owes,
+            round_trip: self.bandwidth.min_round_trip(),
+            rate_bytes_per_s: self.bandwidth.peak_bytes_per_s(),
+            limit_bytes_per_s: self.pacer.limit_bytes_per_s(),
+        }
     }
 
     /// Gives up before the commit point: tells the peer, lets the guest go on here.

@@ -4,7 +4,7 @@ use super::{Action, ChunkPlan, Commitment, Flight, KEEP_ALIVE, MAX_UNDER_WAY_BYT
 use crate::base::limits::{MAX_CONTROL_BYTES, MAX_STREAM_CHUNKS};
 use crate::base::{ChunkId, StreamId, Time};
 use crate::migration::plan::Run;
-use crate::migration::{Failure, Phase};
+use crate::migration::{Failure, Phase, stream_ended};
 use crate::observe::EventKind;
 use crate::wire::Control;
 use crate::wire::frame::HEADER_BYTES;
@@ -14,8 +14,7 @@ impl Source {
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
         self.session.stream_up(stream, now);
         self.streams_seen += 1;
-        let extra = self.streams_seen.saturating_sub(u32::from(self.setup.options.streams));
-        self.reconnects = self.reconnects.max(extra);
+        self.reconnects += u32::from(self.reconnects < self.streams_lost);
         self.without_streams_since = None;
         self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
@@ -28,16 +27,25 @@ impl Source {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
+        self.streams_lost += u32::from(!has_left);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
         if !self.finish_asked {
             // Also where nothing was under way: the destination remembers what came until it is asked.
-            self.session.send(&Control::Fence { stream });
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            // Of a stream that has said goodbye it remembers nothing.
+            if !has_left {
+                self.session.send(&Control::Fence { stream });
+            }
+            self.events.push_back(stream_ended(stream, has_left, reason));
         }
+    }
+
+    /// Has a stream end once nothing is under way on it, or stay after all. It is not lost then.
+    pub fn set_retiring(&mut self, stream: StreamId, retiring: bool) {
+        self.session.set_retiring(stream, retiring);
     }
 
     /// A connection could not be made; kept for the text of a failure.
@@ -47,6 +55,9 @@ impl Source {
 
     /// The next thing for this stream to do.
     pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work {
+        if self.session.is_retiring(stream) {
+            return self.last_work(stream, now);
+        }
         if let Some(frame) = self.session.next_frame(stream, now) {
             self.counts.add_bytes((HEADER_BYTES + frame.payload.len()) as u64);
             return Work::Frame(frame);
@@ -58,11 +69,16 @@ impl Source {
             // A connection closed with unread bytes is reset, and takes the last words with it.
             return Work::Wait(now + KEEP_ALIVE);
         }
+        if self.finish_asked {
+            // Whoever has the guest's memory may be letting go of it at this moment.
+            return self.keep_alive(stream, now + KEEP_ALIVE, now);
+        }
         if self.post_copy.has_switched() {
             return self.post_copy_work(stream, now);
         }
         let ready_at = self.pacer.ready_at(now);
         if ready_at > now && self.may_send_pages(stream) {
+            self.was_held_back = true;
             return Work::Wait(ready_at.min(now + KEEP_ALIVE));
         }
         if let Some(plan) = self.next_chunk(stream, now) {
@@ -77,6 +93,18 @@ impl Source {
             Some(frame) => Work::Frame(frame),
             None => Work::Wait(until),
         }
+    }
+
+    /// What a stream that retires has left to do: wait for what it carries.
+    fn last_work(&mut self, stream: StreamId, now: Time) -> Work {
+        let last = match self.flights.values().any(|flight| flight.stream == stream) {
+            true => self.session.keep_alive(stream, KEEP_ALIVE, now),
+            false => match self.session.goodbye(stream) {
+                None => return Work::Close,
+                goodbye => goodbye,
+            },
+        };
+        last.map_or(Work::Wait(now + KEEP_ALIVE), Work::Frame)
     }
 
     /// A chunk was encoded and is about to be sent: `wire_bytes` with its frame header.

@@ -5,12 +5,13 @@
 
 use crate::base::limits::MAX_CONNECTION_PROBES;
 use crate::runtime::sys::socket;
+use crate::runtime::tuning;
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES, PROBE_BYTES};
 use crate::wire::{Frame, FrameHeader, FrameKind, Preface, WireError};
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a connection or an answer may take.
@@ -56,19 +57,20 @@ pub struct ProbeSeries {
     pub rtt_variation_us: u32,
 }
 
-/// One probe; gives the round trip, if the kernel has timed it.
-pub async fn once(address: &str, number: u64) -> Result<Option<u32>, ProbeError> {
-    let mut probing = Probing::connect(address).await?;
+/// One probe, marked with a code point as data streams are; gives the round trip, if the kernel has
+/// timed it.
+pub async fn once(address: &str, number: u64, dscp: u8) -> Result<Option<u32>, ProbeError> {
+    let mut probing = Probing::connect(address, dscp).await?;
     probing.ask(number).await?;
     Ok(probing.min_rtt_us())
 }
 
 /// Several probes, one after another; `count` is cut to what a listener answers.
-pub fn series(address: &str, count: u32) -> Result<ProbeSeries, ProbeError> {
+pub fn series(address: &str, count: u32, dscp: u8) -> Result<ProbeSeries, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let began = Instant::now();
-        let mut probing = Probing::connect(address).await?;
+        let mut probing = Probing::connect(address, dscp).await?;
         let mut series = ProbeSeries { connect_us: micros(began), ..ProbeSeries::default() };
         for _ in 0..count.clamp(1, MAX_CONNECTION_PROBES) {
             let asked = Instant::now();
@@ -98,8 +100,8 @@ struct Probing {
 }
 
 impl Probing {
-    async fn connect(address: &str) -> Result<Self, ProbeError> {
-        let connecting = timeout(PATIENCE, TcpStream::connect(address)).await;
+    async fn connect(address: &str, dscp: u8) -> Result<Self, ProbeError> {
+        let connecting = timeout(PATIENCE, connect(address, dscp)).await;
         let socket = connecting.map_err(|_| ProbeError::Silent)??;
         socket.set_nodelay(true)?;
         Ok(Self { socket, sent: 0 })
@@ -145,6 +147,23 @@ impl Probing {
         let info = socket::tcp_info(&self.socket).ok()?;
         info.min_rtt_us.filter(|rtt_us| (1..u32::MAX).contains(rtt_us))
     }
+}
+
+/// Tries every address of the name, in order.
+async fn connect(to: &str, dscp: u8) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    for address in tokio::net::lookup_host(to).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if dscp > 0 {
+            // A kernel that refuses the mark still carries the probe.
+            let _ = tuning::mark(&socket, dscp);
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn micros(since: Instant) -> u64 {

@@ -29,7 +29,7 @@ async fn serve(modes: &Arc<Modes>, news: Socket) -> io::Result<()> {
         for due in due {
             let (modes, answered) = (modes.clone(), answered.clone());
             tokio::spawn(async move {
-                let outcome = probe::once(&due.peer, due.number).await;
+                let outcome = probe::once(&due.peer, due.number, modes.dscp()).await;
                 modes.probed(&due, outcome);
                 // The answer may have made the next one due sooner.
                 answered.notify_one();
