@@ -329,12 +329,15 @@ impl Source {
             until = until.min(oldest.since + LANE_PATIENCE).max(now + Duration::from_micros(100));
         }
         let is_turn = self.post_copy.stage == Stage::Serving && self.plan.pending() > 0;
-        if is_turn && (!is_lane || self.session.stream_count() == 1) {
+        if is_turn && (!is_lane || self.staying_streams().count() == 1) {
             let ready_at = self.pacer.ready_at(now).max(self.post_copy.pace.ready_at(now));
             let next = if ready_at <= now { self.next_in_turn(stream, now) } else { None };
             match next {
                 Some(plan) => return Work::Chunk(plan),
-                None if ready_at > now => until = until.min(ready_at),
+                None if ready_at > now => {
+                    self.was_held_back = true;
+                    until = until.min(ready_at);
+                }
                 None => {}
             }
         }
@@ -344,8 +347,13 @@ impl Source {
     /// Whether the stream is kept free for pages that are asked for: those with the lowest numbers,
     /// which have stood longest.
     fn is_lane(&self, stream: StreamId) -> bool {
-        let lanes = (self.session.stream_count() / STREAMS_PER_LANE).max(1);
-        self.session.streams().take(lanes).any(|lane| lane == stream)
+        let lanes = (self.staying_streams().count() / STREAMS_PER_LANE).max(1);
+        self.staying_streams().take(lanes).any(|lane| lane == stream)
+    }
+
+    /// Those that carry new pages.
+    fn staying_streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        self.session.streams().filter(|stream| !self.session.is_retiring(*stream))
     }
 
     fn next_answer(&mut self, stream: StreamId, is_lane: bool, now: Time) -> Option<ChunkPlan> {
