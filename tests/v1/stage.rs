@@ -4,6 +4,7 @@
 use crate::support::Guest;
 use dwcp::migration::{Dialect, Ending, MigrationOptions, Owner, Report, V1Options};
 use dwcp::observe::{ConnectionState, EventKind};
+use dwcp::runtime::security::SecurityOptions;
 use dwcp::{Migration, Node, NodeOptions, Status};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,9 @@ pub const IMAGE_BYTES: u64 = PAGES * crate::support::PAGE;
 /// A node that listens nowhere.
 pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
     let state_dir = state_dir.map(Path::to_path_buf);
-    Node::start(NodeOptions { name: name.into(), state_dir, ..NodeOptions::default() }).unwrap()
+    let security = SecurityOptions::Plain;
+    let options = NodeOptions { name: name.into(), state_dir, security, ..NodeOptions::default() };
+    Node::start(options).unwrap()
 }
 
 pub fn options(dialect: Dialect) -> V1Options {

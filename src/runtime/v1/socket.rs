@@ -2,7 +2,7 @@
 
 use super::V1Error;
 use crate::base::address::is_public;
-use crate::runtime::dial;
+use crate::runtime::dial::CONNECT_TIMEOUT;
 use crate::runtime::sys::socket::{self, unacknowledged_bytes};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -64,13 +64,13 @@ pub fn connect(to: &str) -> Result<TcpStream, ConnectError> {
     addresses.iter().try_for_each(|address| check_peer(*address))?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
     for address in addresses {
-        match dial::connect(&address.to_string()) {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(connected) => {
                 // The way there may lead over a public address of ours.
                 check_peer(connected.local_addr()?)?;
                 return Ok(connected);
             }
-            Err(error) => last = error,
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }
     Err(last.into())
