@@ -55,10 +55,10 @@ def test_a_guest_that_went_by_v1_is_in_doubt_and_stays_paused(pair: Pair) -> Non
     assert migration.owner == "in_doubt"
     assert source.state == "paused"
     assert source.read(0, MIB) == bytes(memory)
-    frames = sum(len(each) for each in peer.received)
-    assert frames > 16
-    # Every chunk carries the length of the whole, which is the packet's.
-    assert {each[12:16] for each in peer.received} == {peer.received[0][12:16]}
+    # Either connection may have carried all of it. Every chunk has the length of the whole packet.
+    carried = [each for each in peer.received if each]
+    assert {each[12:16] for each in carried} == {carried[0][12:16]}
+    assert sum(len(each) for each in carried) > int.from_bytes(carried[0][12:16]) > MIB // 2
 
 
 def test_a_public_address_is_refused(pair: Pair) -> None:

@@ -341,6 +341,26 @@ pub enum Vm {
     },
 }
 
+/// `v1` commands.
+#[derive(Subcommand, Debug)]
+pub enum V1 {
+    /// Let v1 peers connect and send a guest, until the node ends
+    ///
+    /// v1 encrypts nothing and says neither which guest it sends nor whether it has let go of it: the
+    /// image goes into a guest that a hypervisor expects here, and is never started by the node.
+    Listen {
+        /// Where, such as 10.0.0.1:9876; never a public address
+        #[arg(value_name = "ADDRESS:PORT")]
+        address: String,
+        /// The guest that comes; without it the only one that is expected
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+        /// How it travels, as set at the peer
+        #[arg(long, value_parser = ["f16", "f8", "plain"])]
+        dialect: Option<String>,
+    },
+}
+
 /// `identity` commands.
 #[derive(Subcommand, Debug)]
 pub enum Identity {
@@ -395,26 +415,6 @@ pub enum Identity {
         /// The node's identity
         #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
         identity: PathBuf,
-    },
-}
-
-/// `v1` commands.
-#[derive(Subcommand, Debug)]
-pub enum V1 {
-    /// Let v1 peers connect and send a guest, until the node ends
-    ///
-    /// v1 encrypts nothing and says neither which guest it sends nor whether it has let go of it: the
-    /// image goes into a guest that a hypervisor expects here, and is never started by the node.
-    Listen {
-        /// Where, such as 10.0.0.1:9876; never a public address
-        #[arg(value_name = "ADDRESS:PORT")]
-        address: String,
-        /// The guest that comes; without it the only one that is expected
-        #[arg(long, value_name = "NAME")]
-        guest: Option<String>,
-        /// How it travels, as set at the peer
-        #[arg(long, value_parser = ["f16", "f8", "plain"])]
-        dialect: Option<String>,
     },
 }
 

@@ -497,6 +497,7 @@ impl Node {
     ) -> Result<Migration, NodeError> {
         options.validate()?;
         let route = self.inner.v1.route(to)?;
+        // Who names a v1 peer has decided, for it alone.
         if let Route::V3(_) = route {
             self.inner.security.check_decided()?;
         }

@@ -18,13 +18,9 @@ pub const IMAGE_BYTES: u64 = PAGES * crate::support::PAGE;
 /// A node that listens nowhere.
 pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
     let state_dir = state_dir.map(Path::to_path_buf);
-    Node::start(NodeOptions {
-        name: name.into(),
-        state_dir,
-        security: SecurityOptions::Plain,
-        ..NodeOptions::default()
-    })
-    .unwrap()
+    let security = SecurityOptions::Plain;
+    let options = NodeOptions { name: name.into(), state_dir, security, ..NodeOptions::default() };
+    Node::start(options).unwrap()
 }
 
 pub fn options(dialect: Dialect) -> V1Options {

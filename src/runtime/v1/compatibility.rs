@@ -71,8 +71,8 @@ fn of_peer(node: &Node, peer: String, on: &[Feature]) -> Result<PeerCompatibilit
     Ok(PeerCompatibility { mode, migrates_by, reason, lost: lost.collect(), peer })
 }
 
-/// What this node does for its migrations, as it is set. Not among it: what is not built yet (TLS and
-/// the identities that come with it, post-copy), and RDMA, which no migration uses.
+/// What this node does for its migrations, as it is set. Not among it: post-copy, which is not built yet,
+/// and RDMA, which no migration uses.
 fn switched_on(node: &Node) -> Vec<Feature> {
     let mut on = vec![
         Feature::Digest,
@@ -89,6 +89,8 @@ fn switched_on(node: &Node) -> Vec<Feature> {
     let is_measured = node.transport().policy.forced.is_none();
     // The other dialects have no limit but the one that is configured.
     let optional = [
+        (Feature::Encryption, node.certificate().is_some()),
+        (Feature::Identity, node.certificate().is_some()),
         (Feature::LargeImages, options.dialect == Dialect::F16),
         (Feature::Delta, node.encoding().delta),
         (Feature::HeldPages, node.holds_departed_guests()),

@@ -322,7 +322,7 @@ mod tests {
         let door = door();
         for (peer, is_let_in) in [
             ("8.8.8.8:1", false),
-            ("[2001:db8::1]:1", false),
+            ("[2600::1]:1", false),
             ("[::ffff:8.8.8.8]:1", false),
             ("[::ffff:10.0.0.1]:1", true),
             ("192.168.0.9:1", true),
