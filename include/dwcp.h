@@ -422,6 +422,16 @@
 #define DWCP_EVENT_MODE_TRANSITION 12
 
 /**
+ * A data stream was closed that is not needed any more; value: its number.
+ */
+#define DWCP_EVENT_STREAM_RETIRED 13
+
+/**
+ * The number of a migration's data streams was changed; value: the new one.
+ */
+#define DWCP_EVENT_STREAMS_TUNED 14
+
+/**
  * An event that is newer than this list; its JSON says what it is.
  */
 #define DWCP_EVENT_OTHER 0
@@ -755,7 +765,7 @@ typedef struct dwcp_migration_options {
      */
     size_t struct_size;
     /**
-     * Data streams, 1 to 64; 0 means 4.
+     * Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
      */
     uint32_t streams;
     /**

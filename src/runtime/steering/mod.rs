@@ -1,5 +1,5 @@
 //! Steers the migrations that leave a node: how many streams each has, what each may send, and how
-//! their sockets are set up. One thread for all of them, none while there are none.
+//! their sockets are set up. One thread for all of them, which sleeps while there are none.
 //!
 //! ```text
 //! look at each migration -> the tuner of its peer's path -> streams
@@ -225,8 +225,14 @@ impl Steering {
 
 impl State {
     fn decide(&mut self, modes: &Modes, now: Time) -> Vec<Order> {
-        self.members.retain(|member| member.migration.upgrade().is_some_and(|m| !m.is_over()));
-        let looks: Vec<_> = self.members.iter_mut().filter_map(|m| m.look(now)).collect();
+        let mut migrations = Vec::new();
+        self.members.retain(|member| {
+            let known = migrations.len();
+            migrations.extend(member.migration.upgrade().filter(|migration| !migration.is_over()));
+            migrations.len() > known
+        });
+        let looked = self.members.iter_mut().zip(migrations);
+        let looks: Vec<_> = looked.map(|(member, migration)| member.look(migration, now)).collect();
         let mut orders: Vec<Order> =
             looks.iter().map(|look| Order::nothing(look.migration.clone())).collect();
         let members: Vec<&mut Member> = self.members.iter_mut().collect();
@@ -294,20 +300,19 @@ struct Look {
 }
 
 impl Member {
-    fn look(&mut self, now: Time) -> Option<Look> {
-        let migration = self.migration.upgrade()?;
+    fn look(&mut self, migration: Arc<dyn Steered>, now: Time) -> Look {
         let (traffic, idle) = migration.traffic();
         let took = self.looked_at.replace(now).map_or(Duration::ZERO, |before| now - before);
         self.used.note(traffic.sent_bytes, now);
         let before = std::mem::replace(&mut self.traffic, traffic);
         let idle_before = std::mem::replace(&mut self.idle, idle);
-        Some(Look {
+        Look {
             migration,
             delivered_bytes: traffic.delivered_bytes.saturating_sub(before.delivered_bytes),
             idle: idle.saturating_sub(idle_before),
             had: took * u32::from(traffic.streams),
             was_held_back: traffic.was_held_back,
-        })
+        }
     }
 
     fn wants(&self, look: &Look) -> Want {

@@ -20,7 +20,8 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// A node on each host; the second one listens at this address and expects a guest.
 struct Stage {
     near: Node,
-    far: Node,
+    /// Kept, or nobody would answer.
+    _far: Node,
     to: String,
     there: Guest,
 }
@@ -38,7 +39,7 @@ fn stage(lab: &Lab, at: IpAddr, pages: u64) -> Result<Stage, Box<dyn std::error:
     near.add_source("vm", here.source())?;
     far.add_destination("vm", there.sink())?;
     let to = far.local_address().ok_or("no address")?.to_string();
-    Ok(Stage { near, far, to, there })
+    Ok(Stage { near, _far: far, to, there })
 }
 
 impl Stage {
