@@ -8,13 +8,19 @@ use dwcp::runtime::modes::TransportOptions;
 use dwcp::transport::mode::{Mode, ModeEffects};
 use dwcp::transport::path_options::PathOptions;
 use dwcp::transport::stream_tuner::Why;
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::time::Duration;
 use support::Guest;
 
 fn node(name: &str) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() }).unwrap()
+    Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })
+    .unwrap()
 }
 
 /// A source node with a running guest, a destination node that expects it.
@@ -162,7 +168,8 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
 #[test]
 fn a_guest_moves_over_ipv6_from_several_addresses_and_marked() {
     let listen = Some("[::1]:0".parse().unwrap());
-    let options = NodeOptions { name: "beta".into(), listen, ..NodeOptions::default() };
+    let (name, security) = ("beta".into(), SecurityOptions::Plain);
+    let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
     let (alpha, beta) = (node("alpha"), Node::start(options).unwrap());
     let (here, there) = (Guest::new(1024, 500), Guest::new(1024, 500));
     here.fill(60);

@@ -128,6 +128,11 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    /// Make and show the certificates by which nodes know each other
+    ///
+    /// These commands work on files and need no node.
+    #[command(subcommand)]
+    Identity(Identity),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -291,6 +296,63 @@ pub enum Vm {
     },
 }
 
+/// `identity` commands.
+#[derive(Subcommand, Debug)]
+pub enum Identity {
+    /// Make the authority of a fleet: the key that signs its nodes' certificates
+    Init {
+        /// The fleet's name, in the authority's certificate
+        #[arg(long, value_name = "NAME", default_value = "dwcp")]
+        name: String,
+        /// Where the authority's key is kept: on one host, or away from all of them
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+    },
+    /// Sign an identity for a node
+    Issue {
+        /// The node's name
+        node: String,
+        /// Name or address that other nodes dial it as; localhost always is one
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// How long the certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// Where the identity goes
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        out: PathBuf,
+    },
+    /// Show the certificates in an identity's or an authority's directory
+    Show {
+        /// The directory
+        #[arg(default_value = DEFAULT_IDENTITY)]
+        directory: PathBuf,
+    },
+    /// Replace a node's key and certificate, or the authority's
+    ///
+    /// Certificates of an authority's earlier keys go on being trusted by nodes that have its new
+    /// ca.pem, so first hand that out, then issue or rotate the nodes' identities.
+    Rotate {
+        /// Give the authority a new key, under this name, and not a node
+        #[arg(long, value_name = "NAME")]
+        of_authority: Option<String>,
+        /// How long the node's certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// The node's identity
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        identity: PathBuf,
+    },
+}
+
 /// `config` commands.
 #[derive(Subcommand, Debug)]
 pub enum Config {
@@ -331,3 +393,7 @@ pub enum Generate {
 
 /// Where dwcpd serves its node.
 pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";
+/// Where dwcpd looks for its identity.
+pub const DEFAULT_IDENTITY: &str = "/etc/dwcp/identity";
+/// Where the authority of a fleet is kept.
+pub const DEFAULT_AUTHORITY: &str = "/etc/dwcp/authority";

@@ -4,7 +4,7 @@
 //! the acknowledgements and control messages that are due. So a destination needs no senders.
 
 use crate::Status;
-use crate::base::{MigrationId, StreamId};
+use crate::base::{MigrationId, StreamId, Time};
 use crate::encoding::ImageDigest;
 use crate::migration::destination::{Action, Answer, ChunkError, Destination, DestinationSetup};
 use crate::migration::ownership::Mark;
@@ -18,7 +18,7 @@ use crate::runtime::dial::FEATURES;
 use crate::runtime::footprint::{Footprint, HASH_BYTES};
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Refusal, check_join, no_room};
+use crate::runtime::listener::{JoinKey, Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
@@ -37,6 +37,9 @@ const ACK_BATCH: usize = 8;
 /// How long fewer of them wait for company; a wakeup of the source for each would cost both sides
 /// a tenth of their time.
 const ACK_PATIENCE: Duration = Duration::from_micros(200);
+/// However fast more come, so long after the last ones others go out: the source knows by them what the
+/// path carries, and on a slow stream eight chunks take seconds.
+const ACK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the driver looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last words may take.
@@ -45,7 +48,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// An incoming migration, shared by its threads and its handles.
 pub struct IncomingMigration {
     setup: DestinationSetup,
-    token: [u8; 16],
+    join_key: JoinKey,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSink>>>,
     digest: Arc<ImageDigest>,
@@ -61,7 +64,7 @@ impl IncomingMigration {
     /// A migration that has not started.
     pub fn new(
         setup: DestinationSetup,
-        token: [u8; 16],
+        join_key: JoinKey,
         guest: Arc<dyn GuestSink>,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
@@ -69,7 +72,7 @@ impl IncomingMigration {
         let destination = Mutex::new(Destination::new(setup.clone(), digest.clone(), now()));
         Arc::new(Self {
             setup,
-            token,
+            join_key,
             guest: Mutex::new(Some(guest)),
             digest,
             journal,
@@ -100,7 +103,7 @@ impl IncomingMigration {
         reader: &mut FrameReader,
         writer: &Mutex<FrameWriter>,
     ) -> String {
-        let mut chunks = ChunkReader::default();
+        let (mut chunks, mut flushed_at) = (ChunkReader::default(), now());
         loop {
             let received = match reader.next(self.setup.layout.page_bytes()) {
                 Ok(Input::Frame(frame)) => {
@@ -116,20 +119,22 @@ impl IncomingMigration {
             if let Err(reason) = received {
                 return reason;
             }
-            if self.is_answer_due(stream, reader)
-                && let Err(error) = self.flush(stream, writer)
-            {
-                return format!("sending: {error}");
+            if self.is_answer_due(stream, reader, flushed_at) {
+                if let Err(error) = self.flush(stream, writer) {
+                    return format!("sending: {error}");
+                }
+                flushed_at = now();
             }
         }
     }
 
     /// Whether something must go back on this stream before it is read further.
-    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader) -> bool {
+    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader, flushed_at: Time) -> bool {
         let destination = lock(&self.destination);
         let (acks, control) = (destination.waiting_acks(stream), destination.has_control());
         drop(destination);
-        control || acks >= ACK_BATCH || (acks > 0 && !reader.has_more(ACK_PATIENCE))
+        let is_late = now() - flushed_at >= ACK_INTERVAL;
+        control || acks >= ACK_BATCH || acks > 0 && (is_late || !reader.has_more(ACK_PATIENCE))
     }
 
     fn store(
@@ -333,8 +338,8 @@ impl Handle for IncomingMigration {
 }
 
 impl Arrival for IncomingMigration {
-    fn token(&self) -> [u8; 16] {
-        self.token
+    fn join_key(&self) -> &JoinKey {
+        &self.join_key
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {

@@ -2,8 +2,10 @@
 //! from its first packet on.
 
 use crate::runtime::clock::now;
-use crate::runtime::dial::{CONNECT_TIMEOUT, connect, connect_first};
+use crate::runtime::connection::ConnectionError;
+use crate::runtime::dial::{CONNECT_TIMEOUT, connect_first};
 use crate::runtime::lock::lock;
+use crate::runtime::security::Security;
 use crate::runtime::tuning;
 use crate::transport::Addresses;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -36,14 +38,18 @@ impl Sources {
     ///
     /// # Errors
     /// That of the last address.
-    pub fn connect(&self, to: &str, slot: usize, dscp: u8) -> io::Result<TcpStream> {
+    pub fn connect(
+        &self,
+        to: &str,
+        (slot, dscp): (usize, u8),
+        security: &Security,
+    ) -> Result<TcpStream, ConnectionError> {
+        security.check_decided()?;
         if self.list.is_empty() {
-            return match dscp {
-                0 => connect(to),
-                _ => connect_first(to.to_socket_addrs()?, to, &|to| connect_from(None, to, dscp)),
-            };
+            let connect = |to| connect_from(None, to, dscp);
+            return connect_first(to.to_socket_addrs()?, to, security, &connect);
         }
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let mut last = ConnectionError::Io(io::ErrorKind::AddrNotAvailable.into());
         for _ in 0..self.list.len() {
             let Some((at, source)) = self.choose(slot) else { break };
             let alike = |to: &SocketAddr| to.is_ipv4() == source.is_ipv4();
@@ -52,12 +58,15 @@ impl Sources {
             let first = at % targets.len().max(1);
             targets.rotate_left(first);
             let connect = |to| connect_from(Some(source), to, dscp);
-            match connect_first(targets.into_iter(), to, &connect) {
+            match connect_first(targets.into_iter(), to, security, &connect) {
                 Ok(socket) => return Ok(socket),
-                Err(error) => {
+                Err(ConnectionError::Io(error)) => {
                     lock(&self.state).addresses.failed(at, now());
-                    last = io::Error::new(error.kind(), format!("from {source}: {error}"));
+                    let text = format!("from {source}: {error}");
+                    last = ConnectionError::Io(io::Error::new(error.kind(), text));
                 }
+                // No other address of ours would change that.
+                Err(error) => return Err(error),
             }
         }
         Err(last)
@@ -102,8 +111,10 @@ fn connect_from(source: Option<IpAddr>, to: SocketAddr, dscp: u8) -> io::Result<
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    // A kernel that refuses the mark still carries the data.
-    let _ = tuning::mark(&socket, dscp);
+    if dscp > 0 {
+        // A kernel that refuses the mark still carries the data.
+        let _ = tuning::mark(&socket, dscp);
+    }
     socket.connect_timeout(&to.into(), CONNECT_TIMEOUT)?;
     Ok(socket.into())
 }
@@ -111,10 +122,16 @@ fn connect_from(source: Option<IpAddr>, to: SocketAddr, dscp: u8) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::security::SecurityOptions;
     use std::net::TcpListener;
+    use std::sync::Arc;
+
+    fn plain() -> Arc<Security> {
+        Security::open(SecurityOptions::Plain).unwrap()
+    }
 
     fn source_of(sources: &Sources, to: &str, slot: usize) -> String {
-        let socket = sources.connect(to, slot, 0).unwrap();
+        let socket = sources.connect(to, (slot, 0), &plain()).unwrap();
         socket.local_addr().unwrap().ip().to_string()
     }
 
@@ -139,7 +156,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let to = listener.local_addr().unwrap().to_string();
-            let socket = Sources::new(Vec::new()).connect(&to, 0, 10).unwrap();
+            let socket = Sources::new(Vec::new()).connect(&to, (0, 10), &plain()).unwrap();
             assert_eq!(tuning::marked(&socket).unwrap(), 10);
             tuning::mark(&socket, 46).unwrap();
             assert_eq!(tuning::marked(&socket).unwrap(), 46);
@@ -150,7 +167,8 @@ mod tests {
     fn an_address_of_the_other_protocol_does_not_reach_the_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap().to_string();
-        let error = Sources::new(vec!["::1".parse().unwrap()]).connect(&to, 0, 0).unwrap_err();
+        let error =
+            Sources::new(vec!["::1".parse().unwrap()]).connect(&to, (0, 0), &plain()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("from ::1: ") && text.contains("has no address"), "{text}");
     }

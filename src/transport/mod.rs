@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod bandwidth;
 pub mod fair_share;
+pub mod fall;
 pub mod mode;
 pub mod pacer;
 pub mod path_options;

@@ -99,6 +99,32 @@ fn a_path_that_becomes_lossy_is_learned_anew_and_so_is_its_recovery() {
 }
 
 #[test]
+fn a_path_that_falls_is_scouted_until_it_has_recovered() {
+    let mut path = Path::new(6, 37e6, 60e6, 80);
+    let mut tuner = StreamTuner::new(8);
+    path.run(&mut tuner, 30);
+    let known = path.changes.len();
+    path.link = 12e6;
+    path.run(&mut tuner, 10);
+    let scouts = |path: &Path| {
+        path.changes[known..].iter().filter(|(_, change)| change.why == Why::Scout).count()
+    };
+    assert!((3..=10).contains(&scouts(&path)), "{:?}", &path.changes[known..]);
+    let most = path.changes[known..].iter().map(|(_, change)| change.to).max();
+    assert!(most <= Some(FIRST_STREAMS + 1), "one at a time: {:?}", &path.changes[known..]);
+    path.link = 37e6;
+    path.run(&mut tuner, 5);
+    let found = scouts(&path);
+    path.run(&mut tuner, 60);
+    assert_eq!(scouts(&path), found, "it has recovered: {:?}", &path.changes[known..]);
+    path.link = 12e6;
+    path.run(&mut tuner, 60);
+    let meanwhile = scouts(&path);
+    path.run(&mut tuner, 300);
+    assert_eq!(scouts(&path), meanwhile, "it is so: {:?}", &path.changes[known..]);
+}
+
+#[test]
 fn nothing_is_tried_while_there_is_too_little_to_send() {
     let mut tuner = StreamTuner::new(16);
     for at in 1..10_000 {

@@ -39,7 +39,7 @@ pub struct Plan {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "net,wan,relearn,fair,memory,modes,downtime,abi"
+        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,abi"
     )]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.

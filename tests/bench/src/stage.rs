@@ -5,7 +5,7 @@ use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Phase};
 use dwcp::runtime::sys::MappedMemory;
-use dwcp::{Migration, Node, NodeOptions};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions};
 use dwcp_netlab::{Host, Lab};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ impl<'a> Stage<'a> {
     /// Nodes without guests.
     pub fn new(lab: &'a Lab) -> Result<Self, Failure> {
         let start = |host: &Host, name: &str, listen| {
-            let options = NodeOptions { name: name.into(), listen, ..NodeOptions::default() };
+            let (name, security) = (name.into(), SecurityOptions::Plain);
+            let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
             host.enter(|| Node::start(options))
         };
         let near = start(lab.a(), "near", None)?;

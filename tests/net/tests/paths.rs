@@ -8,7 +8,7 @@ use dwcp::migration::{CodecChoice, MigrationOptions};
 use dwcp::observe::EventKind;
 use dwcp::transport::PathOptions;
 use dwcp::transport::stream_tuner::Why;
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use dwcp_netlab::emulator::Emulator;
 use dwcp_netlab::{Direction, Host, Lab, LinkConfig};
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,8 @@ struct Stage {
 
 fn stage(lab: &Lab, at: IpAddr, pages: u64) -> Result<Stage, Box<dyn std::error::Error>> {
     let start = |host: &Host, name: &str, listen| {
-        let options = NodeOptions { name: name.to_owned(), listen, ..NodeOptions::default() };
+        let (name, security) = (name.to_owned(), SecurityOptions::Plain);
+        let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
         host.enter(|| Node::start(options))
     };
     let near = start(lab.a(), "near", None)?;

@@ -8,6 +8,7 @@ mod modes;
 mod net;
 pub mod qemu;
 mod relearn;
+mod tls;
 
 use crate::results::Results;
 use crate::{Failure, Plan};
@@ -18,6 +19,7 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "net" => net::local(plan, results),
         "wan" => net::wide_area(plan, results),
         "memory" => memory::run(plan, results),
+        "tls" => tls::run(plan, results),
         "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
         "relearn" => relearn::run(plan, results),
@@ -25,7 +27,7 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => {
-            Err("there is no such suite; known: net, wan, relearn, fair, memory, modes, downtime, abi, qemu"
+            Err("there is no such suite; known: net, wan, relearn, fair, tls, memory, modes, downtime, abi, qemu"
                 .into())
         }
     }
