@@ -76,6 +76,16 @@ fn watch(lab: &Lab, migration: &Migration, holds: impl Fn(&Seen) -> bool) -> Res
             delivered: if full { (bytes - before) as f64 / took } else { 0.0 },
             estimate: migration.progress().bandwidth_bytes_per_s as f64,
         };
+        if std::env::var("TRACE").is_ok() && delivered.len() % 5 == 0 {
+            eprintln!(
+                "TRACE {:.2} deliv {:.1} est {:.1} streams {} wire {}",
+                start.elapsed().as_secs_f64(),
+                seen.delivered / 1e6,
+                seen.estimate / 1e6,
+                migration.progress().streams,
+                migration.progress().wire_bytes >> 20
+            );
+        }
         if taken.is_none() && holds(&seen) {
             taken = Some(start.elapsed());
         }
