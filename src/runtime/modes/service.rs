@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// What becomes due within so long is done at one time: a thousand peers would otherwise wake the thread
 /// a thousand times a second.
-const BURST: Duration = Duration::from_millis(50);
+const BURST: Duration = Duration::from_millis(100);
 
 /// Runs until the modes are stopped; a byte comes in on `news` when there is something new.
 pub fn run(modes: &Arc<Modes>, news: Socket) {
