@@ -8,15 +8,17 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_millis(300);
 const WINDOW_ROUND_TRIPS: u32 = 3;
 /// Below this part of the best rate, in percent, a path has fallen, if it was so for so many windows.
-const FALLEN_PERCENT: u64 = 70;
+const FALLEN_PERCENT: u64 = 65;
 const FALLEN_WINDOWS: u32 = 2;
+/// A window is so large a part of the mean that is judged: rates come and go.
+const MEMORY: u64 = 3;
 /// The best rate is that of this long, and of as long before.
 const BEST_MEMORY: Duration = Duration::from_secs(60);
 
 /// What one window showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// What the path carried, in bytes per second.
+    /// What the path carried, in bytes per second, in the mean of some windows.
     pub rate: u64,
     /// Whether that has been far less than before for some windows.
     pub has_fallen: bool,
@@ -28,6 +30,8 @@ pub struct FallDetector {
     since: Option<Time>,
     bytes: u64,
     is_starved: bool,
+    /// Of how many windows, and it.
+    mean: Option<(u64, u64)>,
     /// Of the running and of the last span.
     best: [u64; 2],
     best_since: Time,
@@ -37,7 +41,11 @@ pub struct FallDetector {
 impl FallDetector {
     /// Takes a look in. Something: it ends a window in which there was enough to send.
     pub fn look(&mut self, look: &Look, now: Time) -> Option<Window> {
-        let since = *self.since.get_or_insert(now);
+        // What came before the first look is of no known time.
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return None;
+        };
         self.bytes += look.delivered_bytes;
         self.is_starved |= look.is_starved;
         let took = now - since;
@@ -48,7 +56,13 @@ impl FallDetector {
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         let was_starved = self.is_starved;
         (self.since, self.bytes, self.is_starved) = (Some(now), 0, false);
-        (!was_starved).then(|| self.judge(rate, now))
+        (!was_starved).then(|| self.judge(rate, now)).flatten()
+    }
+
+    /// What comes now is not the path's doing.
+    pub fn pass_over(&mut self) {
+        (self.since, self.bytes, self.is_starved, self.mean) = (None, 0, false, None);
+        self.low_windows = 0;
     }
 
     /// What was best does not count any more.
@@ -56,7 +70,13 @@ impl FallDetector {
         *self = Self::default();
     }
 
-    fn judge(&mut self, rate: u64, now: Time) -> Window {
+    fn judge(&mut self, rate: u64, now: Time) -> Option<Window> {
+        let (windows, before) = self.mean.unwrap_or((0, rate));
+        let rate = before / MEMORY * (MEMORY - 1) + rate / MEMORY;
+        self.mean = Some((windows + 1, rate));
+        if windows < MEMORY {
+            return None;
+        }
         if now - self.best_since >= BEST_MEMORY {
             self.best = [0, self.best[0]];
             self.best_since = now;
@@ -65,7 +85,7 @@ impl FallDetector {
         let best = u128::from(self.best[0].max(self.best[1]));
         let is_low = u128::from(rate) * 100 < best * u128::from(FALLEN_PERCENT);
         self.low_windows = if is_low { self.low_windows + 1 } else { 0 };
-        Window { rate, has_fallen: self.low_windows >= FALLEN_WINDOWS }
+        Some(Window { rate, has_fallen: self.low_windows >= FALLEN_WINDOWS })
     }
 }
 
@@ -91,10 +111,10 @@ mod tests {
     fn a_third_is_a_fall_a_dip_is_none_and_in_time_it_is_how_things_are() {
         let (mut falls, mut now) = (FallDetector::default(), Time(0));
         assert!(!run(&mut falls, &mut now, 30_000_000, 100));
-        assert!(!run(&mut falls, &mut now, 10_000_000, 3), "one window");
+        assert!(!run(&mut falls, &mut now, 10_000_000, 5), "not even two windows");
         assert!(!run(&mut falls, &mut now, 30_000_000, 30));
         assert!(!run(&mut falls, &mut now, 22_000_000, 100));
-        assert!(run(&mut falls, &mut now, 10_000_000, 9));
+        assert!(run(&mut falls, &mut now, 10_000_000, 12));
         assert!(!run(&mut falls, &mut now, 29_000_000, 6));
         assert!(run(&mut falls, &mut now, 10_000_000, 300));
         assert!(!run(&mut falls, &mut now, 10_000_000, 1_200));

@@ -156,6 +156,8 @@ pub struct StreamTuner {
     more_failed: bool,
     rest: Duration,
     falls: FallDetector,
+    /// The number when falls were last looked for, and when that begins after a change of it.
+    watched: (u16, Time),
     slot_since: Option<Time>,
     slot_bytes: u64,
     /// Looks within the slot, and those of them at which there was too little to send.
@@ -176,6 +178,7 @@ impl StreamTuner {
             more_failed: false,
             rest: REST.0,
             falls: FallDetector::default(),
+            watched: (0, Time(0)),
             slot_since: None,
             slot_bytes: 0,
             slot_looks: (0, 0),
@@ -217,7 +220,7 @@ impl StreamTuner {
 
     /// Takes in what the path did.
     pub fn look(&mut self, look: &Look, now: Time) -> Option<Change> {
-        let window = self.falls.look(look, now);
+        let window = self.watch(look, now);
         if let Stage::Scouting(scouting) = self.stage {
             return self.scout(scouting, window?, now);
         }
@@ -228,8 +231,7 @@ impl StreamTuner {
             return self.scout_again(Scouting { until, base, rate, out_for: None });
         }
         if let Stage::Settling { until } = &mut self.stage {
-            let settling = look.round_trip * SETTLING_ROUND_TRIPS;
-            let until = *until.get_or_insert(now + settling.clamp(SETTLING.0, SETTLING.1));
+            let until = *until.get_or_insert(now + settling(look));
             if now < until {
                 return None;
             }
@@ -246,6 +248,21 @@ impl StreamTuner {
                 None
             }
         }
+    }
+
+    /// Looks for a fall; not for one that a change of the number brought about.
+    fn watch(&mut self, look: &Look, now: Time) -> Option<Window> {
+        let is_scouting = matches!(self.stage, Stage::Scouting(_));
+        let (count, _) = self.watched;
+        if count != self.count && !is_scouting {
+            self.watched = (self.count, now + settling(look));
+        }
+        let is_own = now < self.watched.1 || matches!(self.trial, Trial::Fewer { .. });
+        if is_own && !is_scouting {
+            self.falls.pass_over();
+            return None;
+        }
+        self.falls.look(look, now)
     }
 
     /// One window of a path that has fallen.
@@ -440,6 +457,11 @@ impl StreamTuner {
         self.slot_bytes = 0;
         self.slot_looks = (0, 0);
     }
+}
+
+/// How long streams need to find their speed.
+fn settling(look: &Look) -> Duration {
+    (look.round_trip * SETTLING_ROUND_TRIPS).clamp(SETTLING.0, SETTLING.1)
 }
 
 /// Whether a rate is at least so many parts of a thousand of another.

@@ -189,7 +189,7 @@ fn no_path_breaks_the_bounds_or_makes_the_number_restless() {
         }
         assert_eq!(count, tuner.count());
         let late = path.changes.iter().filter(|(at, _)| at.0 > 300_000_000).count();
-        assert!(late <= 6 * 10, "seed {seed}: {late} changes in ten minutes");
+        assert!(late <= 6 * 10, "seed {seed}: {late} changes in ten minutes: {:?}", path.changes);
         if path.noise < 0.1 {
             // What is just being tried may be too few.
             let last = path.changes.last().filter(|(_, change)| change.why == Why::TryFewer);
