@@ -168,12 +168,8 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
 #[test]
 fn a_guest_moves_over_ipv6_from_several_addresses_and_marked() {
     let listen = Some("[::1]:0".parse().unwrap());
-    let options = NodeOptions {
-        name: "beta".into(),
-        listen,
-        security: SecurityOptions::Plain,
-        ..NodeOptions::default()
-    };
+    let (name, security) = ("beta".into(), SecurityOptions::Plain);
+    let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
     let (alpha, beta) = (node("alpha"), Node::start(options).unwrap());
     let (here, there) = (Guest::new(1024, 500), Guest::new(1024, 500));
     here.fill(60);

@@ -4,7 +4,7 @@
 //! the acknowledgements and control messages that are due. So a destination needs no senders.
 
 use crate::Status;
-use crate::base::{MigrationId, PageBitmap, StreamId};
+use crate::base::{MigrationId, PageBitmap, StreamId, Time};
 use crate::encoding::ImageDigest;
 use crate::migration::destination::{
     Action, Answer, ChunkError, Destination, DestinationSetup, FaultStance,
@@ -40,6 +40,9 @@ const ACK_BATCH: usize = 8;
 /// How long fewer of them wait for company; a wakeup of the source for each would cost both sides
 /// a tenth of their time.
 const ACK_PATIENCE: Duration = Duration::from_micros(200);
+/// However fast more come, so long after the last ones others go out: the source knows by them what the
+/// path carries, and on a slow stream eight chunks take seconds.
+const ACK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the driver looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last words may take.
@@ -108,7 +111,7 @@ impl IncomingMigration {
         reader: &mut FrameReader,
         writer: &Mutex<FrameWriter>,
     ) -> String {
-        let mut chunks = ChunkReader::default();
+        let (mut chunks, mut flushed_at) = (ChunkReader::default(), now());
         loop {
             let received = match reader.next(self.setup.layout.page_bytes()) {
                 Ok(Input::Frame(frame)) => {
@@ -125,20 +128,22 @@ impl IncomingMigration {
             if let Err(reason) = received {
                 return reason;
             }
-            if self.is_answer_due(stream, reader)
-                && let Err(error) = self.flush(stream, writer)
-            {
-                return format!("sending: {error}");
+            if self.is_answer_due(stream, reader, flushed_at) {
+                if let Err(error) = self.flush(stream, writer) {
+                    return format!("sending: {error}");
+                }
+                flushed_at = now();
             }
         }
     }
 
     /// Whether something must go back on this stream before it is read further.
-    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader) -> bool {
+    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader, flushed_at: Time) -> bool {
         let destination = lock(&self.destination);
         let (acks, control) = (destination.waiting_acks(stream), destination.has_control());
         drop(destination);
-        control || acks >= ACK_BATCH || (acks > 0 && !reader.has_more(ACK_PATIENCE))
+        let is_late = now() - flushed_at >= ACK_INTERVAL;
+        control || acks >= ACK_BATCH || acks > 0 && (is_late || !reader.has_more(ACK_PATIENCE))
     }
 
     fn store(

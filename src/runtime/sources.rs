@@ -3,7 +3,7 @@
 
 use crate::runtime::clock::now;
 use crate::runtime::connection::ConnectionError;
-use crate::runtime::dial::{CONNECT_TIMEOUT, addresses, connect, connect_first};
+use crate::runtime::dial::{CONNECT_TIMEOUT, addresses, connect_first};
 use crate::runtime::lock::lock;
 use crate::runtime::security::Security;
 use crate::runtime::tuning;
@@ -46,9 +46,6 @@ impl Sources {
         dscp: u8,
     ) -> Result<TcpStream, ConnectionError> {
         if self.list.is_empty() {
-            if dscp == 0 {
-                return connect(to, security);
-            }
             let targets = addresses(to, security)?.into_iter();
             return Ok(connect_first(targets, to, &|to| connect_from(None, to, dscp))?);
         }
@@ -112,8 +109,10 @@ fn connect_from(source: Option<IpAddr>, to: SocketAddr, dscp: u8) -> io::Result<
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    // A kernel that refuses the mark still carries the data.
-    let _ = tuning::mark(&socket, dscp);
+    if dscp > 0 {
+        // A kernel that refuses the mark still carries the data.
+        let _ = tuning::mark(&socket, dscp);
+    }
     socket.connect_timeout(&to.into(), CONNECT_TIMEOUT)?;
     Ok(socket.into())
 }

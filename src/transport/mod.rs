@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod background;
 pub mod bandwidth;
 pub mod fair_share;
+pub mod fall;
 pub mod mode;
 pub mod pacer;
 pub mod path_options;

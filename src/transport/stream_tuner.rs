@@ -5,11 +5,16 @@
 //! settle -> measure -> try more  -> settle -> measure -> carried more? keep, try more : take back
 //!                   -> try fewer -> settle -> measure -> carried as much? keep, try fewer : take back
 //!                   -> rest, until it is over or the path carries something else
+//! the path has fallen -> scout: a stream more for a moment, again and again, until it has recovered
 //! ```
+//! A connection that is at its speed takes seconds to find that the path has become faster; a new one
+//! looks for its speed by doubling, and finds it within some round trips. Hence scouts.
+//!
 //! A measurement is the mean of the middle half of some slots, so that neither a burst nor a sender
 //! that looks for the shortest round trip decides. What the path carries tells nothing while there
 //! is too little to send; such slots do not count.
 
+use super::fall::{FallDetector, Window};
 use crate::base::Time;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -35,6 +40,13 @@ const SLOT_BYTES: u64 = 4 << 20;
 const SLOTS: usize = 8;
 /// First and longest rest.
 const REST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(160));
+
+/// A scout is out for so many windows of the detector of falls; it must bring so much more, in parts of
+/// a thousand.
+const SCOUT_WINDOWS: u32 = 4;
+const LEAST_SCOUTED: u64 = 150;
+/// After this long a path has not fallen, it is so.
+const LONGEST_SCOUTING: Duration = Duration::from_secs(45);
 
 /// What the path did since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +75,10 @@ pub enum Why {
     FewerCarryLess,
     /// There was too little to send to tell.
     NotFilled,
+    /// To see whether a path that carries far less than before has recovered.
+    Scout,
+    /// It has not.
+    ScoutInVain,
 }
 
 impl Why {
@@ -75,6 +91,8 @@ impl Why {
             Why::TryFewer => "to see whether fewer carry as much",
             Why::FewerCarryLess => "fewer did not carry as much",
             Why::NotFilled => "there was too little to send to tell",
+            Why::Scout => "to see whether the path is as fast again as before",
+            Why::ScoutInVain => "it is not as fast again",
         }
     }
 }
@@ -115,6 +133,17 @@ enum Stage {
     Settling { until: Option<Time> },
     Measuring,
     Resting { until: Time, rate: u64 },
+    Scouting(Scouting),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Scouting {
+    until: Time,
+    /// Streams without the scout, and what they carried.
+    base: u16,
+    rate: u64,
+    /// Windows since the scout went out; none: it is not out.
+    out_for: Option<u32>,
 }
 
 /// Finds the number of streams of one path.
@@ -126,6 +155,9 @@ pub struct StreamTuner {
     trial: Trial,
     more_failed: bool,
     rest: Duration,
+    falls: FallDetector,
+    /// The number when falls were last looked for, and when that begins after a change of it.
+    watched: (u16, Time),
     slot_since: Option<Time>,
     slot_bytes: u64,
     /// Looks within the slot, and those of them at which there was too little to send.
@@ -145,6 +177,8 @@ impl StreamTuner {
             trial: Trial::None,
             more_failed: false,
             rest: REST.0,
+            falls: FallDetector::default(),
+            watched: (0, Time(0)),
             slot_since: None,
             slot_bytes: 0,
             slot_looks: (0, 0),
@@ -170,12 +204,7 @@ impl StreamTuner {
             return None;
         }
         self.limit = limit;
-        // A trial that nobody will see the end of is no reason for more streams.
-        let from = match self.trial {
-            Trial::None => self.count,
-            Trial::More { from, .. } | Trial::Fewer { from, .. } => from,
-        };
-        let to = from.min(limit);
+        let to = self.untried().min(limit);
         self.begin_anew();
         (to != self.count).then(|| self.change(to, Why::Limit, (0, 0)))
     }
@@ -185,14 +214,24 @@ impl StreamTuner {
         self.trial = Trial::None;
         self.more_failed = false;
         self.rest = REST.0;
+        self.falls.forget();
         self.settle();
     }
 
     /// Takes in what the path did.
     pub fn look(&mut self, look: &Look, now: Time) -> Option<Change> {
+        let window = self.watch(look, now);
+        if let Stage::Scouting(scouting) = self.stage {
+            return self.scout(scouting, window?, now);
+        }
+        if let Some(Window { rate, has_fallen: true }) = window {
+            let base = self.untried();
+            let until = now + LONGEST_SCOUTING;
+            self.trial = Trial::None;
+            return self.scout_again(Scouting { until, base, rate, out_for: None });
+        }
         if let Stage::Settling { until } = &mut self.stage {
-            let settling = look.round_trip * SETTLING_ROUND_TRIPS;
-            let until = *until.get_or_insert(now + settling.clamp(SETTLING.0, SETTLING.1));
+            let until = *until.get_or_insert(now + settling(look));
             if now < until {
                 return None;
             }
@@ -202,12 +241,73 @@ impl StreamTuner {
         }
         self.end_slot(look, now)?;
         match self.stage {
-            Stage::Settling { .. } => None,
+            Stage::Settling { .. } | Stage::Scouting(_) => None,
             Stage::Measuring => self.on_slot(now),
             Stage::Resting { until, rate } => {
                 self.rest_on(until, rate, now);
                 None
             }
+        }
+    }
+
+    /// Looks for a fall; not for one that a change of the number brought about.
+    fn watch(&mut self, look: &Look, now: Time) -> Option<Window> {
+        let is_scouting = matches!(self.stage, Stage::Scouting(_));
+        let (count, _) = self.watched;
+        if count != self.count && !is_scouting {
+            self.watched = (self.count, now + settling(look));
+        }
+        let is_own = now < self.watched.1 || matches!(self.trial, Trial::Fewer { .. });
+        if is_own && !is_scouting {
+            self.falls.pass_over();
+            return None;
+        }
+        self.falls.look(look, now)
+    }
+
+    /// One window of a path that has fallen.
+    fn scout(&mut self, scouting: Scouting, window: Window, now: Time) -> Option<Change> {
+        let Scouting { until, base, rate: before, out_for } = scouting;
+        if !window.has_fallen {
+            self.begin_anew();
+            return None;
+        }
+        if now >= until {
+            let change = self.change_if_new(base, Why::ScoutInVain, (window.rate, before));
+            self.begin_anew();
+            return change;
+        }
+        let rate = window.rate;
+        match out_for {
+            None => self.scout_again(Scouting { rate, ..scouting }),
+            Some(_) if at_least(rate, before, 1_000 + LEAST_SCOUTED) => {
+                let base = self.count;
+                self.scout_again(Scouting { base, rate, out_for: None, until })
+            }
+            Some(windows) if windows < SCOUT_WINDOWS => {
+                self.stage = Stage::Scouting(Scouting { out_for: Some(windows + 1), ..scouting });
+                None
+            }
+            Some(_) => {
+                self.stage = Stage::Scouting(Scouting { out_for: None, ..scouting });
+                self.change_if_new(base, Why::ScoutInVain, (rate, before))
+            }
+        }
+    }
+
+    /// Sends a scout out, if one more stream is allowed; otherwise only waits.
+    fn scout_again(&mut self, scouting: Scouting) -> Option<Change> {
+        let to = (scouting.base + 1).min(self.limit);
+        self.stage = Stage::Scouting(Scouting { out_for: Some(0), ..scouting });
+        self.change_if_new(to, Why::Scout, (scouting.rate, 0))
+    }
+
+    /// Without what is being tried: nobody will see the end of that.
+    fn untried(&self) -> u16 {
+        match (self.trial, self.stage) {
+            (Trial::More { from, .. } | Trial::Fewer { from, .. }, _) => from,
+            (Trial::None, Stage::Scouting(Scouting { base, .. })) => base,
+            (Trial::None, _) => self.count,
         }
     }
 
@@ -331,6 +431,10 @@ impl StreamTuner {
         }
     }
 
+    fn change_if_new(&mut self, to: u16, why: Why, rates: (u64, u64)) -> Option<Change> {
+        (to != self.count).then(|| self.change(to, why, rates))
+    }
+
     fn change(&mut self, to: u16, why: Why, (rate, before): (u64, u64)) -> Change {
         let from = std::mem::replace(&mut self.count, to);
         let (rate_bytes_per_s, rate_before_bytes_per_s) = (rate, before);
@@ -353,6 +457,11 @@ impl StreamTuner {
         self.slot_bytes = 0;
         self.slot_looks = (0, 0);
     }
+}
+
+/// How long streams need to find their speed.
+fn settling(look: &Look) -> Duration {
+    (look.round_trip * SETTLING_ROUND_TRIPS).clamp(SETTLING.0, SETTLING.1)
 }
 
 /// Whether a rate is at least so many parts of a thousand of another.

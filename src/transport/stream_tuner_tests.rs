@@ -99,6 +99,32 @@ fn a_path_that_becomes_lossy_is_learned_anew_and_so_is_its_recovery() {
 }
 
 #[test]
+fn a_path_that_falls_is_scouted_until_it_has_recovered() {
+    let mut path = Path::new(6, 37e6, 60e6, 80);
+    let mut tuner = StreamTuner::new(8);
+    path.run(&mut tuner, 30);
+    let known = path.changes.len();
+    path.link = 12e6;
+    path.run(&mut tuner, 10);
+    let scouts = |path: &Path| {
+        path.changes[known..].iter().filter(|(_, change)| change.why == Why::Scout).count()
+    };
+    assert!((3..=10).contains(&scouts(&path)), "{:?}", &path.changes[known..]);
+    let most = path.changes[known..].iter().map(|(_, change)| change.to).max();
+    assert!(most <= Some(FIRST_STREAMS + 1), "one at a time: {:?}", &path.changes[known..]);
+    path.link = 37e6;
+    path.run(&mut tuner, 5);
+    let found = scouts(&path);
+    path.run(&mut tuner, 60);
+    assert_eq!(scouts(&path), found, "it has recovered: {:?}", &path.changes[known..]);
+    path.link = 12e6;
+    path.run(&mut tuner, 60);
+    let meanwhile = scouts(&path);
+    path.run(&mut tuner, 300);
+    assert_eq!(scouts(&path), meanwhile, "it is so: {:?}", &path.changes[known..]);
+}
+
+#[test]
 fn nothing_is_tried_while_there_is_too_little_to_send() {
     let mut tuner = StreamTuner::new(16);
     for at in 1..10_000 {
@@ -163,7 +189,7 @@ fn no_path_breaks_the_bounds_or_makes_the_number_restless() {
         }
         assert_eq!(count, tuner.count());
         let late = path.changes.iter().filter(|(at, _)| at.0 > 300_000_000).count();
-        assert!(late <= 6 * 10, "seed {seed}: {late} changes in ten minutes");
+        assert!(late <= 6 * 10, "seed {seed}: {late} changes in ten minutes: {:?}", path.changes);
         if path.noise < 0.1 {
             // What is just being tried may be too few.
             let last = path.changes.last().filter(|(_, change)| change.why == Why::TryFewer);

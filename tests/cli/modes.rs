@@ -97,7 +97,7 @@ fn the_mode_of_all_peers_is_written_to_the_configuration() {
         serde_json::from_str(&stdout(&daemon.run(&["--json", "mode-detect"]))).unwrap();
     assert_eq!(listed["thresholds"]["internet_rtt_us"], 100_000);
     let verbose = stdout(&daemon.run(&["config", "get", "amst.internet_streams", "--verbose"]));
-    assert!(verbose.contains("takes hold with the next migration"), "{verbose}");
+    assert!(verbose.contains("takes hold at once"), "{verbose}");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_test_tells_what_the_loopback_carries() {
     assert_eq!(pair.json(&["mode-detect"])["peers"], Value::Array(vec![]), "it is no peer");
     let there = pair.run(&["transport-test", "--peer", &pair.to(), "--seconds", "1"]);
     let text = stdout(&there);
-    for what in ["hybrid mode to", "over 4 streams", "Mbit/s", "retransmitted", "judged"] {
+    for what in ["hybrid mode to", "over 8 streams", "Mbit/s", "retransmitted", "judged"] {
         assert!(text.contains(what), "{what}: {text}");
     }
     let silent = pair.run(&["transport-test", "--peer", "127.0.0.1:1", "--seconds", "1"]);

@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause between two probes of a series.
 const SERIES_INTERVAL: Duration = Duration::from_millis(50);
 
+/// An answer: its frame.
+const ANSWER_BYTES: usize = HEADER_BYTES + PROBE_BYTES as usize;
+
 /// A probe failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -121,21 +124,22 @@ impl Probing {
         bytes.extend_from_slice(&frame.header(self.sent).encode());
         bytes.extend_from_slice(&frame.payload);
         self.socket.write_all(&bytes).await?;
-        if is_first {
-            let mut preface = [0; PREFACE_BYTES];
-            self.socket.read_exact(&mut preface).await?;
-            Preface::decode(preface)?;
+        // All of it at one time: it comes in one packet, and each call costs.
+        let mut answer = [0; PREFACE_BYTES + ANSWER_BYTES];
+        let answer = if is_first { &mut answer[..] } else { &mut answer[..ANSWER_BYTES] };
+        self.socket.read_exact(answer).await?;
+        let (preface, answer) = answer.split_at(answer.len() - ANSWER_BYTES);
+        if let Some(preface) = preface.first_chunk() {
+            Preface::decode(*preface)?;
         }
-        let mut header = [0; HEADER_BYTES];
-        self.socket.read_exact(&mut header).await?;
-        let header = FrameHeader::decode(header)?;
+        let (header, payload) = answer.split_at(HEADER_BYTES);
+        let header = FrameHeader::decode(*header.first_chunk().unwrap_or(&[0; HEADER_BYTES]))?;
         header.check_sequence(self.sent)?;
         if header.kind != FrameKind::ProbeReply || header.payload_bytes != PROBE_BYTES {
             return Err(ProbeError::Kind(header.kind));
         }
-        let mut payload = [0; PROBE_BYTES as usize];
-        self.socket.read_exact(&mut payload).await?;
-        header.check_body(&[&payload])?;
+        header.check_body(&[payload])?;
+        let payload = *payload.first_chunk().unwrap_or(&[0; PROBE_BYTES as usize]);
         self.sent += 1;
         match u64::from_le_bytes(payload) {
             found if found == number => Ok(()),

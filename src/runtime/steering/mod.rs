@@ -1,5 +1,5 @@
 //! Steers the migrations that leave a node: how many streams each has, what each may send, and how
-//! their sockets are set up. One thread for all of them, none while there are none.
+//! their sockets are set up. One thread for all of them, which sleeps while there are none.
 //!
 //! ```text
 //! look at each migration -> the tuner of its peer's path -> streams
@@ -39,6 +39,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const SHAPE_INTERVAL: Duration = Duration::from_millis(300);
 /// What a migration was found to use is of about so long.
 const USE_MEMORY: Duration = Duration::from_secs(1);
+/// Looks that the mean of what is delivered remembers.
+const RATE_MEMORY: u64 = 10;
 /// Who uses less than it may gets so much more than it used, in percent, and this on top.
 const ROOM_PERCENT: u64 = 125;
 const LEAST_ROOM_BYTES_PER_S: u64 = 128 << 10;
@@ -96,6 +98,10 @@ struct Member {
     /// What it sent lately.
     used: Used,
     share: Option<u64>,
+    /// What it gets delivered, over about a second.
+    delivered_bytes_per_s: u64,
+    /// Its part of a path that others use too, where it had more.
+    even: Option<u64>,
 }
 
 /// How much was sent in the last while.
@@ -172,6 +178,8 @@ impl Steering {
             looked_at: None,
             used: Used::default(),
             share: None,
+            delivered_bytes_per_s: 0,
+            even: None,
         });
         if state.thread.is_none() {
             let steering = self.clone();
@@ -225,8 +233,14 @@ impl Steering {
 
 impl State {
     fn decide(&mut self, modes: &Modes, now: Time) -> Vec<Order> {
-        self.members.retain(|member| member.migration.upgrade().is_some_and(|m| !m.is_over()));
-        let looks: Vec<_> = self.members.iter_mut().filter_map(|m| m.look(now)).collect();
+        let mut migrations = Vec::new();
+        self.members.retain(|member| {
+            let known = migrations.len();
+            migrations.extend(member.migration.upgrade().filter(|migration| !migration.is_over()));
+            migrations.len() > known
+        });
+        let looked = self.members.iter_mut().zip(migrations);
+        let looks: Vec<_> = looked.map(|(member, migration)| member.look(migration, now)).collect();
         let mut orders: Vec<Order> =
             looks.iter().map(|look| Order::nothing(look.migration.clone())).collect();
         let members: Vec<&mut Member> = self.members.iter_mut().collect();
@@ -243,7 +257,7 @@ impl State {
         orders
     }
 
-    /// Divides the node's cap.
+    /// Divides the node's cap, and holds back who has more of a path than others.
     fn share_cap(&mut self, looks: &[Look], orders: &mut [Order]) {
         let cap = self.options.bandwidth_limit_bytes_per_s;
         let wants: Vec<Want> =
@@ -251,6 +265,7 @@ impl State {
         let shares = cap.map(|cap| divide(cap, &wants));
         for (at, member) in self.members.iter_mut().enumerate() {
             let share = shares.as_ref().and_then(|shares| shares.get(at)).copied();
+            let share = share.into_iter().chain(member.even).min();
             if share != member.share {
                 member.share = share;
                 orders[at].share = Some(share);
@@ -294,20 +309,25 @@ struct Look {
 }
 
 impl Member {
-    fn look(&mut self, now: Time) -> Option<Look> {
-        let migration = self.migration.upgrade()?;
+    fn look(&mut self, migration: Arc<dyn Steered>, now: Time) -> Look {
         let (traffic, idle) = migration.traffic();
         let took = self.looked_at.replace(now).map_or(Duration::ZERO, |before| now - before);
+        let took_us = took.as_micros().max(1);
         self.used.note(traffic.sent_bytes, now);
         let before = std::mem::replace(&mut self.traffic, traffic);
         let idle_before = std::mem::replace(&mut self.idle, idle);
-        Some(Look {
+        let delivered_bytes = traffic.delivered_bytes.saturating_sub(before.delivered_bytes);
+        let rate = u128::from(delivered_bytes) * 1_000_000 / took_us;
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.delivered_bytes_per_s = (self.delivered_bytes_per_s / RATE_MEMORY * (RATE_MEMORY - 1))
+            .saturating_add(rate / RATE_MEMORY);
+        Look {
             migration,
-            delivered_bytes: traffic.delivered_bytes.saturating_sub(before.delivered_bytes),
+            delivered_bytes,
             idle: idle.saturating_sub(idle_before),
             had: took * u32::from(traffic.streams),
             was_held_back: traffic.was_held_back,
-        })
+        }
     }
 
     fn wants(&self, look: &Look) -> Want {
@@ -374,7 +394,9 @@ fn tune(
         let copying: Vec<(&Member, &Look)> =
             copying.map(|(at, member)| (&**member, &looks[*at])).collect();
         let change = path.look(most, &copying, now);
+        let mean = path::mean_rate(&copying);
         for (at, member) in group {
+            member.even = path::even_part(member, &looks[at], mean);
             let limit = limit(member);
             let (from, to) = (member.streams, path.streams().min(limit));
             if from != to {

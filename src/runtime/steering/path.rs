@@ -7,6 +7,11 @@ use crate::transport::StreamTuner;
 use crate::transport::stream_tuner::{self, Change, Why};
 use std::time::Duration;
 
+/// Who has so much more of a path than the mean of those who want more is held to a little more than the
+/// mean, until it has less than that; in percent.
+const UNEVEN_PERCENT: u64 = 105;
+const EVEN_PERCENT: u64 = 102;
+const BELOW_EVEN_PERCENT: u64 = 98;
 /// Streams that are idle for more than this part of their time have too little to send, in percent.
 const STARVED_PERCENT: u128 = 25;
 
@@ -48,10 +53,37 @@ impl Path {
                 [look.round_trip].into_iter().filter(|time| !time.is_zero()).chain(known);
             look.round_trip = shortest.min().unwrap_or_default();
         }
-        look.is_starved = idle.as_micros() * 100 > had.as_micros() * STARVED_PERCENT;
+        look.is_starved = is_starved(idle, had);
         self.tuner.look(&look, now)
     }
 }
+
+fn is_starved(idle: Duration, had: Duration) -> bool {
+    idle.as_micros() * 100 > had.as_micros() * STARVED_PERCENT
+}
+
+/// Whether a migration would take more of its path: it has enough to send, or is held back.
+fn is_hungry(member: &Member, look: &Look) -> bool {
+    !is_starved(look.idle, look.had) || member.even.is_some() && look.was_held_back
+}
+
+/// What each gets of a path, of those that would take more; none where fewer than two would.
+pub fn mean_rate(copying: &[(&Member, &Look)]) -> Option<u64> {
+    let hungry = copying.iter().filter(|(member, look)| is_hungry(member, look));
+    let rates: Vec<u64> = hungry.map(|(member, _)| member.delivered_bytes_per_s).collect();
+    (rates.len() > 1).then(|| rates.iter().sum::<u64>() / rates.len() as u64)
+}
+
+/// What a migration is held to so that others get as much; none: it has no more than they.
+pub fn even_part(member: &Member, look: &Look, mean: Option<u64>) -> Option<u64> {
+    let mean = mean.filter(|_| member.traffic.is_copying && is_hungry(member, look))?;
+    let percent = if member.even.is_some() { BELOW_EVEN_PERCENT } else { UNEVEN_PERCENT };
+    let has_more = member.delivered_bytes_per_s > mean.saturating_mul(percent) / 100;
+    has_more.then(|| (mean.saturating_mul(EVEN_PERCENT) / 100).max(LEAST_EVEN_BYTES_PER_S))
+}
+
+/// Nobody is held to less.
+const LEAST_EVEN_BYTES_PER_S: u64 = 256 << 10;
 
 /// The event of a migration whose number of streams changes.
 pub fn event((from, to, limit): (u16, u16, u16), change: Option<&Change>) -> EventKind {

@@ -21,9 +21,9 @@ use std::time::Duration;
 /// How soon after the last sample or probe a path is probed whose peer is in use, or whose mode may change.
 pub const BRISK: Duration = Duration::from_millis(300);
 /// How soon any other path is probed, at the latest.
-pub const IDLE: Duration = Duration::from_millis(2_500);
+pub const IDLE: Duration = Duration::from_millis(3_200);
 /// Idle probes of different peers are spread over so much of it.
-const SPREAD_US: u64 = 500_000;
+const SPREAD_US: u64 = 400_000;
 
 /// The table takes no more peers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

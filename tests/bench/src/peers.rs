@@ -35,13 +35,7 @@ pub struct IdleArguments {
 /// Answers until the input ends.
 pub fn answers(arguments: &AnswersArguments) -> Result<(), Failure> {
     let listen = Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let start = |_| {
-        Node::start(NodeOptions {
-            listen,
-            security: SecurityOptions::Plain,
-            ..NodeOptions::default()
-        })
-    };
+    let start = |_| Node::start(NodeOptions { listen, ..plain() });
     let nodes = (0..arguments.nodes).map(start).collect::<Result<Vec<_>, _>>()?;
     let port = |node: &Node| node.local_address().map(|address| address.port());
     say(&json!({ "ports": nodes.iter().map(port).collect::<Vec<_>>() }))?;
@@ -52,8 +46,7 @@ pub fn answers(arguments: &AnswersArguments) -> Result<(), Failure> {
 
 /// Knows peers, does nothing else, and tells what that takes.
 pub fn idle(arguments: &IdleArguments) -> Result<(), Failure> {
-    let node =
-        Node::start(NodeOptions { security: SecurityOptions::Plain, ..NodeOptions::default() })?;
+    let node = Node::start(plain())?;
     let before_bytes = status_bytes("VmRSS:")?;
     for peer in 0..arguments.peers {
         let [high, low] = peer.to_be_bytes();
@@ -72,6 +65,10 @@ pub fn idle(arguments: &IdleArguments) -> Result<(), Failure> {
     say(&json!({ "bytes": bytes, "cores": cores, "heard": heard, "peers": peers.len() }))?;
     node.stop();
     Ok(())
+}
+
+fn plain() -> NodeOptions {
+    NodeOptions { security: SecurityOptions::Plain, ..NodeOptions::default() }
 }
 
 /// Processor time of this process, all its threads and the kernel for them.

@@ -25,12 +25,8 @@ impl<'a> Stage<'a> {
     /// Nodes without guests.
     pub fn new(lab: &'a Lab) -> Result<Self, Failure> {
         let start = |host: &Host, name: &str, listen| {
-            let options = NodeOptions {
-                name: name.into(),
-                listen,
-                security: SecurityOptions::Plain,
-                ..NodeOptions::default()
-            };
+            let (name, security) = (name.into(), SecurityOptions::Plain);
+            let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
             host.enter(|| Node::start(options))
         };
         let near = start(lab.a(), "near", None)?;

@@ -20,6 +20,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// A node on each host; the second one listens at this address and expects a guest.
 struct Stage {
     near: Node,
+    /// Kept, or nobody would answer.
     _far: Node,
     to: String,
     there: Guest,
@@ -27,12 +28,8 @@ struct Stage {
 
 fn stage(lab: &Lab, at: IpAddr, pages: u64) -> Result<Stage, Box<dyn std::error::Error>> {
     let start = |host: &Host, name: &str, listen| {
-        let options = NodeOptions {
-            name: name.to_owned(),
-            listen,
-            security: SecurityOptions::Plain,
-            ..NodeOptions::default()
-        };
+        let (name, security) = (name.to_owned(), SecurityOptions::Plain);
+        let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
         host.enter(|| Node::start(options))
     };
     let near = start(lab.a(), "near", None)?;
