@@ -214,6 +214,11 @@
 #define DWCP_ERR_STATE_FILE -404
 
 /**
+ * The guest ran at the destination and pages that it lacked are lost, or it is lost itself.
+ */
+#define DWCP_ERR_POST_COPY_LOST -405
+
+/**
  * A callback of the hypervisor failed.
  */
 #define DWCP_ERR_CALLBACK -500
@@ -259,6 +264,23 @@
  * dwcp_migration_options.flags: never slow the guest down.
  */
 #define DWCP_MIGRATION_NO_THROTTLE 1
+
+/**
+ * dwcp_migration_options.post_copy: a guest that does not converge stays.
+ */
+#define DWCP_POST_COPY_NEVER 0
+
+/**
+ * dwcp_migration_options.post_copy: the guest goes on at the destination before all of its memory is
+ * there, when dwcp_migration_start_post_copy() asks for it.
+ */
+#define DWCP_POST_COPY_MANUAL 1
+
+/**
+ * dwcp_migration_options.post_copy: also when passes bring no progress or the deadline comes, instead
+ * of slowing the guest down or giving up.
+ */
+#define DWCP_POST_COPY_AUTO 2
 
 /**
  * dwcp_node_attach_qemu flags: QEMU was started with -incoming defer and waits for the guest.
@@ -472,10 +494,18 @@
 #define DWCP_ENDING_KEEP 2
 
 /**
- * Source only: the link broke at the commit point. Leave the guest paused, and ask the
- * destination's record before anything is done with it.
+ * The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+ * the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+ * the other side before anything is done with it.
  */
 #define DWCP_ENDING_UNDECIDED 3
+
+/**
+ * After a switch to post-copy the guest was the destination's, and is lost. At the destination end it:
+ * whoever touches a page that is missing waits until the process ends. At the source memory holds the
+ * guest as it was at the switch; it must not go on from there as if nothing had happened since.
+ */
+#define DWCP_ENDING_LOST 4
 
 /**
  * The node listens.
@@ -538,6 +568,31 @@
 #define DWCP_EVENT_MODE_TRANSITION 12
 
 /**
+ * A data stream was closed that is not needed any more; value: its number.
+ */
+#define DWCP_EVENT_STREAM_RETIRED 13
+
+/**
+ * The number of a migration's data streams was changed; value: the new one.
+ */
+#define DWCP_EVENT_STREAMS_TUNED 14
+
+/**
+ * The guest goes on at the destination before all of its memory is there.
+ */
+#define DWCP_EVENT_POST_COPY_BEGUN 15
+
+/**
+ * No page is missing any more; the event's JSON says how long the guest waited for pages.
+ */
+#define DWCP_EVENT_POST_COPY_COMPLETED 16
+
+/**
+ * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+ */
+#define DWCP_EVENT_V1_CONNECTION 17
+
+/**
  * An event that is newer than this list; its JSON says what it is.
  */
 #define DWCP_EVENT_OTHER 0
@@ -581,6 +636,11 @@
  * It is over.
  */
 #define DWCP_PHASE_ENDED 8
+
+/**
+ * Before the end: the guest runs at the destination, and pages that it lacks follow.
+ */
+#define DWCP_PHASE_POST_COPY 9
 
 /**
  * The source owns the guest.
@@ -880,7 +940,7 @@ typedef struct dwcp_migration_options {
      */
     size_t struct_size;
     /**
-     * Data streams, 1 to 64; 0 means 4.
+     * Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
      */
     uint32_t streams;
     /**
@@ -922,9 +982,9 @@ typedef struct dwcp_migration_options {
      */
     uint32_t multifd_channels;
     /**
-     * Zero.
+     * A DWCP_POST_COPY_. Not for guests of dwcp_node_attach_qemu().
      */
-    uint32_t padding;
+    uint32_t post_copy;
     /**
      * Zero.
      */
@@ -1070,9 +1130,33 @@ typedef struct dwcp_report {
      */
     char digest[40];
     /**
+     * Pages that the destination lacked at a switch to post-copy; 0 if there was none.
+     */
+    uint64_t missing_pages;
+    /**
+     * Of these, pages that never came: 0, unless the guest was given up.
+     */
+    uint64_t lost_pages;
+    /**
+     * Pages that the guest waited for; at the source, pages that it was asked for.
+     */
+    uint64_t faults;
+    /**
+     * How long the guest waited for half of them. Only at the destination.
+     */
+    uint64_t fault_p50_us;
+    /**
+     * For all but a hundredth of them.
+     */
+    uint64_t fault_p99_us;
+    /**
+     * For the slowest.
+     */
+    uint64_t fault_max_us;
+    /**
      * Zero.
      */
-    uint64_t reserved[8];
+    uint64_t reserved[2];
 } dwcp_report;
 
 /**
@@ -1582,7 +1666,9 @@ dwcp_status dwcp_writer_write(struct dwcp_writer *writer,
 dwcp_status dwcp_callback_set_error(const char *text);
 
 /**
- * Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+ * Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+ * "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+ * staying paused. Returns at once. options may be NULL.
  * Threads: shared, not from a callback.
  */
 DWCP_MUST_USE
@@ -1628,6 +1714,21 @@ DWCP_MUST_USE dwcp_status dwcp_migration_cancel(struct dwcp_migration *migration
 DWCP_MUST_USE
 dwcp_status dwcp_migration_set_bandwidth_limit(struct dwcp_migration *migration,
                                                uint64_t bytes_per_s);
+
+/**
+ * Lets the guest go on at the destination before all of its memory is there, as soon as it can be
+ * done. At the source, with DWCP_POST_COPY_MANUAL or DWCP_POST_COPY_AUTO; DWCP_ERR_BAD_STATE
+ * otherwise, or when the guest is being handed over already. Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_migration_start_post_copy(struct dwcp_migration *migration);
+
+/**
+ * Gives up a guest that runs at the destination and lacks pages, on the side that is asked, because the
+ * other side will not come back. The guest is lost then, and DWCP_ENDING_LOST says so. Nothing else
+ * gives it up, however long it takes. DWCP_ERR_BAD_STATE in any other state. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_migration_abandon_post_copy(struct dwcp_migration *migration);
 
 /**
  * Copies out the migration's id, 32 hex digits. Threads: shared.

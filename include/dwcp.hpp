@@ -102,6 +102,7 @@ enum class Ending : std::uint32_t {
     discard = DWCP_ENDING_DISCARD,
     keep = DWCP_ENDING_KEEP,
     undecided = DWCP_ENDING_UNDECIDED,
+    lost = DWCP_ENDING_LOST,
 };
 
 /// Takes device state; see Source::save_device_state.
@@ -208,6 +209,9 @@ public:
     void set_bandwidth_limit(std::uint64_t bytes_per_s) {
         detail::check(dwcp_migration_set_bandwidth_limit(handle_, bytes_per_s));
     }
+
+    void start_post_copy() { detail::check(dwcp_migration_start_post_copy(handle_)); }
+    void abandon_post_copy() { detail::check(dwcp_migration_abandon_post_copy(handle_)); }
 
     std::string id() const { return text(dwcp_migration_id); }
     std::string guest() const { return text(dwcp_migration_guest); }

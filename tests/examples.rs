@@ -317,6 +317,50 @@ fn the_command_line_moves_the_guest_of_a_running_hypervisor() {
 }
 
 #[test]
+fn the_command_line_lets_a_guest_go_on_before_its_memory_is_there() {
+    if let Err(error) = dwcp::runtime::sys::missing_memory::probe() {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    for (index, name) in ["hypervisor-c", RUST].into_iter().enumerate() {
+        let socket = std::env::temp_dir().join(format!("dwcp-late-{}-{index}", std::process::id()));
+        let socket = socket.to_str().expect("text");
+        let small = ["--memory-mib", "16", "--run-seconds", "0.3", "--verify", "off"];
+        let destination = Running::start(PROGRAMS.command(
+            name,
+            &[&["destination", "--json", "--listen", "127.0.0.1:0"], &small[..]].concat(),
+        ));
+        let address = destination.wait_for_line("listening on ");
+        let control = ["source", "--json", "--listen-control", socket];
+        let source = Running::start(PROGRAMS.command(name, &[&control, &small[..]].concat()));
+        source.wait_for_line("ready: ");
+        let order = |arguments: &[&str]| -> Value {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_dwcp-v3-cli"));
+            let output = run(command.args(["--socket", socket, "--json"]).args(arguments));
+            serde_json::from_slice(&output.stdout).expect("JSON")
+        };
+        let slowly = ["--bandwidth-limit", "4MB/s", "--codec", "none", "--detach"];
+        let migrate = ["migrate", "guest", "--to", &address, "--post-copy", "manual"];
+        let migration = order(&[&migrate[..], &slowly].concat());
+        let id = migration["id"].as_str().expect("an id");
+        assert_eq!(order(&["post-copy", id])["side"], "source");
+        let [source, destination] = [source.end(), destination.end()];
+        let context = format!("source:\n{}\ndestination:\n{}", source.2, destination.2);
+        assert_eq!((source.0, destination.0), (0, 0), "{context}");
+        let received = &destination.1["received"];
+        assert_eq!(source.1["sent"]["digest"], received["digest"], "{context}");
+        assert!(received["post_copy"]["missing_pages"].as_u64() > Some(0), "{context}");
+        assert!(received["post_copy"]["faults"].as_u64() > Some(0), "{context}");
+        assert_eq!(destination.1["later_proof"]["holds"], true, "{context}");
+        assert!(
+            destination.1["later_proof"]["counter"].as_u64()
+                > source.1["stopped_at"]["writes"].as_u64(),
+            "{context}"
+        );
+    }
+}
+
+#[test]
 fn a_lost_update_at_the_destination_is_found() {
     let small = with_small(&[]);
     let damaged = with_small(&["--corrupt", "stale"]);

@@ -3,7 +3,12 @@
 mod support;
 
 use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase};
-use dwcp::{Node, NodeOptions, SecurityOptions, Status};
+use dwcp::observe::EventKind;
+use dwcp::runtime::modes::TransportOptions;
+use dwcp::transport::mode::{Mode, ModeEffects};
+use dwcp::transport::path_options::PathOptions;
+use dwcp::transport::stream_tuner::Why;
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::time::Duration;
 use support::Guest;
 
@@ -57,4 +62,126 @@ fn a_running_guest_moves_and_nothing_is_lost() {
         }
         assert!(report.passes >= 2 && report.full_pages >= 2457 && report.zero_pages > 0);
     }
+}
+
+/// Slow enough that a test can look on.
+fn slow(streams: u16, bytes_per_s: u64) -> MigrationOptions {
+    let bandwidth_limit_bytes_per_s = Some(bytes_per_s);
+    let codec = CodecChoice::None.into();
+    MigrationOptions { codec, streams, bandwidth_limit_bytes_per_s, ..MigrationOptions::default() }
+}
+
+fn until(what: &str, migration: &Migration, mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        let report = migration.report();
+        assert!(report.is_none(), "{what} never was: {report:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn kinds(node: &Node) -> Vec<EventKind> {
+    node.events(0).into_iter().map(|event| event.kind).collect()
+}
+
+#[test]
+fn a_change_of_mode_gives_a_running_migration_another_number_of_streams() {
+    let (alpha, _here, beta, there) = pair(4096, 200);
+    let peer = address(&beta);
+    alpha.set_mode(Some(&peer), Some(Mode::Datacenter)).unwrap();
+    let effects = ModeEffects { internet_streams: 2, ..ModeEffects::default() };
+    alpha.set_transport(TransportOptions { effects, ..alpha.transport() });
+    let migration = alpha.migrate("vm", &peer, slow(64, 4 << 20)).unwrap();
+    until("four streams are up", &migration, || migration.progress().streams == 4);
+    alpha.set_mode(Some(&peer), Some(Mode::Internet)).unwrap();
+    until("two are left", &migration, || migration.progress().streams == 2);
+    let effects = ModeEffects { internet_streams: 1, ..effects };
+    alpha.set_transport(TransportOptions { effects, ..alpha.transport() });
+    until("one is left", &migration, || migration.progress().streams == 1);
+    migration.set_bandwidth_limit(None);
+    let report = migration.wait(PATIENCE).unwrap();
+    assert_eq!((report.status, report.reconnects), (Status::Ok, 0), "{}", report.reason);
+    there.stop();
+    there.check();
+    let events = kinds(&alpha);
+    let tuned: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            EventKind::StreamsTuned { from, to, limit, why, .. } => {
+                Some((*from, *to, *limit, *why))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(tuned, [(4, 2, 2, Why::Limit), (2, 1, 1, Why::Limit)]);
+    let retired = |event: &&EventKind| matches!(event, EventKind::StreamRetired { .. });
+    for node in [&alpha, &beta] {
+        assert_eq!(kinds(node).iter().filter(retired).count(), 3, "{}", node.name());
+    }
+    let lost = |event: &EventKind| matches!(event, EventKind::StreamDown { .. });
+    assert!(!events.iter().any(lost), "{events:?}");
+}
+
+#[test]
+fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others() {
+    const CAP: u64 = 24 << 20;
+    const GUESTS: usize = 8;
+    let (alpha, beta) = (node("alpha"), node("beta"));
+    let paths = PathOptions { bandwidth_limit_bytes_per_s: Some(CAP), ..PathOptions::default() };
+    alpha.set_paths(paths).unwrap();
+    let mut guests = Vec::new();
+    let migrations: Vec<Migration> = (0..GUESTS)
+        .map(|number| {
+            let (here, there) = (Guest::new(8192, 0), Guest::new(8192, 0));
+            here.fill(100);
+            here.start();
+            let name = format!("vm{number}");
+            alpha.add_source(&name, here.source()).unwrap();
+            beta.add_destination(&name, there.sink()).unwrap();
+            guests.push((here, there));
+            // The first one wants less than its share.
+            let own = if number == 0 { 1 << 20 } else { 1 << 30 };
+            alpha.migrate(&name, &address(&beta), slow(4, own)).unwrap()
+        })
+        .collect();
+    let sent = || -> Vec<u64> { migrations.iter().map(|m| m.progress().wire_bytes).collect() };
+    let least = |from: &[u64]| sent()[1..].iter().zip(&from[1..]).map(|(now, was)| now - was).min();
+    until("all are under way", &migrations[1], || least(&[0; GUESTS]) > Some(2 << 20));
+    let before = sent();
+    until("each has sent its part", &migrations[1], || least(&before) > Some(12 << 20));
+    let parts: Vec<u64> = sent().iter().zip(&before).map(|(now, was)| now - was).collect();
+    let mean = parts[1..].iter().sum::<u64>() / (GUESTS as u64 - 1);
+    for part in &parts[1..] {
+        assert!(part.abs_diff(mean) < mean / 10, "of {mean}: {parts:?}");
+    }
+    // The others have 23 MiB/s among them: far more than an even share of 3 each.
+    assert!(parts[0] * 2 < mean, "{parts:?}");
+    alpha.set_paths(PathOptions::default()).unwrap();
+    for (migration, (_, there)) in migrations.iter().zip(&guests) {
+        migration.set_bandwidth_limit(None);
+        let report = migration.wait(PATIENCE).unwrap();
+        assert_eq!(report.status, Status::Ok, "{}", report.reason);
+        there.stop();
+        there.check();
+    }
+}
+
+#[test]
+fn a_guest_moves_over_ipv6_from_several_addresses_and_marked() {
+    let listen = Some("[::1]:0".parse().unwrap());
+    let (name, security) = ("beta".into(), SecurityOptions::Plain);
+    let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
+    let (alpha, beta) = (node("alpha"), Node::start(options).unwrap());
+    let (here, there) = (Guest::new(1024, 500), Guest::new(1024, 500));
+    here.fill(60);
+    here.start();
+    alpha.add_source("vm", here.source()).unwrap();
+    beta.add_destination("vm", there.sink()).unwrap();
+    let source_addresses = vec!["::1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    let paths = PathOptions { dscp: 10, source_addresses, ..PathOptions::default() };
+    alpha.set_paths(paths).unwrap();
+    let options = MigrationOptions { streams: 4, ..MigrationOptions::default() };
+    let report = alpha.migrate("vm", &address(&beta), options).unwrap().wait(PATIENCE).unwrap();
+    assert_eq!(report.status, Status::Ok, "{}", report.reason);
+    there.stop();
+    there.check();
 }

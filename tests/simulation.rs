@@ -43,8 +43,8 @@ fn run_all<O: Copy + Debug + Ord>(run_one: fn(u64, bool) -> O, endings: &[O]) {
 
 #[test]
 fn no_seed_breaks_an_invariant() {
-    use Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed};
-    let endings = [Moved, Stayed, SourceCrashed, DestinationCrashed];
+    use Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed, Switched};
+    let endings = [Moved, Switched, Stayed, SourceCrashed, DestinationCrashed];
     run_all(|seed, talk| World::new(seed, talk).run(), &endings);
 }
 
@@ -52,8 +52,26 @@ fn no_seed_breaks_an_invariant() {
 fn a_calm_world_always_moves_the_guest() {
     for seed in 0..300 {
         let talk = environment("SIM_CALM_SEED") == Some(seed);
-        assert_eq!(World::calm(seed, talk).run(), Outcome::Moved, "seed {seed}");
+        let outcome = World::calm(seed, talk).run();
+        assert!(matches!(outcome, Outcome::Moved | Outcome::Switched), "seed {seed}: {outcome:?}");
     }
+}
+
+#[test]
+fn streams_that_retire_are_not_lost_and_cost_nothing() {
+    let mut retired = 0;
+    for seed in 0..600 {
+        let talk = environment("SIM_CALM_SEED") == Some(seed);
+        let (outcome, ended) = World::restless(seed, talk).run_and_count();
+        assert!(matches!(outcome, Outcome::Moved | Outcome::Switched), "seed {seed}: {outcome:?}");
+        assert_eq!(ended.lost, 0, "seed {seed}");
+        retired += ended.retired;
+        let (outcome, ended) = RelayWorld::restless(seed, talk).run_and_count();
+        assert_eq!(outcome, relay::Outcome::Moved, "seed {seed}");
+        assert_eq!(ended.lost, 0, "seed {seed}");
+        retired += ended.retired;
+    }
+    assert!(retired > 1_000, "{retired} streams retired");
 }
 
 #[test]

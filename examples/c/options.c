@@ -37,7 +37,7 @@ static const char usage[] =
     "  --return HOST:PORT      destination: then migrate it there\n"
     "  --stay                  destination: then keep it running until SIGTERM\n"
     "the migration\n"
-    "  --streams N             data streams, 1 to 64 (4)\n"
+    "  --streams N             data streams, at most, 1 to 64 (8)\n"
     "  --codec NAME            default, none, lz4, zstd or zstd:LEVEL\n"
     "  --max-downtime-ms N     (300)\n"
     "  --deadline-seconds S    give up when pre-copy takes longer (never)\n"

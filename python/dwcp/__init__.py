@@ -21,7 +21,7 @@ from dwcp.guests import (
     kernel_tracking,
 )
 from dwcp.migration import Migration, WatchedMigration
-from dwcp.model import Event, GuestInfo, Pass, Progress
+from dwcp.model import Event, GuestInfo, Pass, PostCopyFigures, Progress
 from dwcp.modes import (
     MatrixPath,
     MatrixRow,
@@ -48,6 +48,7 @@ __all__ = [
     "Node",
     "Pass",
     "PeerMode",
+    "PostCopyFigures",
     "ProbeSeries",
     "ProcessMemoryGuest",
     "Progress",

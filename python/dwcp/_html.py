@@ -17,6 +17,7 @@ _COLOURS = {
     "verify": "#e7ca60",
     "handover": "#a87c9f",
     "resume": "#6a9f58",
+    "post_copy": "#967662",
 }
 _OTHER_COLOUR = "#5778a4"
 _WIDTH = 640

@@ -38,6 +38,7 @@ __all__ = [
     "NotFoundError",
     "PanicError",
     "PeerStalledError",
+    "PostCopyLostError",
     "ProtocolError",
     "RefusedError",
     "StateError",
@@ -148,7 +149,7 @@ class IntegrityError(DwcpError):
 
 
 class MigrationError(DwcpError):
-    """A migration failed; the guest runs at the source unless `InDoubtError` says otherwise."""
+    """A migration failed; the guest runs at the source unless its class says otherwise."""
 
 
 class LayoutMismatchError(MigrationError, ValueError):
@@ -161,6 +162,10 @@ class DidNotConvergeError(MigrationError):
 
 class InDoubtError(MigrationError):
     """The link broke at the commit point: only the destination knows who owns the guest."""
+
+
+class PostCopyLostError(MigrationError):
+    """The guest ran at the destination and pages that it lacked are lost, or it is lost itself."""
 
 
 class StateFileError(MigrationError, OSError):
@@ -199,6 +204,7 @@ _BY_CODE: dict[Status, type[DwcpError]] = {
     Status.DID_NOT_CONVERGE: DidNotConvergeError,
     Status.IN_DOUBT: InDoubtError,
     Status.STATE_FILE: StateFileError,
+    Status.POST_COPY_LOST: PostCopyLostError,
 }
 
 # A code that a later library added gets the class of its area.

@@ -79,7 +79,13 @@ class ProcessMemoryGuest(Protocol):
         return False
 
     def finish(self, keep: bool) -> None:
-        """The last call of a migration: whether the guest stays with this side."""
+        """The last call of a migration: whether the guest stays with this side.
+
+        False too when the guest was lost in post-copy (`PostCopyLostError` says so): what memory
+        holds here is then from before the switch.
+        True also where nobody can tell, which the report calls ``in_doubt``: then the guest has not
+        been resumed, and must stay as it is until the other side was asked.
+        """
         return
 
 
@@ -116,7 +122,11 @@ class DestinationGuest(Protocol):
         ...
 
     def finish(self, keep: bool) -> None:
-        """The last call of a migration: whether the guest stays with this side."""
+        """The last call of a migration: whether the guest stays with this side.
+
+        True also, without a `resume`, for the whole image of a v1 peer, which does not say whether
+        it has let go: the report calls it ``in_doubt``.
+        """
         return
 
 
@@ -223,7 +233,10 @@ class BufferGuest:
         return True
 
     def finish(self, keep: bool) -> None:
-        """Lets go of a guest that runs elsewhere; its writers get a `StateError`."""
+        """Lets go of a guest that runs elsewhere; its writers get a `StateError`.
+
+        One that is in doubt stays paused.
+        """
         self._throttle_percent = 0
         if not keep and self._state != "empty":
             self._enter("gone")

@@ -62,6 +62,22 @@ class WatchedMigration(ABC):
         """Asks for the end, the guest staying at the source; no effect after the commit point."""
 
     @abstractmethod
+    def start_post_copy(self) -> None:
+        """Lets the guest go on at the destination before all of its memory is there.
+
+        At the source, of a migration that was started with ``post_copy="manual"`` or ``"auto"``;
+        `StateError` otherwise, or when the guest is being handed over already.
+        """
+
+    @abstractmethod
+    def abandon_post_copy(self) -> None:
+        """Gives up a guest that lacks pages, on this side, because the other will not come back.
+
+        The guest is lost then. Nothing else gives it up, however long it takes. `StateError` in any
+        other state.
+        """
+
+    @abstractmethod
     def set_bandwidth_limit(self, bytes_per_s: int | None) -> None:
         """Changes the cap on what goes on the wire; None lifts it."""
 
@@ -162,6 +178,14 @@ class Migration(WatchedMigration):
     def cancel(self) -> None:
         """Asks for the end, the guest staying at the source; no effect after the commit point."""
         self._native.cancel()
+
+    def start_post_copy(self) -> None:
+        """Lets the guest go on at the destination before all of its memory is there."""
+        self._native.start_post_copy()
+
+    def abandon_post_copy(self) -> None:
+        """Gives up a guest that lacks pages, because the other side will not come back."""
+        self._native.abandon_post_copy()
 
     def set_bandwidth_limit(self, bytes_per_s: int | None) -> None:
         """Changes the cap on what goes on the wire; None lifts it."""

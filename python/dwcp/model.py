@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__ = ["Event", "GuestInfo", "Pass", "Progress"]
+__all__ = ["Event", "GuestInfo", "Pass", "PostCopyFigures", "Progress"]
 
 _T = TypeVar("_T")
 
@@ -59,12 +59,35 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class PostCopyFigures:
+    """What came of a switch to post-copy."""
+
+    missing_pages: int
+    """Pages that the destination lacked at the switch."""
+    lost_pages: int
+    """Of these, pages that never came: 0, unless the guest was given up."""
+    faults: int
+    """Pages that the guest waited for; at the source, pages that it was asked for."""
+    fault_p50_us: int
+    """How long the guest waited for half of them; only at the destination."""
+    fault_p99_us: int
+    """For all but a hundredth of them."""
+    fault_max_us: int
+    """For the slowest."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PostCopyFigures:
+        """The figures from their JSON object."""
+        return cls(**known_fields(cls, values))
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A migration at one instant."""
 
     phase: str
     """``connect``, ``precopy``, ``final_pass``, ``device_state``, ``verify``, ``handover``,
-    ``resume`` or ``ended``."""
+    ``resume``, ``post_copy`` or ``ended``."""
     pass_number: int
     """The pass, from 1; 0 before the first."""
     ram_bytes: int

@@ -27,6 +27,8 @@ class PeerMode:
     """The mode forced for this peer; None: measured, or forced for all."""
     measured: str | None
     """The mode that the figures speak for now; it takes hold once it has lasted."""
+    congestion: str | None
+    """Congestion control of the newest connection that carried data, as the kernel says."""
     is_in_use: bool
     """Whether streams to it are open."""
     rtt_us: int | None

@@ -153,14 +153,18 @@ class Node:
         bandwidth_limit_bytes_per_s: int | None = None,
         throttle: bool | None = None,
         multifd_channels: int | None = None,
+        post_copy: str | None = None,
         reconnect_timeout_s: float | None = None,
         stall_timeout_s: float | None = None,
     ) -> Migration:
         """Starts to move a registered guest to the node at `to` (``HOST:PORT``).
 
+        ``v1://HOST:PORT`` names a peer that speaks DWCP v1 alone. It acknowledges nothing, so such
+        a migration ends with `InDoubtError`, the guest staying paused.
+
         Returns at once. None always means the library's default.
 
-        * ``streams``: TCP connections, 1 to 64 (4).
+        * ``streams``: TCP connections, at most, 1 to 64 (8).
         * ``codec``: ``auto``, ``none``, ``lz4``, ``lz4:ACCELERATION``, ``zstd`` or
           ``zstd:LEVEL`` (auto).
         * ``max_downtime_ms``: the guest is paused once the rest is predicted to take no longer
@@ -170,6 +174,9 @@ class Node:
         * ``throttle``: whether the guest may be slowed down to converge (True).
         * ``multifd_channels``: over so many channels more, up to 16, QEMU hands the node the pages of
           a guest of `attach_qemu` (0).
+        * ``post_copy``: whether the guest may go on there before all of its memory is there:
+          ``never``, ``manual`` (`Migration.start_post_copy`), or ``auto``, also when it does not
+          converge (never). A loss of either host loses the guest then.
         * ``reconnect_timeout_s``: how long to try for a lost connection (60); at most 30 for the first.
         * ``stall_timeout_s``: how long the peer may stand still (60).
         """
@@ -183,6 +190,7 @@ class Node:
             bandwidth_limit_bytes_per_s=bandwidth_limit_bytes_per_s,
             throttle=throttle,
             multifd_channels=multifd_channels,
+            post_copy=post_copy,
             reconnect_timeout_s=reconnect_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )

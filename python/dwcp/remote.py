@@ -106,6 +106,7 @@ class RemoteNode:
         bandwidth_limit_bytes_per_s: int | None = None,
         throttle: bool | None = None,
         multifd_channels: int | None = None,
+        post_copy: str | None = None,
         reconnect_timeout_s: float | None = None,
         stall_timeout_s: float | None = None,
     ) -> RemoteMigration:
@@ -121,6 +122,7 @@ class RemoteNode:
             "bandwidth_limit": _rate(bandwidth_limit_bytes_per_s),
             "throttle": throttle,
             "multifd_channels": multifd_channels,
+            "post_copy": post_copy,
             "reconnect_timeout": _duration(reconnect_timeout_s, 1e6),
             "stall_timeout": _duration(stall_timeout_s, 1e6),
         }
@@ -292,6 +294,14 @@ class RemoteMigration(WatchedMigration):
     def cancel(self) -> None:
         """Asks for the end, the guest staying at the source; no effect after the commit point."""
         self._node.request("POST", f"migrations/{self.id}/cancel")
+
+    def start_post_copy(self) -> None:
+        """Lets the guest go on at the destination before all of its memory is there."""
+        self._node.request("POST", f"migrations/{self.id}/post-copy", body={"abandon": False})
+
+    def abandon_post_copy(self) -> None:
+        """Gives up a guest that lacks pages, because the other side will not come back."""
+        self._node.request("POST", f"migrations/{self.id}/post-copy", body={"abandon": True})
 
     def set_bandwidth_limit(self, bytes_per_s: int | None) -> None:
         """Changes the cap on what goes on the wire; None lifts it."""

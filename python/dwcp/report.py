@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwcp import _html
 from dwcp.errors import error_from_code
-from dwcp.model import Pass, known_fields
+from dwcp.model import Pass, PostCopyFigures, known_fields
 from dwcp.status import Status
 
 if TYPE_CHECKING:
@@ -66,14 +66,19 @@ class Report:
     """Digest of the whole image, 32 hexadecimal digits; empty if it was not reached."""
     pass_details: tuple[Pass, ...] = field(default=())
     """Each pass."""
+    post_copy: PostCopyFigures | None = None
+    """What came of a switch to post-copy; None if there was none."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
         """A report from its JSON object."""
         status = Status.from_name(values["status"])
         passes = tuple(Pass.from_dict(entry) for entry in values.get("pass_details", ()))
+        figures = values.get("post_copy")
+        post_copy = None if figures is None else PostCopyFigures.from_dict(figures)
         known = known_fields(cls, values)
-        return cls(**{**known, "status": status, "pass_details": passes})
+        own = {"status": status, "pass_details": passes, "post_copy": post_copy}
+        return cls(**{**known, **own})
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, with the status by its C name."""
@@ -82,6 +87,8 @@ class Report:
         values["status"] = self.status.c_name
         values["phases"] = dict(self.phases)
         values["pass_details"] = [entry.to_dict() for entry in self.pass_details]
+        if self.post_copy is not None:
+            values["post_copy"] = dataclasses.asdict(self.post_copy)
         return values
 
     def to_json(self, *, indent: int | None = None) -> str:

@@ -59,6 +59,7 @@ class Status(IntEnum):
     PEER_ABORTED = -402
     IN_DOUBT = -403
     STATE_FILE = -404
+    POST_COPY_LOST = -405
 
     CALLBACK = -500
 

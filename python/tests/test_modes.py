@@ -53,6 +53,7 @@ def test_a_peer_in_use_is_not_forgotten(pair: Pair) -> None:
     )
     while not any(peer.is_in_use for peer in pair.source.peers()):
         assert migration.report() is None
+    assert pair.source.peer(pair.to).congestion in {"bbr", "cubic", "reno"}
     with pytest.raises(dwcp.BusyError, match=pair.to):
         pair.source.remove_peer(pair.to)
     migration.cancel()

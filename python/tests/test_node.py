@@ -98,6 +98,7 @@ def test_a_guest_that_lacks_a_method_is_refused(pair: Pair) -> None:
         ({"multifd_channels": 17}, "multifd_channels is 17"),
         ({"multifd_channels": 300}, "multifd_channels is 300"),
         ({"multifd_channels": 1}, "registered by a hypervisor"),
+        ({"post_copy": "always"}, "always"),
     ],
 )
 def test_bad_options_are_named(pair: Pair, options: dict[str, Any], text: str) -> None:

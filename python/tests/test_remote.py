@@ -90,12 +90,12 @@ def test_options_travel_with_units(daemon: Daemon) -> None:
     daemon.answer("POST /v3/migrations", MIGRATION)
     node_of(daemon).migrate(
         "vm1", "h:1", streams=2, codec="zstd:3", max_downtime_ms=0.5, deadline_s=90,
-        bandwidth_limit_bytes_per_s=70_000, throttle=False, multifd_channels=2,
+        bandwidth_limit_bytes_per_s=70_000, throttle=False, multifd_channels=2, post_copy="auto",
     )  # fmt: skip
     assert daemon.asked[-1][2] == {
         "guest": "vm1", "to": "h:1", "streams": 2, "codec": "zstd:3", "max_downtime": "500us",
         "deadline": "90000000us", "bandwidth_limit": "70000B/s", "throttle": False,
-        "multifd_channels": 2,
+        "multifd_channels": 2, "post_copy": "auto",
     }  # fmt: skip
 
 

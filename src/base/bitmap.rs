@@ -20,6 +20,38 @@ impl PageBitmap {
         self.pages
     }
 
+    /// The words of the pages from `first` on, which is a multiple of 64, for at most `pages` of them.
+    pub fn words(&self, first: u64, pages: u64) -> &[u64] {
+        debug_assert!(first.is_multiple_of(64));
+        let end = first.saturating_add(pages).min(self.pages).div_ceil(64) as usize;
+        self.words.get((first / 64) as usize..end).unwrap_or_default()
+    }
+
+    /// The pages in the set, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.words.iter().enumerate().flat_map(|(index, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros())?;
+                left &= left - 1;
+                Some(index as u64 * 64 + u64::from(bit))
+            })
+        })
+    }
+
+    /// The pages in the set as runs of neighbours, ascending.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut pages = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let start = pages.next()?;
+            let mut end = start + 1;
+            while pages.next_if_eq(&end).is_some() {
+                end += 1;
+            }
+            Some(start..end)
+        })
+    }
+
     /// Adds every page number.
     pub fn fill(&mut self) {
         self.words.fill(u64::MAX);
@@ -118,6 +150,18 @@ mod tests {
         assert_eq!((added, set.count()), (10, 10));
         assert!(set.contains(60) && set.contains(69) && !set.contains(70));
         assert_eq!(set.merge_log(60..70, &[1]), 0);
+    }
+
+    #[test]
+    fn words_and_members_agree() {
+        let mut set = PageBitmap::new(200);
+        let pages = [0, 63, 64, 130, 199];
+        pages.iter().for_each(|page| set.insert(*page));
+        assert_eq!(set.iter().collect::<Vec<_>>(), pages);
+        assert_eq!(set.runs().collect::<Vec<_>>(), [0..1, 63..65, 130..131, 199..200]);
+        assert_eq!(set.words(64, 64), [1]);
+        assert_eq!(set.words(128, u64::MAX), [1 << 2, 1 << 7]);
+        assert!(set.words(256, 64).is_empty());
     }
 
     #[test]

@@ -89,7 +89,19 @@ pub const MAX_QMP_EVENTS: usize = 1024;
 pub const MAX_SEGMENT_PAGES: usize = 256;
 /// Everything else in one segment of QEMU's stream.
 pub const MAX_SEGMENT_SKELETON_BYTES: usize = 1 << 20;
+/// Pages that one piece of the map of missing pages covers: 4 GiB of them, a bitmap of 128 KiB.
+pub const MAX_MISSING_PIECE_PAGES: u64 = 1 << 20;
+/// Pages that one frame may ask for.
+pub const MAX_REQUEST_PAGES: usize = 64;
+/// Pages that a source remembers as asked for; what is asked beyond comes when its turn comes.
+pub const MAX_REQUESTED_PAGES: usize = 4096;
+/// Pages that a guest may wait for before the destination takes in further faults.
+pub const MAX_WAITING_FAULTS: usize = 4096;
 /// Multifd channels of one migration of QEMU's.
 pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 /// Pages in one multifd packet; QEMU itself makes them 512 KiB.
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
+/// Connections of v1 peers at a time: as many streams as v1 ever opens to one.
+pub const MAX_V1_CONNECTIONS: usize = 256;
+/// Addresses that a node dials as v1 peers.
+pub const MAX_V1_PEERS: usize = 256;

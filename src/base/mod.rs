@@ -1,5 +1,6 @@
 //! L0: the vocabulary that every other layer shares. No input or output, no threads.
 
+pub mod address;
 pub mod bitmap;
 pub mod ids;
 pub mod layout;

@@ -101,6 +101,8 @@ status_table! {
     InDoubt = -403, "DWCP_ERR_IN_DOUBT";
     /// The state file could not be written.
     StateFile = -404, "DWCP_ERR_STATE_FILE";
+    /// The guest ran at the destination and pages that it lacked are lost, or it is lost itself.
+    PostCopyLost = -405, "DWCP_ERR_POST_COPY_LOST";
 
     /// A callback of the hypervisor failed.
     Callback = -500, "DWCP_ERR_CALLBACK";

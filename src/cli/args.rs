@@ -22,11 +22,7 @@ pub struct Operator {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Show the node, its guests and migrations
-    Status {
-        /// Show every component and feature flag too, built or not
-        #[arg(long, short)]
-        verbose: bool,
-    },
+    Status(Status),
     /// Move a running guest to another node, and wait for the end
     ///
     /// Shows a progress bar on a terminal; otherwise, or with --json, prints one JSON object when
@@ -40,6 +36,18 @@ pub enum Command {
         /// The migration's id, or the beginning of it
         id: String,
     },
+    /// Let a guest go on at the destination before all of its memory is there
+    ///
+    /// For a migration that was started with --post-copy manual or auto, at its source. From then on a
+    /// loss of either host loses the guest, so use it where nothing else brings the guest over. A link
+    /// that breaks only makes the guest wait.
+    PostCopy {
+        /// The migration's id, or the beginning of it
+        id: String,
+        /// Give the guest up, because the other side will not come back; on either side
+        #[arg(long)]
+        abandon: bool,
+    },
     /// Change or lift the bandwidth limit of a running migration
     Bandwidth {
         /// The migration's id, or the beginning of it
@@ -47,11 +55,27 @@ pub enum Command {
         /// Such as 300mbit or 40MB/s; none lifts it
         limit: String,
     },
+    /// List migrations in doubt, or write down who has the guest of one
+    ///
+    /// A migration is in doubt where the link broke at its commit point, and after every one to or from
+    /// a v1 peer, which acknowledges nothing. Find out who has the guest, and say so: the record is
+    /// settled then. Nothing is done to the guest itself.
+    Settle {
+        /// The migration's id, or the beginning of it
+        #[arg(requires = "owner")]
+        id: Option<String>,
+        /// Who has the guest
+        #[arg(long, value_parser = ["source", "destination"], requires = "id")]
+        owner: Option<String>,
+    },
     /// List the guests that are registered on the node
     Guests,
     /// Attach guests of unmodified QEMUs, which then migrate like any other
     #[command(subcommand)]
     Vm(Vm),
+    /// Open the port that v1 peers connect to
+    #[command(subcommand)]
+    V1(V1),
     /// Let go of what the node keeps of guests that left or came
     ///
     /// A node keeps pages that it sent and received for QEMU's guests, so that a guest that comes
@@ -229,15 +253,32 @@ pub enum Modes {
     },
 }
 
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Show every component and feature flag too, built or not
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Show instead what would be lost by talking to peers as v1, and to which it is done
+    #[arg(long, conflicts_with_all = ["verbose", "check_mode"])]
+    pub check_compatibility: bool,
+    /// Only this peer, known or not
+    #[arg(long, value_name = "HOST:PORT", requires = "check_compatibility")]
+    pub peer: Option<String>,
+    /// Show instead in which mode each component and peer is
+    #[arg(long, conflicts_with = "verbose")]
+    pub check_mode: bool,
+}
+
 /// Options of `migrate`; what is not given comes from the node's configuration.
 #[derive(Args, Debug)]
 pub struct Migrate {
     /// The guest's name
     pub guest: String,
-    /// The node that takes it
+    /// The node that takes it, or v1://HOST:PORT: a v1 peer, in plain and without acknowledgement
     #[arg(long, value_name = "HOST:PORT")]
     pub to: String,
-    /// Data streams, 1 to 64
+    /// Data streams, at most, 1 to 64
     #[arg(long, value_name = "N")]
     pub streams: Option<u16>,
     /// Page encoding: auto, none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL
@@ -258,6 +299,10 @@ pub struct Migrate {
     /// QEMU hands its pages on over so many multifd channels, 0 to 16; 0: over its main stream
     #[arg(long, value_name = "N")]
     pub multifd_channels: Option<u8>,
+    /// Whether the guest may go on there before all of its memory is there: never; manual, by the
+    /// command post-copy; auto, also when it does not converge
+    #[arg(long, value_name = "RULE")]
+    pub post_copy: Option<String>,
     /// Return at once, the migration goes on
     #[arg(long)]
     pub detach: bool,
@@ -293,6 +338,26 @@ pub enum Vm {
     Status {
         /// The guest's name
         name: String,
+    },
+}
+
+/// `v1` commands.
+#[derive(Subcommand, Debug)]
+pub enum V1 {
+    /// Let v1 peers connect and send a guest, until the node ends
+    ///
+    /// v1 encrypts nothing and says neither which guest it sends nor whether it has let go of it: the
+    /// image goes into a guest that a hypervisor expects here, and is never started by the node.
+    Listen {
+        /// Where, such as 10.0.0.1:9876; never a public address
+        #[arg(value_name = "ADDRESS:PORT")]
+        address: String,
+        /// The guest that comes; without it the only one that is expected
+        #[arg(long, value_name = "NAME")]
+        guest: Option<String>,
+        /// How it travels, as set at the peer
+        #[arg(long, value_parser = ["f16", "f8", "plain"])]
+        dialect: Option<String>,
     },
 }
 

@@ -109,6 +109,11 @@ async fn serve(daemon: &Daemon, store: Arc<ConfigStore>) -> Result<(), DaemonErr
             return Err(error.into());
         }
     };
+    if let Some(address) = config.address(Id::V1Listen) {
+        let address = node.listen_v1(address).inspect_err(|_| node.stop())?;
+        let text = format!("v1 peers may connect at {address}, in plain");
+        server.log(Level::Warn, text);
+    }
     announce(&node, &server);
     while signals.next().await == Order::Reload {
         // The server has logged the outcome; the supervisor's log gets a refusal too.

@@ -4,7 +4,9 @@
 //! component's version (`amst_v3:`). Both names are accepted in both places.
 
 use super::value::Kind;
-use crate::base::limits::MIN_HELD_BYTES;
+use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
+use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
+use crate::transport::path_options::MAX_DSCP;
 
 /// When a change of a key takes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,8 @@ keys! {
         "The unix socket that dwcp-v3-cli talks to.";
     NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
         "Where Prometheus may read /metrics.";
+    NodeBandwidthLimit "node.bandwidth_limit" Kind::OptionalRate(65_536), "none", Live,
+        "Cap on what all migrations that leave the node send together, shared evenly.";
     NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,
         "Where dwcp.log is written; where it cannot be, the state directory is used.";
     NodeLogLevel "node.log_level" Kind::Choice(&["debug", "info", "warn", "error"]), "info", Live,
@@ -163,8 +167,8 @@ keys! {
     SecurityAllowedPeers "security.allowed_peers" Kind::Text(8192), "", Restart,
         "Names of the nodes that are talked to, separated by commas; empty: all that are trusted.";
 
-    MigrationStreams "migration.streams" Kind::Integer(1, 64), "4", NextMigration,
-        "Data streams of a migration.";
+    MigrationStreams "migration.streams" Kind::Integer(1, 64), "8", NextMigration,
+        "Data streams of a migration, at most; how many there are is found out.";
     MigrationCodec "migration.codec" Kind::Codec, "auto", NextMigration,
         "How pages are encoded.";
     MigrationMaxDowntime "migration.max_downtime" Kind::Duration(1, HOUR_MS), "300ms", NextMigration,
@@ -177,6 +181,8 @@ keys! {
         "Whether a guest may be slowed down to converge.";
     MigrationMultifdChannels "migration.multifd_channels" Kind::Integer(0, 16), "0", NextMigration,
         "Channels beside its main stream over which QEMU hands on a guest's pages.";
+    MigrationPostCopy "migration.post_copy" Kind::Choice(&["never", "manual", "auto"]), "never", NextMigration,
+        "Whether a guest may go on at the destination before all of its memory is there: on command, or also when it does not converge.";
     MigrationReconnectTimeout "migration.reconnect_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a first or lost connection is tried for.";
     MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
@@ -203,14 +209,18 @@ keys! {
         "Choose the mode by measurement.";
     AmstMode "amst.mode" Kind::Choice(FORCED_MODES), "hybrid", Live,
         "The mode when auto_mode is false.";
-    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", NextMigration,
+    AmstDatacenterStreams "amst.datacenter_streams" Kind::Integer(1, 64), "64", Live,
         "Streams of a migration to a peer in datacenter mode, at most.";
-    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", NextMigration,
+    AmstInternetStreams "amst.internet_streams" Kind::Integer(1, 64), "8", Live,
         "Streams of a migration to a peer in internet mode, at most.";
     AmstCongestionAlgorithm "amst.congestion_algorithm" Kind::Choice(&["bbr", "cubic", "reno", "system"]), "bbr", Live,
         "TCP congestion control of long paths; short ones keep the system's, unless that is bbr.";
-    AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", NotInUse,
-        "Pace each stream by predicted bandwidth.";
+    AmstPacingEnabled "amst.pacing_enabled" Kind::Bool, "true", Live,
+        "Pace each stream on a long path by what the path was found to carry.";
+    AmstDscp "amst.dscp" Kind::Integer(0, MAX_DSCP as u64), "0", Live,
+        "Code point of differentiated services that data streams are marked with; 0: not marked.";
+    AmstSourceAddresses "amst.source_addresses" Kind::Addresses(MAX_SOURCE_ADDRESSES), "none", NextMigration,
+        "Local addresses, separated by commas, that a migration's streams are spread over; none: the system's choice.";
 
     HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
         "Choose the codec by a learned selector.";
@@ -276,6 +286,25 @@ keys! {
     ModeShareWith "mode_detector.share_with" Kind::Networks, "none", Live,
         "Addresses of nodes that may ask for the paths from this one, and networks of such.";
 
+    V1Listen "v1.listen" Kind::OptionalLocalAddress, "none", Restart,
+        "Where v1 peers may connect to send a guest, in plain.";
+    V1Peers "v1.peers" Kind::LocalPeers(MAX_V1_PEERS), "none", Live,
+        "Peers that speak v1 alone; migrations to them go by v1, in plain and without acknowledgement.";
+    V1Guest "v1.guest" Kind::Text(128), "", NextMigration,
+        "The guest that comes from v1 peers, which name none; empty: the only one that is expected.";
+    V1Dialect "v1.dialect" Kind::Choice(&["f16", "f8", "plain"]), "f16", NextMigration,
+        "How memory travels to and from v1 peers: the same as there.";
+    V1F8ChunkSize "v1.f8_chunk_size" Kind::Bytes(4096, 16 << 20), "256KiB", NextMigration,
+        "How dialect f8 cuts: the same as there.";
+    V1MaxImage "v1.max_image" Kind::Bytes(1 << 20, 1 << 44), "256MiB", NextMigration,
+        "The largest guest that comes or goes by v1.";
+    V1MaxConnections "v1.max_connections" Kind::Integer(1, MAX_V1_CONNECTIONS as u64), "64", Live,
+        "Connections to the v1 port at a time.";
+    V1IdleTimeout "v1.idle_timeout" Kind::Duration(1_000, HOUR_MS), "60s", NextMigration,
+        "How long a chunk from a v1 peer may take, and how long none may come.";
+    V1TransferTimeout "v1.transfer_timeout" Kind::Duration(1_000, 7 * DAY_MS), "1h", NextMigration,
+        "How long a guest may take to come from a v1 peer.";
+
     RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
         "Roll back above this error rate.";
     RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(0.0, 10_000.0), "50", NotInUse,
@@ -318,6 +347,8 @@ mod tests {
         assert_eq!(options, crate::migration::MigrationOptions::default());
         let encoding = crate::config::Config::default().encoding_options();
         assert_eq!(encoding, crate::migration::EncodingOptions::default());
+        let v1 = crate::config::Config::default().v1_options();
+        assert_eq!(v1, crate::migration::V1Options::default());
     }
 
     #[test]
@@ -330,6 +361,20 @@ mod tests {
         let congestion = Congestion::System;
         let expected = ModeEffects { datacenter_streams: 16, internet_streams: 2, congestion };
         assert_eq!(effects(text), expected);
+    }
+
+    #[test]
+    fn paths_are_the_librarys_and_configurable() {
+        use crate::transport::PathOptions;
+        let paths = |text| crate::config::load::from_text("f", text).unwrap().path_options();
+        assert_eq!(paths(""), PathOptions::default());
+        let text = "node:\n  bandwidth_limit: 8mbit\namst_v3:\n  pacing_enabled: false\n  dscp: 10\n  \
+                    source_addresses: 10.0.0.1, fd00::1";
+        let found = paths(text);
+        assert_eq!(found.bandwidth_limit_bytes_per_s, Some(1_000_000));
+        assert_eq!((found.pacing, found.dscp), (false, 10));
+        let addresses: Vec<_> = found.source_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1", "fd00::1"]);
     }
 
     #[test]

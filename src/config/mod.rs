@@ -14,9 +14,9 @@ pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
 use crate::base::Networks;
-use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
-use crate::transport::Mode;
+use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
+use crate::transport::{Mode, PathOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -187,6 +187,36 @@ impl Config {
         }
     }
 
+    /// What holds for the paths of all migrations that leave the node.
+    pub fn path_options(&self) -> PathOptions {
+        PathOptions {
+            bandwidth_limit_bytes_per_s: Some(self.integer(Id::NodeBandwidthLimit))
+                .filter(|rate| *rate > 0),
+            pacing: self.truth(Id::AmstPacingEnabled),
+            dscp: u8::try_from(self.integer(Id::AmstDscp)).unwrap_or(0),
+            source_addresses: value::addresses(self.text(Id::AmstSourceAddresses))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// What holds for v1 peers.
+    pub fn v1_options(&self) -> V1Options {
+        let default = V1Options::default();
+        let peers = self.text(Id::V1Peers).split(',').filter(|peer| !peer.is_empty());
+        let chunk_bytes = u32::try_from(self.integer(Id::V1F8ChunkSize));
+        let duration = |id, default| self.duration(id).unwrap_or(default);
+        V1Options {
+            peers: peers.map(str::to_owned).collect(),
+            dialect: self.text(Id::V1Dialect).parse().unwrap_or(default.dialect),
+            f8_chunk_bytes: chunk_bytes.unwrap_or(default.f8_chunk_bytes),
+            guest: self.text(Id::V1Guest).to_owned(),
+            max_image_bytes: self.integer(Id::V1MaxImage),
+            max_connections: self.integer(Id::V1MaxConnections) as usize,
+            idle_timeout: duration(Id::V1IdleTimeout, default.idle_timeout),
+            transfer_timeout: duration(Id::V1TransferTimeout, default.transfer_timeout),
+        }
+    }
+
     /// What a migration starts with.
     pub fn migration_options(&self) -> MigrationOptions {
         let default = MigrationOptions::default();
@@ -200,6 +230,7 @@ impl Config {
             throttle: self.truth(Id::MigrationThrottle),
             multifd_channels: u8::try_from(self.integer(Id::MigrationMultifdChannels))
                 .unwrap_or(default.multifd_channels),
+            post_copy: self.text(Id::MigrationPostCopy).parse().unwrap_or(default.post_copy),
             reconnect_timeout: self
                 .duration(Id::MigrationReconnectTimeout)
                 .unwrap_or(default.reconnect_timeout),

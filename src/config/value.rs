@@ -2,10 +2,11 @@
 
 use super::units;
 use crate::base::Networks;
+use crate::base::address::{check_address, is_public};
 use crate::base::networks::ParseNetworksError;
 use crate::migration::CodecPolicy;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,12 @@ pub enum Kind {
     OptionalAddress,
     /// Addresses and networks with commas between them, or `none`.
     Networks,
+    /// At most so many IP addresses, separated by commas, or `none`.
+    Addresses(usize),
+    /// As `OptionalAddress`, but none that is public.
+    OptionalLocalAddress,
+    /// `HOST:PORT`, at most so many with commas between them, none of them public; or `none`.
+    LocalPeers(usize),
     /// A page codec.
     Codec,
 }
@@ -78,6 +85,9 @@ impl Kind {
                 | Kind::OptionalPath
                 | Kind::OptionalAddress
                 | Kind::Networks
+                | Kind::Addresses(_)
+                | Kind::OptionalLocalAddress
+                | Kind::LocalPeers(_)
         );
         if optional && text == "none" {
             return Ok(Value::None);
@@ -103,6 +113,12 @@ impl Kind {
             Kind::Path | Kind::OptionalPath => parse_path(text),
             Kind::OptionalAddress => parse_address(text),
             Kind::Networks => parse_networks(text),
+            Kind::Addresses(most) => parse_addresses(text, most),
+            Kind::OptionalLocalAddress => parse_address(text).and_then(|value| {
+                refuse_public(text)?;
+                Ok(value)
+            }),
+            Kind::LocalPeers(limit) => parse_peers(text, limit),
             Kind::Codec => parse_codec(text),
         }
     }
@@ -132,6 +148,13 @@ impl Kind {
             Kind::OptionalPath => "absolute path, or none".to_owned(),
             Kind::OptionalAddress => "ADDRESS:PORT, or none".to_owned(),
             Kind::Networks => "ADDRESS or ADDRESS/BITS,..., or none".to_owned(),
+            Kind::Addresses(most) => {
+                format!("at most {most} IP addresses, separated by commas, or none")
+            }
+            Kind::OptionalLocalAddress => "ADDRESS:PORT, not public, or none".to_owned(),
+            Kind::LocalPeers(limit) => {
+                format!("HOST:PORT, at most {limit} with commas between them, or none")
+            }
             Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
         }
     }
@@ -248,6 +271,53 @@ fn parse_networks(text: &str) -> Result<Value, String> {
     Ok(Value::Text(networks.to_string()))
 }
 
+fn parse_addresses(text: &str, most: usize) -> Result<Value, String> {
+    let found = addresses(text)?;
+    if found.len() > most {
+        return Err(format!(
+            "{} are {} addresses; there may be {most}",
+            units::quoted(text),
+            found.len()
+        ));
+    }
+    let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+    Ok(Value::Text(texts.join(", ")))
+}
+
+/// The IP addresses of a list; none of an empty text.
+///
+/// # Errors
+/// What in it is no address.
+pub fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let parse = |word: &str| {
+        word.parse().map_err(|_| format!("{} is not an IP address", units::quoted(word)))
+    };
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(parse).collect()
+}
+
+fn parse_peers(text: &str, limit: usize) -> Result<Value, String> {
+    let peers: Vec<&str> = text.split(',').map(str::trim).collect();
+    if peers.len() > limit {
+        return Err(format!("{} peers; at most {limit} are allowed", peers.len()));
+    }
+    for peer in &peers {
+        let malformed = |why| format!("{} is not HOST:PORT: {why}", units::quoted(peer));
+        check_address(peer).map_err(malformed)?;
+        refuse_public(peer)?;
+    }
+    Ok(Value::Text(peers.join(",")))
+}
+
+/// Names are looked at when they are used.
+fn refuse_public(text: &str) -> Result<(), String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if is_public(address.ip()) => {
+            Err(format!("{} is a public address, where v1 is not spoken", units::quoted(text)))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn parse_codec(text: &str) -> Result<Value, String> {
     let codec: CodecPolicy = text.parse().map_err(|error| format!("{error}"))?;
     let options = crate::migration::MigrationOptions { codec, ..Default::default() };
@@ -289,6 +359,11 @@ mod tests {
             (Kind::OptionalAddress, "[::1]:9090"),
             (Kind::Networks, "10.0.0.0/8,fd00::1"),
             (Kind::Networks, "none"),
+            (Kind::Addresses(2), "10.0.0.1, fd00::1"),
+            (Kind::Addresses(2), "none"),
+            (Kind::OptionalLocalAddress, "10.0.0.1:9876"),
+            (Kind::LocalPeers(2), "none"),
+            (Kind::LocalPeers(2), "old-host:9876,[fd00::1]:9876"),
             (Kind::Codec, "zstd:3"),
         ] {
             assert_eq!(kind.parse(text).unwrap().to_string(), text);
@@ -317,6 +392,12 @@ mod tests {
             (Kind::OptionalAddress, ":9090", "not ADDRESS:PORT"),
             (Kind::Networks, "rack2", "\"rack2\" is neither"),
             (Kind::Networks, " ", "none is nobody"),
+            (Kind::Addresses(2), "10.0.0.1,eth0", "not an IP address"),
+            (Kind::Addresses(1), "10.0.0.1,::1", "2 addresses; there may be 1"),
+            (Kind::OptionalLocalAddress, "8.8.8.8:1", "\"8.8.8.8:1\" is a public address"),
+            (Kind::LocalPeers(2), "a:1,8.8.8.8:1", "\"8.8.8.8:1\" is a public address"),
+            (Kind::LocalPeers(2), "a:1,", "\"\" is not HOST:PORT: no port"),
+            (Kind::LocalPeers(2), "a:1,b:2,c:3", "3 peers; at most 2"),
             (Kind::Codec, "zip", "none of: auto, none, lz4"),
             (Kind::Codec, "zstd:99", "99"),
         ] {

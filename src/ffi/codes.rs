@@ -77,6 +77,8 @@ pub const DWCP_ERR_PEER_ABORTED: i32 = -402;
 pub const DWCP_ERR_IN_DOUBT: i32 = -403;
 /// The state file could not be written.
 pub const DWCP_ERR_STATE_FILE: i32 = -404;
+/// The guest ran at the destination and pages that it lacked are lost, or it is lost itself.
+pub const DWCP_ERR_POST_COPY_LOST: i32 = -405;
 /// A callback of the hypervisor failed.
 pub const DWCP_ERR_CALLBACK: i32 = -500;
 /// A configuration value or file is wrong.
@@ -100,6 +102,15 @@ pub const DWCP_NODE_PLAIN: u32 = 2;
 
 /// dwcp_migration_options.flags: never slow the guest down.
 pub const DWCP_MIGRATION_NO_THROTTLE: u32 = 1;
+
+/// dwcp_migration_options.post_copy: a guest that does not converge stays.
+pub const DWCP_POST_COPY_NEVER: u32 = 0;
+/// dwcp_migration_options.post_copy: the guest goes on at the destination before all of its memory is
+/// there, when dwcp_migration_start_post_copy() asks for it.
+pub const DWCP_POST_COPY_MANUAL: u32 = 1;
+/// dwcp_migration_options.post_copy: also when passes bring no progress or the deadline comes, instead
+/// of slowing the guest down or giving up.
+pub const DWCP_POST_COPY_AUTO: u32 = 2;
 
 /// dwcp_node_attach_qemu flags: QEMU was started with -incoming defer and waits for the guest.
 pub const DWCP_QEMU_INCOMING: u32 = 1;
@@ -195,9 +206,14 @@ pub const DWCP_REQUEST_FINISH: u32 = 8;
 pub const DWCP_ENDING_DISCARD: u32 = 1;
 /// The guest stays with this side.
 pub const DWCP_ENDING_KEEP: u32 = 2;
-/// Source only: the link broke at the commit point. Leave the guest paused, and ask the
-/// destination's record before anything is done with it.
+/// The link broke at the commit point, or the other side speaks v1, which acknowledges nothing. Leave
+/// the guest paused, or, at a destination, the whole image that came from a v1 peer as it is, and ask
+/// the other side before anything is done with it.
 pub const DWCP_ENDING_UNDECIDED: u32 = 3;
+/// After a switch to post-copy the guest was the destination's, and is lost. At the destination end it:
+/// whoever touches a page that is missing waits until the process ends. At the source memory holds the
+/// guest as it was at the switch; it must not go on from there as if nothing had happened since.
+pub const DWCP_ENDING_LOST: u32 = 4;
 
 /// The node listens.
 pub const DWCP_EVENT_NODE_STARTED: u32 = 1;
@@ -223,6 +239,16 @@ pub const DWCP_EVENT_PEER_REFUSED: u32 = 10;
 pub const DWCP_EVENT_NOTICE: u32 = 11;
 /// The way of transport to a peer changed; the event's JSON says from what to what, and why.
 pub const DWCP_EVENT_MODE_TRANSITION: u32 = 12;
+/// A data stream was closed that is not needed any more; value: its number.
+pub const DWCP_EVENT_STREAM_RETIRED: u32 = 13;
+/// The number of a migration's data streams was changed; value: the new one.
+pub const DWCP_EVENT_STREAMS_TUNED: u32 = 14;
+/// The guest goes on at the destination before all of its memory is there.
+pub const DWCP_EVENT_POST_COPY_BEGUN: u32 = 15;
+/// No page is missing any more; the event's JSON says how long the guest waited for pages.
+pub const DWCP_EVENT_POST_COPY_COMPLETED: u32 = 16;
+/// A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
+pub const DWCP_EVENT_V1_CONNECTION: u32 = 17;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 
@@ -242,6 +268,8 @@ pub const DWCP_PHASE_HANDOVER: u32 = 6;
 pub const DWCP_PHASE_RESUME: u32 = 7;
 /// It is over.
 pub const DWCP_PHASE_ENDED: u32 = 8;
+/// Before the end: the guest runs at the destination, and pages that it lacks follow.
+pub const DWCP_PHASE_POST_COPY: u32 = 9;
 
 /// The source owns the guest.
 pub const DWCP_OWNER_SOURCE: u32 = 1;

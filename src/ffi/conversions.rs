@@ -6,7 +6,9 @@ use super::migration::{dwcp_migration_options, dwcp_progress, dwcp_report};
 use super::queue::{owner_code, phase_code};
 use super::strings;
 use super::structs::{self, SizedStruct};
-use crate::migration::{CodecChoice, CodecPolicy, MigrationOptions, Progress, Report};
+use crate::migration::{
+    CodecChoice, CodecPolicy, MigrationOptions, PostCopyRule, Progress, Report,
+};
 use std::time::Duration;
 
 /// The C number of a side.
@@ -39,6 +41,7 @@ pub fn progress_out(progress: &Progress) -> dwcp_progress {
 /// A report as C sees it.
 pub fn report_out(report: &Report) -> dwcp_report {
     let microseconds = |milliseconds: f64| (milliseconds * 1000.0).round() as u64;
+    let post_copy = report.post_copy.unwrap_or_default();
     dwcp_report {
         struct_size: size_of::<dwcp_report>(),
         status: report.status.code(),
@@ -56,19 +59,25 @@ pub fn report_out(report: &Report) -> dwcp_report {
         delta_pages: report.delta_pages,
         full_pages: report.full_pages,
         digest: strings::fixed(&report.digest),
-        reserved: [0; 8],
+        missing_pages: post_copy.missing_pages,
+        lost_pages: post_copy.lost_pages,
+        faults: post_copy.faults,
+        fault_p50_us: post_copy.fault_p50_us,
+        fault_p99_us: post_copy.fault_p99_us,
+        fault_max_us: post_copy.fault_max_us,
+        reserved: [0; 2],
     }
 }
 
 macro_rules! sized_struct {
-    ($($name:ident, $reserved:literal;)+) => {$(
+    ($($name:ident, $($padding:ident,)? $reserved:literal;)+) => {$(
         // SAFETY: integers and byte arrays of whole words; the layout golden file shows no gap.
         unsafe impl SizedStruct for $name {
             const NAME: &'static str = stringify!($name);
             const FIRST_SIZE: usize = size_of::<Self>();
 
             fn reserved_is_zero(&self) -> bool {
-                self.padding == 0 && self.reserved == [0; $reserved]
+                $(self.$padding == 0 &&)? self.reserved == [0; $reserved]
             }
         }
     )+};
@@ -76,8 +85,8 @@ macro_rules! sized_struct {
 
 sized_struct! {
     dwcp_migration_options, 7;
-    dwcp_progress, 8;
-    dwcp_report, 8;
+    dwcp_progress, padding, 8;
+    dwcp_report, padding, 2;
 }
 
 /// The options; NULL means all defaults.
@@ -120,9 +129,19 @@ pub unsafe fn options_in(
         multifd_channels: u8::try_from(options.multifd_channels).map_err(|_| {
             Failure::invalid(format!("multifd_channels is {}", options.multifd_channels))
         })?,
+        post_copy: rule_in(options.post_copy)?,
         reconnect_timeout: or(options.reconnect_timeout_ms, defaults.reconnect_timeout),
         stall_timeout: or(options.stall_timeout_ms, defaults.stall_timeout),
     })
+}
+
+fn rule_in(rule: u32) -> Result<PostCopyRule, Failure> {
+    match rule {
+        DWCP_POST_COPY_NEVER => Ok(PostCopyRule::Never),
+        DWCP_POST_COPY_MANUAL => Ok(PostCopyRule::Manual),
+        DWCP_POST_COPY_AUTO => Ok(PostCopyRule::Auto),
+        other => Err(Failure::invalid(format!("post_copy {other} is no DWCP_POST_COPY_ value"))),
+    }
 }
 
 fn codec_in(
@@ -174,6 +193,7 @@ mod tests {
             deadline_ms: 6,
             bandwidth_limit_bytes_per_s: 70_000,
             multifd_channels: 16,
+            post_copy: DWCP_POST_COPY_AUTO,
             ..zero()
         };
         let options = read(&options).unwrap();
@@ -183,6 +203,7 @@ mod tests {
         assert_eq!(options.deadline, Some(Duration::from_millis(6)));
         assert_eq!(options.bandwidth_limit_bytes_per_s, Some(70_000));
         assert_eq!(options.multifd_channels, 16);
+        assert_eq!(options.post_copy, PostCopyRule::Auto);
     }
 
     #[test]
@@ -193,7 +214,8 @@ mod tests {
             (dwcp_migration_options { flags: 6, ..zero() }, "0x6"),
             (dwcp_migration_options { streams: 70_000, ..zero() }, "70000"),
             (dwcp_migration_options { multifd_channels: 256, ..zero() }, "256"),
-            (dwcp_migration_options { padding: 1, ..zero() }, "reserved"),
+            (dwcp_migration_options { post_copy: 3, ..zero() }, "post_copy 3"),
+            (dwcp_migration_options { reserved: [1; 7], ..zero() }, "reserved"),
         ];
         for (options, text) in cases {
             let error = read(&options).unwrap_err();

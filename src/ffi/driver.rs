@@ -94,6 +94,7 @@ pub fn ending_code(ending: Ending) -> u32 {
         Ending::Discard => DWCP_ENDING_DISCARD,
         Ending::Keep => DWCP_ENDING_KEEP,
         Ending::Undecided => DWCP_ENDING_UNDECIDED,
+        Ending::Lost => DWCP_ENDING_LOST,
     }
 }
 

@@ -26,7 +26,7 @@ pub struct dwcp_migration {
 pub struct dwcp_migration_options {
     /// sizeof(dwcp_migration_options).
     pub struct_size: usize,
-    /// Data streams, 1 to 64; 0 means 4.
+    /// Data streams, at most, 1 to 64; 0 means 8. How many there are is found out.
     pub streams: u32,
     /// A DWCP_CODEC_.
     pub codec: u32,
@@ -48,8 +48,8 @@ pub struct dwcp_migration_options {
     /// Multifd channels, 0 to 16, over which QEMU hands the node a guest's pages; 0: its main stream
     /// alone. For guests of dwcp_node_attach_qemu().
     pub multifd_channels: u32,
-    /// Zero.
-    pub padding: u32,
+    /// A DWCP_POST_COPY_. Not for guests of dwcp_node_attach_qemu().
+    pub post_copy: u32,
     /// Zero.
     pub reserved: [u64; 7],
 }
@@ -128,11 +128,25 @@ pub struct dwcp_report {
     pub full_pages: u64,
     /// Digest of the whole image, 32 hex digits; empty if it was not reached.
     pub digest: [c_char; 40],
+    /// Pages that the destination lacked at a switch to post-copy; 0 if there was none.
+    pub missing_pages: u64,
+    /// Of these, pages that never came: 0, unless the guest was given up.
+    pub lost_pages: u64,
+    /// Pages that the guest waited for; at the source, pages that it was asked for.
+    pub faults: u64,
+    /// How long the guest waited for half of them. Only at the destination.
+    pub fault_p50_us: u64,
+    /// For all but a hundredth of them.
+    pub fault_p99_us: u64,
+    /// For the slowest.
+    pub fault_max_us: u64,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub reserved: [u64; 2],
 }
 
-/// Starts to move a guest to the node at `to` ("HOST:PORT"); returns at once. options may be NULL.
+/// Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by
+/// "v1://HOST:PORT", which acknowledges nothing: such a migration ends with DWCP_ERR_IN_DOUBT, the guest
+/// staying paused. Returns at once. options may be NULL.
 /// Threads: shared, not from a callback.
 #[unsafe(no_mangle)]
 #[must_use]
@@ -235,6 +249,28 @@ pub unsafe extern "C" fn dwcp_migration_set_bandwidth_limit(
         migration.0.set_bandwidth_limit(limit);
         Ok(())
     })
+}
+
+/// Lets the guest go on at the destination before all of its memory is there, as soon as it can be
+/// done. At the source, with DWCP_POST_COPY_MANUAL or DWCP_POST_COPY_AUTO; DWCP_ERR_BAD_STATE
+/// otherwise, or when the guest is being handed over already. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_migration_start_post_copy(
+    migration: *mut dwcp_migration,
+) -> dwcp_status {
+    on(migration, |migration: &Arc<MigrationHandle>| Ok(migration.0.start_post_copy()?))
+}
+
+/// Gives up a guest that runs at the destination and lacks pages, on the side that is asked, because the
+/// other side will not come back. The guest is lost then, and DWCP_ENDING_LOST says so. Nothing else
+/// gives it up, however long it takes. DWCP_ERR_BAD_STATE in any other state. Threads: shared.
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn dwcp_migration_abandon_post_copy(
+    migration: *mut dwcp_migration,
+) -> dwcp_status {
+    on(migration, |migration: &Arc<MigrationHandle>| Ok(migration.0.abandon_post_copy()?))
 }
 
 /// Copies out the migration's id, 32 hex digits. Threads: shared.

@@ -61,6 +61,7 @@ pub fn peer_out(peer: &PeerMode) -> dwcp_peer {
         },
         peer: fixed(&peer.peer),
         failure: fixed(peer.failure.as_deref().unwrap_or("")),
+        congestion: fixed(peer.congestion.as_deref().unwrap_or("")),
         reserved: [0; 8],
     }
 }
@@ -327,6 +328,7 @@ mod tests {
             mode: Mode::Hybrid,
             forced: None,
             measured: None,
+            congestion: None,
             is_in_use: false,
             figures: Default::default(),
             silent_us: None,

@@ -47,6 +47,9 @@ pub struct dwcp_peer {
     pub peer: [c_char; 264],
     /// Why the last probe failed; empty if it did not.
     pub failure: [c_char; 256],
+    /// Congestion control of the newest connection that carried data, as the kernel says; empty: there
+    /// was none.
+    pub congestion: [c_char; 64],
     /// Zero.
     pub reserved: [u64; 8],
 }

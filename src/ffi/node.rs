@@ -91,7 +91,8 @@ pub unsafe extern "C" fn dwcp_node_free(node: *mut dwcp_node) -> dwcp_status {
 }
 
 /// Stops the node: migrations before their commit point are cancelled, guests staying where they
-/// are, the others are waited for. Further calls do nothing. Threads: shared, not from a callback.
+/// are, the others are waited for: one in post-copy until its last page has come, or until
+/// dwcp_migration_abandon_post_copy(). Further calls do nothing. Threads: shared, not from a callback.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn dwcp_node_stop(node: *mut dwcp_node) -> dwcp_status {

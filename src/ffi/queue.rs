@@ -141,7 +141,17 @@ impl Waiting {
 
 /// The C number of a phase.
 pub fn phase_code(phase: Phase) -> u32 {
-    Phase::ALL.iter().position(|other| *other == phase).map_or(0, |index| index as u32 + 1)
+    match phase {
+        Phase::Connect => DWCP_PHASE_CONNECT,
+        Phase::Precopy => DWCP_PHASE_PRECOPY,
+        Phase::FinalPass => DWCP_PHASE_FINAL_PASS,
+        Phase::DeviceState => DWCP_PHASE_DEVICE_STATE,
+        Phase::Verify => DWCP_PHASE_VERIFY,
+        Phase::Handover => DWCP_PHASE_HANDOVER,
+        Phase::Resume => DWCP_PHASE_RESUME,
+        Phase::PostCopy => DWCP_PHASE_POST_COPY,
+        Phase::Ended => DWCP_PHASE_ENDED,
+    }
 }
 
 /// The C number of an owner.
@@ -198,12 +208,17 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::Phase { phase, .. } => (DWCP_EVENT_PHASE, named_phase(phase)),
         EventKind::PassCompleted { pass } => (DWCP_EVENT_PASS_COMPLETED, pass.pass),
         EventKind::Throttled { percent } => (DWCP_EVENT_THROTTLED, u32::from(*percent)),
+        EventKind::PostCopyBegun { .. } => (DWCP_EVENT_POST_COPY_BEGUN, 0),
+        EventKind::PostCopyCompleted { .. } => (DWCP_EVENT_POST_COPY_COMPLETED, 0),
         EventKind::StreamUp { stream, .. } => (DWCP_EVENT_STREAM_UP, *stream),
         EventKind::StreamDown { stream, .. } => (DWCP_EVENT_STREAM_DOWN, *stream),
+        EventKind::StreamRetired { stream } => (DWCP_EVENT_STREAM_RETIRED, *stream),
+        EventKind::StreamsTuned { to, .. } => (DWCP_EVENT_STREAMS_TUNED, u32::from(*to)),
         EventKind::ChunkDamaged { .. } => (DWCP_EVENT_CHUNK_DAMAGED, 0),
         EventKind::PeerRefused { .. } => (DWCP_EVENT_PEER_REFUSED, 0),
         EventKind::Notice { .. } => (DWCP_EVENT_NOTICE, 0),
         EventKind::ModeTransition { .. } => (DWCP_EVENT_MODE_TRANSITION, 0),
+        EventKind::V1Connection { .. } => (DWCP_EVENT_V1_CONNECTION, 0),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),

@@ -3,14 +3,15 @@
 //! After each look at the dirty log the downtime is predicted as if the guest were paused now:
 //! what is pending and under way over the measured bandwidth, plus the round trips of the
 //! handover, plus the time the last look took. The guest is paused once that fits `max_downtime`.
-//! When passes no longer bring the prediction down, the guest is slowed down step by step.
+//! When passes no longer bring the prediction down, the guest is slowed down step by step; or, where
+//! that is allowed, moved by post-copy.
 
 use std::time::Duration;
 
 const FIRST_THROTTLE_PERCENT: u8 = 20;
 const THROTTLE_STEP_PERCENT: u8 = 10;
 const MAX_THROTTLE_PERCENT: u8 = 99;
-/// Passes without progress before the guest is slowed down (further).
+/// Passes without progress before the guest is slowed down (further), or moved by post-copy.
 const PATIENCE_PASSES: u32 = 2;
 /// Passes without progress, and nothing left to try, before giving up.
 const HOPELESS_PASSES: u32 = 30;
@@ -43,6 +44,8 @@ pub enum Decision {
     Continue,
     /// Hold the guest back by this percentage, and do another pass.
     Throttle(u8),
+    /// It does not converge: let the guest go on at the destination before its memory is there.
+    PostCopy,
     /// It will never converge.
     GiveUp,
     /// Nothing is left to send, and still the handover itself does not fit.
@@ -55,6 +58,7 @@ pub struct Convergence {
     max_downtime: Duration,
     may_throttle: bool,
     has_deadline: bool,
+    may_post_copy: bool,
     best: Option<Duration>,
     stale_passes: u32,
     empty_looks: u32,
@@ -92,12 +96,18 @@ impl Convergence {
             max_downtime,
             may_throttle,
             has_deadline,
+            may_post_copy: false,
             best: None,
             stale_passes: 0,
             empty_looks: 0,
             throttle_percent: 0,
             predicted: None,
         }
+    }
+
+    /// The same, with post-copy where passes bring no progress.
+    pub fn or_post_copy(self, may_post_copy: bool) -> Self {
+        Self { may_post_copy, ..self }
     }
 
     /// The last prediction.
@@ -133,6 +143,11 @@ impl Convergence {
     }
 
     fn judge_stale(&mut self) -> Decision {
+        // With nothing left to send it would take as long as the handover that does not fit.
+        let may_post_copy = self.may_post_copy && self.empty_looks == 0;
+        if may_post_copy && self.stale_passes >= PATIENCE_PASSES {
+            return Decision::PostCopy;
+        }
         let can_throttle = self.may_throttle && self.throttle_percent < MAX_THROTTLE_PERCENT;
         if can_throttle && self.stale_passes >= PATIENCE_PASSES {
             self.stale_passes = 0;
@@ -187,6 +202,19 @@ mod tests {
             }
         }
         panic!("never gave up");
+    }
+
+    #[test]
+    fn post_copy_comes_instead_of_slowing_down_and_never_for_a_long_path() {
+        let rules = Convergence::new(Duration::from_millis(100), true, false);
+        let mut convergence = rules.or_post_copy(true);
+        let decisions: Vec<_> = (0..3).map(|_| convergence.judge(&situation(50_000_000))).collect();
+        assert_eq!(decisions, [Decision::Continue, Decision::Continue, Decision::PostCopy]);
+        let mut convergence =
+            Convergence::new(Duration::from_millis(10), true, false).or_post_copy(true);
+        let decisions: Vec<_> = (0..5).map(|_| convergence.judge(&situation(0))).collect();
+        assert_eq!(decisions[4], Decision::PathTooLong);
+        assert!(!decisions.contains(&Decision::PostCopy));
     }
 
     #[test]

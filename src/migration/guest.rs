@@ -4,8 +4,10 @@
 //! thread, several at a time for `read_pages`, `write_pages` and `receive_pages`; the control calls
 //! (`start`, `fetch_dirty`, `pause`, `resume`, device state, `finish`) come one at a time.
 
-use crate::base::MemoryLayout;
+use crate::base::{MemoryLayout, PageBitmap};
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A call into the hypervisor failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +42,16 @@ pub enum Ending {
     Discard,
     /// The guest stays with this side.
     Keep,
-    /// Source only: the link broke at the commit point. Leave the guest paused, and ask the
-    /// destination's record before anything is done with it.
+    /// Only the other side can tell who has the guest: the link broke at the commit point, or that
+    /// side speaks v1, which acknowledges nothing. Leave the guest paused; at a destination, where
+    /// only v1 brings this about, keep the whole image as it is and do not start it.
     Undecided,
+    /// After a switch to post-copy: the guest was the destination's, and pages that it lacked will
+    /// never come, or the destination is gone with it. At the destination the guest must be ended:
+    /// whoever touches a page that is missing waits until this process ends. At the source what is
+    /// in memory is the guest as it was at the switch; it must not go on from there as if nothing
+    /// had happened since.
+    Lost,
 }
 
 /// A running guest at the source.
@@ -167,7 +176,28 @@ pub trait GuestSink: Send + Sync {
         Ok(())
     }
 
-    /// Restores CPUs and devices. The guest must stay stopped.
+    /// Whether the guest can run while pages of it are missing. Called before anything is stored;
+    /// what memory holds may be lost.
+    ///
+    /// # Errors
+    /// Why it cannot, which is also the default.
+    fn check_post_copy(&self) -> Result<(), GuestError> {
+        let text =
+            "its memory is not mapped in this process, so nobody would see which page it lacks";
+        Err(GuestError::new("check_post_copy", text))
+    }
+
+    /// Takes these pages away from the stopped guest: from now on whoever touches one waits until it
+    /// is placed.
+    ///
+    /// # Errors
+    /// What the system says; the source then keeps the guest.
+    fn begin_post_copy(&self, missing: &PageBitmap) -> Result<Arc<dyn MissingPages>, GuestError> {
+        let _ = missing;
+        Err(GuestError::new("begin_post_copy", "this guest cannot run while pages are missing"))
+    }
+
+    /// Restores CPUs and devices. The guest must stay stopped. In post-copy pages may be missing.
     ///
     /// # Errors
     /// Whatever the hypervisor reports; the source then keeps the guest.
@@ -184,4 +214,48 @@ pub trait GuestSink: Send + Sync {
     /// # Errors
     /// Whatever the hypervisor reports.
     fn finish(&self, ending: Ending) -> Result<(), GuestError>;
+}
+
+/// The missing pages of a guest that runs. `place` and `place_zero` may come from several threads at
+/// once, and for pages that are there already: such a page stays as it is, for the guest may have
+/// written it.
+pub trait MissingPages: Send + Sync {
+    /// Puts pages in their places, each at once, and lets those go on who wait for them.
+    ///
+    /// # Errors
+    /// A range outside the region, or the system's own error.
+    fn place(&self, region: usize, offset_bytes: u64, from: &[u8]) -> Result<(), GuestError>;
+
+    /// Puts pages of zeros in their places.
+    ///
+    /// # Errors
+    /// As [`Self::place`].
+    fn place_zero(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<(), GuestError>;
+
+    /// Waits until somebody touches a missing page, or [`Self::wake`], or for `timeout`; appends the
+    /// pages touched, at most `most` of them. A page may be named again, also after it was placed.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn wait_for_faults(
+        &self,
+        faults: &mut Vec<u64>,
+        most: usize,
+        timeout: Duration,
+    ) -> Result<(), GuestError>;
+
+    /// Ends a [`Self::wait_for_faults`] that is under way, or the next one.
+    fn wake(&self);
+
+    /// No page is missing any more, or the guest will never run: pages that were never placed read
+    /// as zero from now on.
+    fn release(&self);
+
+    /// The pages that are missing will never come: whoever waits for one waits for ever.
+    fn abandon(&self);
 }

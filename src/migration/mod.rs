@@ -7,7 +7,9 @@
 pub mod convergence;
 pub mod destination;
 pub mod encoding_options;
+pub mod fault_times;
 pub mod guest;
+pub mod missing;
 pub mod options;
 pub mod ownership;
 pub mod page_io;
@@ -15,14 +17,17 @@ pub mod plan;
 pub mod relay;
 pub mod source;
 pub mod stats;
+pub mod v1_options;
 
 pub use encoding_options::EncodingOptions;
-pub use guest::{Ending, GuestError, GuestSink, GuestSource};
-pub use options::{CodecChoice, CodecPolicy, MigrationOptions};
+pub use guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+pub use options::{CodecChoice, CodecPolicy, MigrationOptions, PostCopyRule};
+pub use v1_options::{Dialect, V1Options};
 // Plain figures, which events and metrics need too; hence a layer below.
-pub use crate::observe::report::{Owner, Pass, Phase, Progress, Report};
+pub use crate::observe::report::{Owner, Pass, Phase, PostCopyFigures, Progress, Report};
 
 use crate::Status;
+use crate::base::StreamId;
 use crate::observe::EventKind;
 use std::time::Duration;
 
@@ -60,6 +65,14 @@ fn ended_event(
         reason: failure.map_or_else(String::new, |failure| failure.reason.clone()),
         total_us: micros(total),
         downtime_us: micros(downtime),
+    }
+}
+
+/// The event of a stream's end, the same on both sides.
+fn stream_ended(stream: StreamId, has_left: bool, reason: &str) -> EventKind {
+    match has_left {
+        true => EventKind::StreamRetired { stream: stream.0 },
+        false => EventKind::StreamDown { stream: stream.0, reason: reason.to_string() },
     }
 }
 

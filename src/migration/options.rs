@@ -49,10 +49,50 @@ impl CodecPolicy {
     }
 }
 
+/// Whether the guest may go on at the destination before all of its memory is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PostCopyRule {
+    /// No: a guest that cannot converge stays.
+    #[default]
+    Never,
+    /// When somebody asks for it.
+    Manual,
+    /// When somebody asks for it, and when passes no longer bring the downtime down or the deadline
+    /// comes: instead of slowing the guest, and instead of giving up.
+    Auto,
+}
+
+/// A word that is no rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("post_copy {0:?} is none of: never, manual, auto")]
+pub struct PostCopyRuleError(String);
+
+impl PostCopyRule {
+    /// All rules, and their names.
+    pub const NAMES: [(Self, &'static str); 3] =
+        [(Self::Never, "never"), (Self::Manual, "manual"), (Self::Auto, "auto")];
+}
+
+impl fmt::Display for PostCopyRule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::NAMES.iter().find(|(rule, _)| rule == self);
+        out.write_str(named.map_or("never", |(_, name)| name))
+    }
+}
+
+impl FromStr for PostCopyRule {
+    type Err = PostCopyRuleError;
+
+    fn from_str(text: &str) -> Result<Self, PostCopyRuleError> {
+        let named = Self::NAMES.iter().find(|(_, name)| *name == text);
+        named.map(|(rule, _)| *rule).ok_or_else(|| PostCopyRuleError(text.to_string()))
+    }
+}
+
 /// Settings of one migration; `Default` is what an operator wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MigrationOptions {
-    /// Data streams, 1 to 64.
+    /// Data streams, at most, 1 to 64. How many there are is found out.
     pub streams: u16,
     /// Page encoding.
     pub codec: CodecPolicy,
@@ -67,6 +107,8 @@ pub struct MigrationOptions {
     /// Channels over which QEMU hands its pages to us beside its main stream; 0: the main stream
     /// carries them. Only for guests of QEMU's.
     pub multifd_channels: u8,
+    /// Whether the guest may go on at the destination before all of its memory is there.
+    pub post_copy: PostCopyRule,
     /// How long to go on trying to get a lost connection back; for the first one, at most
     /// [`FIRST_CONNECTION_TIMEOUT`].
     pub reconnect_timeout: Duration,
@@ -80,13 +122,14 @@ pub const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 impl Default for MigrationOptions {
     fn default() -> Self {
         Self {
-            streams: 4,
+            streams: 8,
             codec: CodecPolicy::Auto,
             max_downtime: Duration::from_millis(300),
             deadline: None,
             bandwidth_limit_bytes_per_s: None,
             throttle: true,
             multifd_channels: 0,
+            post_copy: PostCopyRule::Never,
             reconnect_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
         }
@@ -141,6 +184,15 @@ impl MigrationOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_of_post_copy_are_named_both_ways() {
+        for (rule, name) in PostCopyRule::NAMES {
+            assert_eq!((name.parse(), rule.to_string().as_str()), (Ok(rule), name));
+        }
+        let error = "always".parse::<PostCopyRule>().unwrap_err().to_string();
+        assert_eq!(error, "post_copy \"always\" is none of: never, manual, auto");
+    }
 
     #[test]
     fn each_bad_option_names_its_value() {

@@ -19,12 +19,22 @@ pub enum Mark {
     CommitSent,
     /// Source: the destination has acknowledged the commit.
     GivenAway,
+    /// Source: the commit message of a switch to post-copy may have gone out.
+    PostCopySent,
+    /// Source: the destination runs the guest, and lacks pages that are here alone.
+    ServingPages,
     /// Destination: an image is coming in.
     Receiving,
     /// Destination: the image is verified and loaded; no commit has come.
     Prepared,
     /// Destination: the commit has come; the guest is ours.
     Owned,
+    /// Destination: the commit has come; the guest is ours, and pages of it are still the source's.
+    OwnedIncomplete,
+    /// Either: the guest was the destination's, and pages that it lacked are lost, or it is itself.
+    Lost,
+    /// Destination: a v1 peer's image is whole; v1 does not say who has the guest.
+    Arrived,
     /// Destination: given up; the guest was and is the source's.
     Discarded,
 }
@@ -52,16 +62,43 @@ impl Mark {
     pub fn owner(self) -> Owner {
         match self {
             Mark::SourceRuns | Mark::Receiving | Mark::Discarded | Mark::Prepared => Owner::Source,
-            Mark::CommitSent => Owner::InDoubt,
-            Mark::GivenAway | Mark::Owned => Owner::Destination,
+            Mark::CommitSent | Mark::PostCopySent | Mark::Arrived => Owner::InDoubt,
+            Mark::GivenAway
+            | Mark::Owned
+            | Mark::ServingPages
+            | Mark::OwnedIncomplete
+            | Mark::Lost => Owner::Destination,
         }
+    }
+
+    /// Whether the guest is lost, given that the process is gone and this was its last record.
+    pub fn is_loss(self) -> bool {
+        matches!(self, Mark::ServingPages | Mark::OwnedIncomplete | Mark::Lost)
     }
 
     /// What an operator should do, given that the process is gone and this was its last record.
     pub fn advice(self) -> &'static str {
         match self {
             Mark::SourceRuns => "the guest was this host's; start it here",
-            Mark::CommitSent => "ask the destination's record: `owned` means it has the guest",
+            Mark::CommitSent => {
+                "ask the destination's record: `owned` means it has the guest; a v1 peer has no \
+                 record, so ask its operator"
+            }
+            Mark::Arrived => "ask the v1 peer's operator whether it has let go of the guest",
+            Mark::PostCopySent => {
+                "ask the destination's record: `prepared` or `discarded` means that the guest was \
+                 this host's; `owned_incomplete` means that it ran there without pages that this \
+                 process took with it"
+            }
+            Mark::ServingPages => {
+                "the guest ran at the destination and lacked pages that this process took with it: \
+                 it cannot go on there, and must not go on here from before the switch"
+            }
+            Mark::OwnedIncomplete => {
+                "the guest ran here when this process ended: it is lost, and the source must not go \
+                 on from before the switch"
+            }
+            Mark::Lost => "the guest ran at the destination in post-copy and is lost",
             Mark::GivenAway => "the guest is the destination's; do not start it here",
             Mark::Receiving | Mark::Discarded => "the guest is the source's; nothing is kept here",
             Mark::Prepared => "no commit came, so the guest is the source's",

@@ -7,7 +7,7 @@
 use crate::base::{ChunkId, MemoryLayout};
 use crate::encoding::digest::{ChunkChecksum, ImageDigest, page_hash, zero_page_hash};
 use crate::encoding::{Codec, CodecChoice, Decoder, Encoder, page_runs};
-use crate::migration::guest::{GuestError, GuestSink, GuestSource};
+use crate::migration::guest::{GuestError, GuestSink, GuestSource, MissingPages};
 use crate::migration::plan::Run;
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::{ChunkHeader, Extent, ExtentKind, FrameHeader, FrameKind};
@@ -208,9 +208,7 @@ impl ChunkReader {
     ) -> Result<bool, StoreError> {
         self.hashes.clear();
         let page_bytes = layout.page_bytes();
-        let (chunk, number) = (header.id.0, header.codec);
-        let codec = Codec::try_from(number);
-        match codec.map_err(|_| StoreError::Codec { chunk, codec: number })? {
+        match known_codec(header)? {
             Codec::None => self.receive(header, stream, guest, layout)?,
             codec => {
                 self.payload.resize(header.payload_bytes as usize, 0);
@@ -227,6 +225,46 @@ impl ChunkReader {
             return Ok(false);
         }
         self.zero(header, guest, layout)?;
+        self.commit(header, page_bytes, digest);
+        Ok(true)
+    }
+
+    /// Takes the payload off `stream` and puts the pages of the chunk where they are missing; they are
+    /// known to be whole before the first one is placed, for the guest may be waiting.
+    ///
+    /// False: the bytes came damaged, and nothing was placed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn place(
+        &mut self,
+        header: &ChunkHeader,
+        stream: &mut dyn Read,
+        pages: &dyn MissingPages,
+        layout: &MemoryLayout,
+        digest: &ImageDigest,
+    ) -> Result<bool, StoreError> {
+        let (page_bytes, raw_bytes) = (layout.page_bytes(), header.raw_bytes);
+        let codec = known_codec(header)?;
+        self.payload.resize(header.payload_bytes as usize, 0);
+        stream.read_exact(&mut self.payload).map_err(StoreError::Stream)?;
+        if self.decoder.decode(codec, &self.payload, raw_bytes, &mut self.raw).is_err() {
+            return Ok(false);
+        }
+        self.hashes.clear();
+        self.hashes.extend(self.raw.chunks_exact(page_bytes as usize).map(page_hash));
+        if self.checksum(header, page_bytes) != header.checksum {
+            return Ok(false);
+        }
+        let mut at = 0;
+        for range in ranges(header, ExtentKind::Data, layout) {
+            let end = at + range.length_bytes as usize;
+            pages.place(range.region, range.offset_bytes, &self.raw[at..end])?;
+            at = end;
+        }
+        for range in ranges(header, ExtentKind::Zero, layout) {
+            pages.place_zero(range.region, range.offset_bytes, range.length_bytes)?;
+        }
         self.commit(header, page_bytes, digest);
         Ok(true)
     }
@@ -321,6 +359,11 @@ impl ChunkReader {
             guest.zero_pages(range.region, range.offset_bytes, range.length_bytes)
         })
     }
+}
+
+fn known_codec(header: &ChunkHeader) -> Result<Codec, StoreError> {
+    let (chunk, codec) = (header.id.0, header.codec);
+    Codec::try_from(codec).map_err(|_| StoreError::Codec { chunk, codec })
 }
 
 /// A sink reports its own failure through the stream's error type.

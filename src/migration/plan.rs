@@ -92,6 +92,28 @@ impl PagePlan {
         runs
     }
 
+    /// Takes one page, if it is pending and not under way; [`Self::take`] goes on behind it.
+    pub fn take_one(&mut self, page: u64) -> bool {
+        if !self.pending.contains(page) || self.under_way.contains(page) {
+            return false;
+        }
+        self.pending.remove(page);
+        self.under_way.insert(page);
+        self.pending_count -= 1;
+        self.cursor = page + 1;
+        true
+    }
+
+    /// Whether the page is still to be sent, or sent and not yet settled.
+    pub fn is_open(&self, page: u64) -> bool {
+        self.pending.contains(page) || self.under_way.contains(page)
+    }
+
+    /// The pages to be sent.
+    pub fn pending_pages(&self) -> &PageBitmap {
+        &self.pending
+    }
+
     /// These pages arrived.
     pub fn arrived(&mut self, runs: &[Run]) {
         runs.iter().flat_map(|run| run.range()).for_each(|page| self.under_way.remove(page));
@@ -140,6 +162,20 @@ mod tests {
             seen += runs.iter().map(|run| run.pages).sum::<u32>();
         }
         assert_eq!((seen, plan.pending()), (100, 0));
+    }
+
+    #[test]
+    fn a_page_that_is_asked_for_comes_first_and_its_neighbours_next() {
+        let mut plan = PagePlan::new(100);
+        plan.add_all();
+        assert!(plan.take_one(40) && !plan.take_one(40));
+        assert_eq!(plan.take(2), [Run { first_page: 41, pages: 2 }]);
+        plan.arrived(&[Run { first_page: 40, pages: 1 }]);
+        assert!(!plan.take_one(40), "it is there");
+        assert!(!plan.take_one(100), "no such page");
+        assert!(plan.take_one(99));
+        assert_eq!(plan.take(1), [Run { first_page: 0, pages: 1 }], "and then from the start");
+        assert_eq!(plan.pending_pages().count(), plan.pending());
     }
 
     #[test]

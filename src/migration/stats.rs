@@ -21,6 +21,27 @@ pub struct Counts {
     later_bytes: u64,
 }
 
+/// What the streams of a migration did so far, for whoever divides paths among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes handed to the streams.
+    pub sent_bytes: u64,
+    /// Bytes that the destination acknowledged.
+    pub delivered_bytes: u64,
+    /// Streams that are up.
+    pub streams: u16,
+    /// Whether memory is being copied while the guest runs.
+    pub is_copying: bool,
+    /// Whether the cap held something back since this was last asked.
+    pub was_held_back: bool,
+    /// Round trip, queues not counted; none while that is not known.
+    pub round_trip: Option<Duration>,
+    /// What the path lately carried at most; none while that is not known.
+    pub rate_bytes_per_s: Option<u64>,
+    /// What the migration's owner allows.
+    pub limit_bytes_per_s: Option<u64>,
+}
+
 /// The phases of one migration on its own clock.
 #[derive(Clone, Debug)]
 pub struct PhaseClock {

@@ -2,7 +2,7 @@
 
 use crate::Status;
 use crate::migration::Phase;
-use crate::observe::Component;
+use crate::observe::{Component, ConnectionState};
 use crate::transport::Mode;
 
 /// How a metric moves.
@@ -106,6 +106,10 @@ fn modes() -> Vec<&'static str> {
     Mode::ALL.map(Mode::name).to_vec()
 }
 
+fn connection_states() -> Vec<&'static str> {
+    ConnectionState::ALL.map(ConnectionState::name).to_vec()
+}
+
 /// All codecs that a configuration can name; of LZ4's accelerations the selector's own alone.
 fn codecs() -> Vec<&'static str> {
     CODECS.to_vec()
@@ -190,6 +194,8 @@ metrics! {
         "Data streams that were connected";
     AmstStreamsLost Amst "amst.streams_lost" Shape::Counter, "", Label::None,
         "Data streams that broke";
+    AmstStreamsRetired Amst "amst.streams_retired" Shape::Counter, "", Label::None,
+        "Data streams that were closed because fewer carry as much";
     AmstReconnects Amst "amst.reconnects" Shape::Counter, "", SIDE,
         "Streams that were lost and made anew";
     AmstWireBytes Amst "amst.wire" Shape::Counter, "bytes", SIDE,
@@ -198,6 +204,8 @@ metrics! {
         "Measured speed, summed over running migrations";
     AmstPeersRefused Amst "amst.peers_refused" Shape::Counter, "", Label::None,
         "Peers that were turned away";
+    AmstV1Connections Amst "amst.v1_connections" Shape::Counter, "", Label::Of("state", connection_states),
+        "Connections to and from v1 peers, by what they came to";
     AmstModeSwitches Amst "amst.mode_switches" Shape::Counter, "", Label::Of("to", modes),
         "Changes of the mode of a peer, by the new one";
     AmstNotices Amst "amst.notices" Shape::Counter, "", Label::None,
@@ -248,6 +256,16 @@ metrics! {
         "Longest downtime if guests were paused now";
     MigrationThrottle Migration "migration.throttle" Shape::Gauge, "percent", Label::None,
         "How far the most throttled guest is held back";
+    MigrationPostCopies Migration "migration.post_copies" Shape::Counter, "", Label::None,
+        "Guests that came by post-copy and lack no page any more";
+    MigrationMissingPages Migration "migration.missing_pages" Shape::Counter, "", Label::None,
+        "Pages that they lacked at the switch";
+    MigrationFaults Migration "migration.faults" Shape::Counter, "", Label::None,
+        "Of these, pages that they had to wait for";
+    MigrationFaultP50 Migration "migration.fault_p50" Shape::Gauge, "seconds", Label::None,
+        "How long the last of these guests waited for half of its pages";
+    MigrationFaultP99 Migration "migration.fault_p99" Shape::Gauge, "seconds", Label::None,
+        "How long it waited for all but a hundredth of them";
     NodeGuests Node "node.guests" Shape::Gauge, "", Label::Of("role", sides),
         "Registered guests";
     NodeEvents Node "node.events" Shape::Counter, "", Label::Of("level", levels),

@@ -8,7 +8,7 @@ use crate::Status;
 use crate::base::MigrationId;
 use crate::encoding::HdeStats;
 use crate::migration::encoding_options::BASELINE_PAGES;
-use crate::migration::{Phase, Progress, Report};
+use crate::migration::{Phase, PostCopyFigures, Progress, Report};
 use crate::observe::{Event, EventKind};
 use std::collections::HashMap;
 
@@ -120,8 +120,12 @@ impl Metrics {
         match kind {
             EventKind::StreamUp { .. } => self.add(Metric::AmstStreamsOpened, "", 1.0),
             EventKind::StreamDown { .. } => self.add(Metric::AmstStreamsLost, "", 1.0),
+            EventKind::StreamRetired { .. } => self.add(Metric::AmstStreamsRetired, "", 1.0),
             EventKind::ChunkDamaged { .. } => self.add(Metric::HdeChunksDamaged, "", 1.0),
             EventKind::PeerRefused { .. } => self.add(Metric::AmstPeersRefused, "", 1.0),
+            EventKind::V1Connection { state, .. } => {
+                self.add(Metric::AmstV1Connections, state.name(), 1.0);
+            }
             EventKind::ModeTransition { transition, .. } => {
                 self.add(Metric::AmstModeSwitches, transition.to.name(), 1.0);
             }
@@ -131,15 +135,26 @@ impl Metrics {
                 self.add(Metric::MigrationPassPages, "", pass.pages as f64);
                 self.add(Metric::MigrationPassZeroPages, "", pass.zero_pages as f64);
             }
+            EventKind::PostCopyCompleted { figures } => self.count_post_copy(figures),
             EventKind::MigrationEnded { status, .. } => {
                 self.add(Metric::MigrationEnded, status.name(), 1.0);
             }
             EventKind::NodeStarted { .. }
             | EventKind::NodeStopped {}
             | EventKind::GuestChanged { .. }
+            | EventKind::StreamsTuned { .. }
             | EventKind::Phase { .. }
-            | EventKind::Throttled { .. } => {}
+            | EventKind::Throttled { .. }
+            | EventKind::PostCopyBegun { .. } => {}
         }
+    }
+
+    fn count_post_copy(&mut self, figures: &PostCopyFigures) {
+        self.add(Metric::MigrationPostCopies, "", 1.0);
+        self.add(Metric::MigrationMissingPages, "", figures.missing_pages as f64);
+        self.add(Metric::MigrationFaults, "", figures.faults as f64);
+        self.set(Metric::MigrationFaultP50, "", figures.fault_p50_us as f64 / 1e6);
+        self.set(Metric::MigrationFaultP99, "", figures.fault_p99_us as f64 / 1e6);
     }
 
     /// Takes the state of all migrations that the node lists.
@@ -358,6 +373,7 @@ pub(crate) mod tests {
             passes: 2,
             reconnects: 1,
             digest: String::new(),
+            post_copy: None,
             pass_details: Vec::new(),
         }
     }
@@ -398,6 +414,26 @@ pub(crate) mod tests {
         assert_eq!(number(&metrics, Metric::MigrationPassPages, 0), 7.0);
         assert_eq!(number(&metrics, Metric::HdeChunksDamaged, 0), 1.0);
         assert_eq!(metrics.last_sequence(), 6);
+    }
+
+    #[test]
+    fn waits_for_pages_are_those_of_the_last_guest_and_their_number_of_all() {
+        let mut metrics = Metrics::new();
+        for (sequence, p99_us) in [(1, 40_000), (2, 12_000)] {
+            let figures = PostCopyFigures {
+                missing_pages: 100,
+                faults: 7,
+                fault_p50_us: 10_000,
+                fault_p99_us: p99_us,
+                ..PostCopyFigures::default()
+            };
+            metrics.apply(&event(sequence, EventKind::PostCopyCompleted { figures }));
+        }
+        assert_eq!(metrics.value(Metric::MigrationPostCopies, ""), 2.0);
+        assert_eq!(metrics.value(Metric::MigrationMissingPages, ""), 200.0);
+        assert_eq!(metrics.value(Metric::MigrationFaults, ""), 14.0);
+        assert_eq!(metrics.value(Metric::MigrationFaultP50, ""), 0.01);
+        assert_eq!(metrics.value(Metric::MigrationFaultP99, ""), 0.012);
     }
 
     #[test]

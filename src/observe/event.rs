@@ -2,6 +2,7 @@
 
 use crate::base::MigrationId;
 use crate::transport::mode::Transition;
+use crate::transport::stream_tuner::Why;
 use serde::Serialize;
 
 /// Which part of the library speaks.
@@ -32,6 +33,32 @@ pub enum Level {
     Warn,
     /// Something failed.
     Error,
+}
+
+/// What a connection has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// It was made.
+    Open,
+    /// It ended.
+    Closed,
+    /// It was turned away.
+    Refused,
+}
+
+impl ConnectionState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Closed, Self::Refused];
+
+    /// The name as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// One event, as it is stored, streamed and printed.
@@ -86,6 +113,19 @@ pub enum EventKind {
         /// Share of its time that the guest is held back.
         percent: u8,
     },
+    /// The guest goes on at the destination before all of its memory is there.
+    PostCopyBegun {
+        /// Pages that the destination lacks, or has in an old version.
+        missing_pages: u64,
+        /// Who or what asked for it.
+        why: &'static str,
+    },
+    /// No page is missing any more.
+    PostCopyCompleted {
+        /// How it went.
+        #[serde(flatten)]
+        figures: super::report::PostCopyFigures,
+    },
     /// A data stream is connected.
     StreamUp {
         /// Its number.
@@ -100,6 +140,27 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A data stream that was not needed any more was closed, with nothing lost.
+    StreamRetired {
+        /// Its number.
+        stream: u32,
+    },
+    /// The number of a migration's data streams was changed.
+    StreamsTuned {
+        /// Streams before.
+        from: u16,
+        /// Streams from now on.
+        to: u16,
+        /// The most that the peer's mode and the migration's options allow.
+        limit: u16,
+        /// Why.
+        why: Why,
+        /// What all migrations to the peer together carried with as many as before; zero where that
+        /// is not known.
+        rate_bytes_per_s: u64,
+        /// Of a trial that has ended: what they carried before it; otherwise zero.
+        rate_before_bytes_per_s: u64,
+    },
     /// A chunk came damaged and will be sent again.
     ChunkDamaged {
         /// Its number.
@@ -111,6 +172,17 @@ pub enum EventKind {
         peer: String,
         /// Why.
         reason: String,
+    },
+    /// A connection to or from a v1 peer.
+    V1Connection {
+        /// The peer.
+        peer: String,
+        /// How memory travels; `none` if it did not come to that.
+        dialect: &'static str,
+        /// What it has come to.
+        state: ConnectionState,
+        /// Who made it, or what came of it.
+        detail: String,
     },
     /// The way of transport to a peer changed.
     ModeTransition {
@@ -149,13 +221,18 @@ impl EventKind {
             | EventKind::GuestChanged { .. } => Component::Node,
             EventKind::StreamUp { .. }
             | EventKind::StreamDown { .. }
+            | EventKind::StreamRetired { .. }
+            | EventKind::StreamsTuned { .. }
             | EventKind::PeerRefused { .. }
+            | EventKind::V1Connection { .. }
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
             EventKind::ModeTransition { .. } => Component::ModeDetector,
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }
+            | EventKind::PostCopyBegun { .. }
+            | EventKind::PostCopyCompleted { .. }
             | EventKind::MigrationEnded { .. } => Component::Migration,
         }
     }
@@ -163,12 +240,15 @@ impl EventKind {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            EventKind::StreamUp { .. } | EventKind::PassCompleted { .. } => Level::Debug,
+            EventKind::StreamUp { .. }
+            | EventKind::StreamRetired { .. }
+            | EventKind::PassCompleted { .. } => Level::Debug,
             EventKind::StreamDown { .. }
             | EventKind::ChunkDamaged { .. }
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. }
             | EventKind::Throttled { .. } => Level::Warn,
+            EventKind::V1Connection { state: ConnectionState::Refused, .. } => Level::Warn,
             EventKind::MigrationEnded { status, .. } if *status != crate::Status::Ok => {
                 Level::Error
             }

@@ -137,17 +137,22 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 13] = [
+pub const EVENT_KINDS: [&str; 18] = [
     "node_started",
     "node_stopped",
     "guest_changed",
     "phase",
     "pass_completed",
     "throttled",
+    "post_copy_begun",
+    "post_copy_completed",
     "stream_up",
     "stream_down",
+    "stream_retired",
+    "streams_tuned",
     "chunk_damaged",
     "peer_refused",
+    "v1_connection",
     "mode_transition",
     "notice",
     "migration_ended",
@@ -162,10 +167,15 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::Phase { .. } => "phase",
         EventKind::PassCompleted { .. } => "pass_completed",
         EventKind::Throttled { .. } => "throttled",
+        EventKind::PostCopyBegun { .. } => "post_copy_begun",
+        EventKind::PostCopyCompleted { .. } => "post_copy_completed",
         EventKind::StreamUp { .. } => "stream_up",
         EventKind::StreamDown { .. } => "stream_down",
+        EventKind::StreamRetired { .. } => "stream_retired",
+        EventKind::StreamsTuned { .. } => "streams_tuned",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
+        EventKind::V1Connection { .. } => "v1_connection",
         EventKind::ModeTransition { .. } => "mode_transition",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
@@ -194,10 +204,36 @@ pub fn describe(kind: &EventKind) -> String {
             pass.dirty_rate_bytes_per_s
         ),
         EventKind::Throttled { percent } => format!("guest held back for {percent} % of its time"),
+        EventKind::PostCopyBegun { missing_pages, why } => {
+            format!("post-copy, because {why}: {missing_pages} pages are missing")
+        }
+        EventKind::PostCopyCompleted { figures } => format!(
+            "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
+             99 % up to {:.3} ms, all up to {:.3} ms",
+            figures.faults,
+            figures.missing_pages,
+            milliseconds(&figures.fault_p50_us),
+            milliseconds(&figures.fault_p99_us),
+            milliseconds(&figures.fault_max_us)
+        ),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
+        EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
+        EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
+            let rate = *rate_bytes_per_s as f64 * 8e-6;
+            let why = why.describe();
+            let carried = if rate > 0.0 {
+                format!("; {from} carried {rate:.1} Mbit/s")
+            } else {
+                String::new()
+            };
+            format!("{from} to {to} streams of at most {limit}: {why}{carried}")
+        }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
+        EventKind::V1Connection { peer, dialect, state, detail } => {
+            format!("v1 connection with {peer} ({dialect}) {}: {detail}", state.name())
+        }
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
@@ -228,6 +264,7 @@ const MAX_RECORDS: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::ConnectionState;
     use crate::transport::mode::{Mode, ModeDetector, ModePolicy};
 
     fn notice(text: &str) -> Event {
@@ -264,6 +301,9 @@ mod tests {
     fn names_agree_with_json() {
         for component in Component::ALL {
             assert_eq!(serde_json::to_value(component).unwrap(), component.name());
+        }
+        for state in ConnectionState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         for level in Level::ALL {
             assert_eq!(serde_json::to_value(level).unwrap(), level.name());

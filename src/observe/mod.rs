@@ -4,6 +4,6 @@ pub mod event;
 pub mod log;
 pub mod report;
 
-pub use event::{Component, Event, EventKind, Level};
+pub use event::{Component, ConnectionState, Event, EventKind, Level};
 pub use log::{LogRecord, LogRing};
 pub use report::{Owner, Pass, Phase, Progress, Report};

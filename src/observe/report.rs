@@ -22,13 +22,15 @@ pub enum Phase {
     Handover,
     /// The guest is being started at the destination.
     Resume,
+    /// The guest runs at the destination, and pages that it lacks follow.
+    PostCopy,
     /// It is over.
     Ended,
 }
 
 impl Phase {
     /// All phases, in order.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Connect,
         Phase::Precopy,
         Phase::FinalPass,
@@ -36,6 +38,7 @@ impl Phase {
         Phase::Verify,
         Phase::Handover,
         Phase::Resume,
+        Phase::PostCopy,
         Phase::Ended,
     ];
 
@@ -49,6 +52,7 @@ impl Phase {
             Phase::Verify => "verify",
             Phase::Handover => "handover",
             Phase::Resume => "resume",
+            Phase::PostCopy => "post_copy",
             Phase::Ended => "ended",
         }
     }
@@ -131,6 +135,24 @@ pub struct Progress {
     pub throttle_percent: u8,
 }
 
+/// What came of a switch to post-copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PostCopyFigures {
+    /// Pages that the destination lacked at the switch.
+    pub missing_pages: u64,
+    /// Of these, pages that never came: 0, unless the guest was given up.
+    pub lost_pages: u64,
+    /// Pages that the guest waited for; at the source, pages that it was asked for.
+    pub faults: u64,
+    /// How long the guest waited for half of them, from the fault's arrival at the library to the
+    /// page in its place. Only at the destination; 0 where there was no fault.
+    pub fault_p50_us: u64,
+    /// For all but a hundredth of them.
+    pub fault_p99_us: u64,
+    /// For the slowest.
+    pub fault_max_us: u64,
+}
+
 /// A finished migration; the object that `migrate --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -170,6 +192,8 @@ pub struct Report {
     pub reconnects: u32,
     /// Digest of the whole image, 32 hex digits; empty if it was not reached.
     pub digest: String,
+    /// What came of the switch to post-copy; none if the guest stood still until all was there.
+    pub post_copy: Option<PostCopyFigures>,
     /// Each pass.
     pub pass_details: Vec<Pass>,
 }

@@ -1,17 +1,16 @@
 //! Connecting to the destination: socket, preface, hello. The first connection opens the
 //! migration; all others join it with the token that the first one brought.
 
-use crate::base::limits::{
-    MAX_ADDRESS_BYTES, MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS,
-};
+use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANNELS};
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
-use crate::runtime::modes::Modes;
 use crate::runtime::security::{Security, SecurityError, check_claim};
+use crate::runtime::sources::Sources;
+use crate::runtime::steering::Steering;
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply};
@@ -21,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long one attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the peer may take to answer a hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,6 +34,7 @@ pub const FEATURES: Features = Features {
     baseline_pages: MAX_BASELINE_PAGES,
     held_pages: true,
     multifd_channels: MAX_MULTIFD_CHANNELS,
+    post_copy: true,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
@@ -53,8 +53,8 @@ pub struct Dialer {
     pub to: String,
     /// How long the peer may leave written data untouched.
     pub stall_timeout: Duration,
-    modes: Arc<Modes>,
-    security: Arc<Security>,
+    steering: Arc<Steering>,
+    sources: Sources,
     opened: Mutex<Opened>,
 }
 
@@ -100,12 +100,12 @@ impl Dialer {
         id: MigrationId,
         (opening, features): (Purpose, Features),
         node: String,
-        to: String,
-        (modes, security): (Arc<Modes>, Arc<Security>),
+        (to, steering): (String, Arc<Steering>),
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, opening, features, node, to, stall_timeout, modes, security, opened }
+        let sources = Sources::new(steering.options().source_addresses);
+        Self { id, opening, features, node, to, stall_timeout, steering, sources, opened }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -121,13 +121,18 @@ impl Dialer {
         matches!(*lock(&self.opened), Opened::UnderWay)
     }
 
-    /// Makes a connection. `register` is shown the socket before anything can block on it.
+    /// The local addresses that it connects from.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Makes a connection of a slot. `register` is shown the socket before anything can block on it.
     ///
     /// # Errors
     /// The socket's error, or an answer that does not follow the protocol.
     pub fn dial(
         &self,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
         let before = {
@@ -141,7 +146,7 @@ impl Dialer {
             before
         };
         let is_first = matches!(before, Opened::No);
-        let dialed = match self.shake_hands(stream, &before, register) {
+        let dialed = match self.shake_hands((stream, slot), &before, register) {
             // Trying again would end alike. Once the migration is under way it is tried all the same:
             // one forged packet must not be worth more than a link that is down.
             Err(ConnectionError::Security(error)) if is_first && !error.is_passing() => {
@@ -157,16 +162,18 @@ impl Dialer {
 
     fn shake_hands(
         &self,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         opened: &Opened,
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
-        let socket = Arc::new(connect(&self.to, &self.security)?);
+        let (modes, dscp) = (self.steering.modes(), self.steering.options().dscp);
+        let security = modes.security();
+        let socket = Arc::new(self.sources.connect(&self.to, security, slot, dscp)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
-        self.modes.tune(&self.to, &socket);
+        modes.tune(&self.to, &socket);
         let Channel { reader, writer, peer } =
-            self.security.dial(socket.clone(), &self.to, HELLO_TIMEOUT)?;
+            security.dial(socket.clone(), &self.to, HELLO_TIMEOUT)?;
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
             Opened::Yes(token, _) => Purpose::Join { token: *token },
@@ -184,7 +191,8 @@ impl Dialer {
             HelloReply::Accept { token, features, node } => {
                 check_node(opened, peer.as_deref(), &node)?;
                 *lock(&self.opened) = Opened::Yes(token, node.clone());
-                self.modes.watch(&self.to, &socket);
+                self.sources.worked(slot);
+                modes.watch(&self.to, &socket);
                 socket.set_read_timeout(None)?;
                 let features = self.features.common(features);
                 let address =
@@ -208,72 +216,53 @@ fn check_node(
     }
 }
 
-/// Checks the form of `HOST:PORT` without asking any name server.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_address(to: &str) -> Result<(), String> {
-    if to.len() > MAX_ADDRESS_BYTES {
-        return Err(format!("it is longer than {MAX_ADDRESS_BYTES} bytes"));
-    }
-    if to.chars().any(|char| char.is_control() || char.is_whitespace()) {
-        return Err("it holds spaces or control characters".into());
-    }
-    let (host, port) = to.rsplit_once(':').ok_or("no port")?;
-    if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err("the host is empty, or an IPv6 address without brackets".into());
-    }
-    match port.parse::<u16>() {
-        Ok(0) | Err(_) => Err(format!("port {port:?} is not 1 to 65535")),
-        Ok(_) => Ok(()),
-    }
-}
-
 /// Tries every address of the name, in order; plain connections to public ones are not tried.
 ///
 /// # Errors
 /// That of the last address.
 pub fn connect(to: &str, security: &Security) -> Result<TcpStream, ConnectionError> {
+    let addresses = addresses(to, security)?;
+    Ok(connect_first(addresses.into_iter(), to, &|address| {
+        TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
+    })?)
+}
+
+/// The addresses of a name to which connections may go: plain ones to no public address.
+///
+/// # Errors
+/// There is none.
+pub fn addresses(to: &str, security: &Security) -> Result<Vec<SocketAddr>, ConnectionError> {
     security.check_decided()?;
-    let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
-    let nowhere = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
-    let mut last = ConnectionError::Io(nowhere);
-    for address in addresses {
-        if let Err(error) = security.check_plain(address.ip()) {
-            last = error.into();
-            continue;
+    let mut refused = None;
+    let allowed = |address: &SocketAddr| match security.check_plain(address.ip()) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = Some(error);
+            false
         }
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+    };
+    let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.filter(allowed).collect();
+    match refused {
+        Some(error) if addresses.is_empty() => Err(error.into()),
+        _ => Ok(addresses),
+    }
+}
+
+/// The first connection that can be made.
+///
+/// # Errors
+/// That of the last address.
+pub fn connect_first(
+    addresses: impl Iterator<Item = SocketAddr>,
+    to: &str,
+    connect: &dyn Fn(SocketAddr) -> io::Result<TcpStream>,
+) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    for address in addresses {
+        match connect(address) {
             Ok(socket) => return Ok(socket),
-            Err(error) => {
-                let text = format!("{address}: {error}");
-                last = ConnectionError::Io(io::Error::new(error.kind(), text));
-            }
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }
     Err(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_checked_before_anything_is_dialed() {
-        for good in ["host:1", "10.0.0.1:65535", "[::1]:7"] {
-            assert_eq!(check_address(good), Ok(()));
-        }
-        for (bad, text) in [
-            ("host", "no port"),
-            (":1", "empty"),
-            ("::1:7", "brackets"),
-            ("h:0", "\"0\""),
-            ("h:x", "\"x\""),
-            ("h\x1b[31m:1", "control characters"),
-            ("a b:1", "spaces"),
-        ] {
-            let error = check_address(bad).unwrap_err();
-            assert!(error.contains(text), "{bad}: {error}");
-        }
-    }
 }

@@ -1,8 +1,8 @@
 //! Hypervisor calls that panic: caught at the border and turned into errors, so that a guest is
 //! never left paused because a callback broke a library thread.
 
-use crate::base::MemoryLayout;
-use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource};
+use crate::base::{MemoryLayout, PageBitmap};
+use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -96,6 +96,14 @@ impl GuestSink for Guarded<dyn GuestSink> {
             Ok(())
         });
         received.map_err(io::Error::other).and(result)
+    }
+
+    fn check_post_copy(&self) -> Result<(), GuestError> {
+        self.call("check_post_copy", |guest| guest.check_post_copy())
+    }
+
+    fn begin_post_copy(&self, missing: &PageBitmap) -> Result<Arc<dyn MissingPages>, GuestError> {
+        self.call("begin_post_copy", |guest| guest.begin_post_copy(missing))
     }
 
     fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {

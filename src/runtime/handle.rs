@@ -2,6 +2,7 @@
 
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::HdeStats;
+use crate::migration::source::PostCopyError;
 use crate::migration::{Owner, Progress, Report};
 use crate::runtime::connection::{FrameReader, FrameWriter};
 use crate::runtime::dial::FEATURES;
@@ -30,6 +31,20 @@ pub trait Handle: Send + Sync {
     /// Changes the bandwidth cap; no effect on an arriving guest.
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
         let _ = rate_bytes_per_s;
+    }
+    /// Lets the guest go on at the destination before all of its memory is there.
+    ///
+    /// # Errors
+    /// [`PostCopyError`].
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        Err(PostCopyError::Relayed)
+    }
+    /// Gives up a guest that lacks pages which will not come.
+    ///
+    /// # Errors
+    /// [`PostCopyError`].
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        Err(PostCopyError::Relayed)
     }
     /// How pages were encoded so far; none on the side that decodes.
     fn encoding(&self) -> Option<HdeStats> {

@@ -4,12 +4,15 @@
 //! the acknowledgements and control messages that are due. So a destination needs no senders.
 
 use crate::Status;
-use crate::base::{MigrationId, StreamId};
+use crate::base::{MigrationId, PageBitmap, StreamId, Time};
 use crate::encoding::ImageDigest;
-use crate::migration::destination::{Action, Answer, ChunkError, Destination, DestinationSetup};
+use crate::migration::destination::{
+    Action, Answer, ChunkError, Destination, DestinationSetup, FaultStance,
+};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::{ChunkReader, StoreError};
-use crate::migration::{Failure, GuestError, GuestSink, Owner, Progress, Report};
+use crate::migration::source::PostCopyError;
+use crate::migration::{Failure, GuestError, GuestSink, MissingPages, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::READ_BUFFER_BYTES;
@@ -37,6 +40,9 @@ const ACK_BATCH: usize = 8;
 /// How long fewer of them wait for company; a wakeup of the source for each would cost both sides
 /// a tenth of their time.
 const ACK_PATIENCE: Duration = Duration::from_micros(200);
+/// However fast more come, so long after the last ones others go out: the source knows by them what the
+/// path carries, and on a slow stream eight chunks take seconds.
+const ACK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often the driver looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last words may take.
@@ -55,6 +61,9 @@ pub struct IncomingMigration {
     outcome: Outcome,
     writers: Mutex<HashMap<StreamId, Arc<Mutex<FrameWriter>>>>,
     closers: Mutex<HashMap<StreamId, Box<dyn Fn() + Send>>>,
+    /// Set from a switch to post-copy on.
+    missing: Mutex<Option<Arc<dyn MissingPages>>>,
+    fault_watch: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl IncomingMigration {
@@ -78,6 +87,8 @@ impl IncomingMigration {
             outcome: Outcome::default(),
             writers: Mutex::default(),
             closers: Mutex::default(),
+            missing: Mutex::default(),
+            fault_watch: Mutex::default(),
         })
     }
 
@@ -100,12 +111,13 @@ impl IncomingMigration {
         reader: &mut FrameReader,
         writer: &Mutex<FrameWriter>,
     ) -> String {
-        let mut chunks = ChunkReader::default();
+        let (mut chunks, mut flushed_at) = (ChunkReader::default(), now());
         loop {
             let received = match reader.next(self.setup.layout.page_bytes()) {
                 Ok(Input::Frame(frame)) => {
                     let result = lock(&self.destination).frame(stream, &frame, now());
                     self.news.notify_all();
+                    self.wake_fault_watch();
                     result.map_err(|error| error.to_string())
                 }
                 Ok(Input::Segment(_)) => Err("a segment on a migration of chunks".into()),
@@ -116,20 +128,22 @@ impl IncomingMigration {
             if let Err(reason) = received {
                 return reason;
             }
-            if self.is_answer_due(stream, reader)
-                && let Err(error) = self.flush(stream, writer)
-            {
-                return format!("sending: {error}");
+            if self.is_answer_due(stream, reader, flushed_at) {
+                if let Err(error) = self.flush(stream, writer) {
+                    return format!("sending: {error}");
+                }
+                flushed_at = now();
             }
         }
     }
 
     /// Whether something must go back on this stream before it is read further.
-    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader) -> bool {
+    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader, flushed_at: Time) -> bool {
         let destination = lock(&self.destination);
         let (acks, control) = (destination.waiting_acks(stream), destination.has_control());
         drop(destination);
-        control || acks >= ACK_BATCH || (acks > 0 && !reader.has_more(ACK_PATIENCE))
+        let is_late = now() - flushed_at >= ACK_INTERVAL;
+        control || acks >= ACK_BATCH || acks > 0 && (is_late || !reader.has_more(ACK_PATIENCE))
     }
 
     fn store(
@@ -148,7 +162,11 @@ impl IncomingMigration {
             claimed => claimed.map_err(|error| error.to_string())?,
         }
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
-        let stored = chunks.store(header, reader.payload(), guest, layout, &self.digest);
+        let (missing, payload) = (lock(&self.missing).clone(), reader.payload());
+        let stored = match &missing {
+            Some(pages) => chunks.place(header, payload, pages.as_ref(), layout, &self.digest),
+            None => chunks.store(header, payload, guest, layout, &self.digest),
+        };
         let mut destination = lock(&self.destination);
         destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
         let news = destination.has_actions();
@@ -170,6 +188,7 @@ impl IncomingMigration {
         drop(destination);
         if news || result.is_err() {
             self.news.notify_all();
+            self.wake_fault_watch();
         }
         result
     }
@@ -200,7 +219,7 @@ impl IncomingMigration {
         }
     }
 
-    fn drive(&self, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
+    fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
         let mut end = None;
         loop {
             self.flush_any();
@@ -245,9 +264,9 @@ impl IncomingMigration {
         }
         lock(&self.closers).values().for_each(|close| close());
         let report = lock(&self.destination).report();
-        drop(lock(&self.guest).take());
+        drop((lock(&self.guest).take(), lock(&self.missing).take()));
         if let Some(report) = report {
-            keeper.close(report.owner);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }
@@ -255,7 +274,7 @@ impl IncomingMigration {
         end.into_iter().for_each(|event| self.publish(event));
     }
 
-    fn perform(&self, action: Action, keeper: &mut RecordKeeper) -> Option<Answer> {
+    fn perform(self: &Arc<Self>, action: Action, keeper: &mut RecordKeeper) -> Option<Answer> {
         Some(match action {
             Action::CloseStream(stream) => {
                 if let Some(close) = lock(&self.closers).get(&stream) {
@@ -263,6 +282,7 @@ impl IncomingMigration {
                 }
                 return None;
             }
+            Action::BeginPostCopy(missing) => Answer::PostCopyBegun(self.begin_post_copy(&missing)),
             Action::LoadDeviceState(state) => Answer::DeviceStateLoaded(
                 self.guest_for("load_device_state")
                     .and_then(|guest| guest.load_device_state(&state)),
@@ -272,9 +292,79 @@ impl IncomingMigration {
             }
             Action::Persist(mark) => Answer::Persisted(mark, self.persist(keeper, mark)),
             Action::Finish(ending) => {
+                self.join_fault_watch();
                 Answer::Finished(self.guest_for("finish").and_then(|guest| guest.finish(ending)))
             }
         })
+    }
+
+    /// Takes the missing pages away, and begins to watch who touches them.
+    fn begin_post_copy(self: &Arc<Self>, missing: &PageBitmap) -> Result<(), GuestError> {
+        let pages = self.guest_for("begin_post_copy")?.begin_post_copy(missing)?;
+        *lock(&self.missing) = Some(pages.clone());
+        let watcher = self.clone();
+        let spawned = spawn_named("dwcp-fault", move || watcher.watch_faults(pages.as_ref()));
+        let thread = spawned.map_err(|error| GuestError::new("begin_post_copy", error))?;
+        *lock(&self.fault_watch) = Some(thread);
+        Ok(())
+    }
+
+    /// Asks for every page that somebody touches, until nobody needs it any more.
+    fn watch_faults(&self, pages: &dyn MissingPages) {
+        let mut touched = Vec::new();
+        loop {
+            let (stance, room) = {
+                let mut destination = lock(&self.destination);
+                // The driver may be restoring devices, which wait for a page that never comes.
+                destination.tick(now());
+                (destination.fault_stance(), destination.fault_room())
+            };
+            match stance {
+                FaultStance::Release => return pages.release(),
+                FaultStance::Abandon => return pages.abandon(),
+                FaultStance::Watch if room == 0 => std::thread::sleep(Duration::from_millis(1)),
+                FaultStance::Watch => self.ask_for_touched(pages, &mut touched, room),
+            }
+        }
+    }
+
+    fn ask_for_touched(&self, pages: &dyn MissingPages, touched: &mut Vec<u64>, room: usize) {
+        touched.clear();
+        if let Err(error) = pages.wait_for_faults(touched, room, TICK) {
+            self.publish(EventKind::Notice { text: error.to_string() });
+            std::thread::sleep(TICK);
+        }
+        let mut destination = lock(&self.destination);
+        let here: Vec<u64> =
+            touched.drain(..).filter(|page| destination.on_fault(*page, now())).collect();
+        drop(destination);
+        for range in here.iter().flat_map(|page| self.setup.layout.ranges(*page..page + 1)) {
+            // It came meanwhile and stays as it is; or it came before, and the hypervisor has given
+            // it back to the system since, as a balloon does.
+            let (region, offset, length) = (range.region, range.offset_bytes, range.length_bytes);
+            if let Err(error) = pages.place_zero(region, offset, length) {
+                self.publish(EventKind::Notice { text: error.to_string() });
+            }
+        }
+        self.flush_any();
+    }
+
+    /// Lets the watch look whether it is still needed.
+    fn wake_fault_watch(&self) {
+        if let Some(pages) = lock(&self.missing).as_ref()
+            && lock(&self.destination).fault_stance() != FaultStance::Watch
+        {
+            pages.wake();
+        }
+    }
+
+    /// Nobody sees faults after this, so that the hypervisor may do with its memory what it likes.
+    fn join_fault_watch(&self) {
+        let thread = lock(&self.fault_watch).take();
+        if let Some(thread) = thread {
+            self.wake_fault_watch();
+            let _ = thread.join();
+        }
     }
 
     fn publish(&self, event: EventKind) {
@@ -319,6 +409,17 @@ impl Handle for IncomingMigration {
     fn cancel(&self) {
         lock(&self.destination).cancel();
         self.news.notify_all();
+    }
+
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        Err(PostCopyError::WrongSide)
+    }
+
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        let abandoned = lock(&self.destination).abandon_post_copy();
+        self.news.notify_all();
+        self.wake_fault_watch();
+        abandoned
     }
 
     fn footprint(&self) -> Footprint {

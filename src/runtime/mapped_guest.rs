@@ -8,11 +8,12 @@
 //! MappedSink   = MappedMemory            + SinkControl
 //! ```
 
-use crate::base::MemoryLayout;
-use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource};
-use crate::runtime::sys::MappedMemory;
+use crate::base::{MemoryLayout, PageBitmap};
+use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use crate::runtime::sys::{MappedMemory, MissingMemory};
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who wrote which pages. The calls come one at a time; a log can be started again after a stop.
 pub trait DirtyLog: Send + Sync {
@@ -199,6 +200,24 @@ impl GuestSink for MappedSink {
         self.memory.receive(region, offset_bytes, length_bytes, stream, inspect)
     }
 
+    fn check_post_copy(&self) -> Result<(), GuestError> {
+        let checked = MissingMemory::check(self.memory.clone());
+        checked.map_err(|error| GuestError::new("check_post_copy", error))
+    }
+
+    fn begin_post_copy(&self, missing: &PageBitmap) -> Result<Arc<dyn MissingPages>, GuestError> {
+        let failed = |error| GuestError::new("begin_post_copy", error);
+        let memory = MissingMemory::begin(self.memory.clone()).map_err(failed)?;
+        let pages = MappedPages { memory, layout: self.memory.layout().clone() };
+        for run in missing.runs() {
+            for range in pages.layout.ranges(run) {
+                let (offset, length) = (range.offset_bytes, range.length_bytes);
+                pages.memory.discard(range.region, offset, length).map_err(failed)?;
+            }
+        }
+        Ok(Arc::new(pages))
+    }
+
     fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
         self.control.load_device_state(state)
     }
@@ -209,6 +228,60 @@ impl GuestSink for MappedSink {
 
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.control.finish(ending)
+    }
+}
+
+/// The missing pages of a guest whose memory is mapped.
+struct MappedPages {
+    memory: MissingMemory,
+    layout: MemoryLayout,
+}
+
+impl MappedPages {
+    fn check(&self, region: usize, offset_bytes: u64, length_bytes: u64) -> Result<(), GuestError> {
+        let checked = self.memory.memory().check_range(region, offset_bytes, length_bytes);
+        checked.map_err(|error| GuestError::new("place", error))
+    }
+}
+
+impl MissingPages for MappedPages {
+    fn place(&self, region: usize, offset_bytes: u64, from: &[u8]) -> Result<(), GuestError> {
+        self.check(region, offset_bytes, from.len() as u64)?;
+        let placed = self.memory.place(region, offset_bytes, from);
+        placed.map_err(|error| GuestError::new("place", error))
+    }
+
+    fn place_zero(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<(), GuestError> {
+        self.check(region, offset_bytes, length_bytes)?;
+        let placed = self.memory.place_zero(region, offset_bytes, length_bytes);
+        placed.map_err(|error| GuestError::new("place_zero", error))
+    }
+
+    fn wait_for_faults(
+        &self,
+        faults: &mut Vec<u64>,
+        most: usize,
+        timeout: Duration,
+    ) -> Result<(), GuestError> {
+        let waited = self.memory.wait_for_faults(faults, most, timeout);
+        waited.map_err(|error| GuestError::new("wait_for_faults", error))
+    }
+
+    fn wake(&self) {
+        self.memory.wake();
+    }
+
+    fn release(&self) {
+        self.memory.release();
+    }
+
+    fn abandon(&self) {
+        self.memory.abandon();
     }
 }
 

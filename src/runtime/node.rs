@@ -7,13 +7,13 @@ use crate::base::MigrationId;
 use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES, MIN_HELD_BYTES};
 use crate::encoding::HdeStats;
 use crate::migration::relay::RelaySetup;
-use crate::migration::source::SourceSetup;
-use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions};
+use crate::migration::source::{PostCopyError, SourceSetup};
+use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions, PostCopyRule};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
-use crate::runtime::dial::{Dialer, FEATURES, check_address};
+use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
@@ -27,11 +27,15 @@ use crate::runtime::path_teller::PathTeller;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
-use crate::runtime::record_keeper::{RecordKeeper, read_all};
+use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
+use crate::runtime::steering::{Steered, Steering};
+use crate::runtime::v1::V1Error;
+use crate::runtime::v1::facade::{Route, V1};
 use crate::transport::mode::TableError;
+use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
 use std::io;
 use std::net::SocketAddr;
@@ -120,6 +124,12 @@ pub enum NodeError {
     /// An option for guests of QEMU's.
     #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
     NoMultifd(String, u8),
+    /// An option for guests of other hypervisors.
+    #[error("post_copy is {1}, but guest {0:?} is QEMU's; use never")]
+    NoPostCopy(String, PostCopyRule),
+    /// A switch to post-copy, or its end, that cannot be had.
+    #[error(transparent)]
+    PostCopy(#[from] PostCopyError),
     /// How much may be held of guests that left or came.
     #[error("held_bytes is {0}; it must be at least {MIN_HELD_BYTES}")]
     HeldBytes(u64),
@@ -167,9 +177,18 @@ pub enum NodeError {
     /// None or several guests to choose from.
     #[error("{0}")]
     WhichGuest(String),
+    /// Something that v1 cannot do, or that is not done with v1 peers.
+    #[error(transparent)]
+    V1(#[from] V1Error),
+    /// A record that is in doubt.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
     /// An option.
     #[error(transparent)]
     Options(#[from] crate::migration::options::OptionsError),
+    /// An option of paths.
+    #[error(transparent)]
+    Paths(#[from] PathOptionsError),
     /// A limit.
     #[error("{what} limit of {limit} reached")]
     Limit {
@@ -207,7 +226,10 @@ impl NodeError {
             NodeError::Busy(_) => Status::Busy,
             NodeError::WrongRole { .. } => Status::BadState,
             NodeError::NotQemu(_) => Status::BadState,
-            NodeError::NoMultifd(..) | NodeError::HeldBytes(_) => Status::InvalidArgument,
+            NodeError::NoMultifd(..) | NodeError::NoPostCopy(..) | NodeError::HeldBytes(_) => {
+                Status::InvalidArgument
+            }
+            NodeError::PostCopy(error) => error.status(),
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::Peers(_) => Status::LimitReached,
@@ -215,9 +237,14 @@ impl NodeError {
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
-            NodeError::BadName(_) | NodeError::Address { .. } | NodeError::Options(_) => {
-                Status::InvalidArgument
-            }
+            NodeError::V1(error) => error.status(),
+            NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
+            NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
+            NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
+            NodeError::BadName(_)
+            | NodeError::Address { .. }
+            | NodeError::Options(_)
+            | NodeError::Paths(_) => Status::InvalidArgument,
             NodeError::Limit { .. } => Status::LimitReached,
             NodeError::Stopped => Status::Stopped,
         }
@@ -249,9 +276,10 @@ struct Inner {
     registry: Arc<Registry>,
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
-    modes: Arc<Modes>,
+    steering: Arc<Steering>,
     security: Arc<Security>,
     teller: Arc<PathTeller>,
+    v1: Arc<V1>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -261,6 +289,8 @@ pub enum Migration {
     Outgoing(Arc<dyn Handle>),
     /// The guest arrives.
     Incoming(Arc<dyn Arrival>),
+    /// The guest arrives from a v1 peer, whose connections say nothing of what they belong to.
+    Arriving(Arc<dyn Handle>),
 }
 
 impl Node {
@@ -286,7 +316,7 @@ impl Node {
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
-            registry.remember(path.clone(), kept.incoming);
+            registry.remember(path.clone(), kept);
         }
         let modes = Modes::new(journal.clone(), security.clone());
         let teller = Arc::new(PathTeller::new(modes.clone()));
@@ -299,8 +329,10 @@ impl Node {
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
+        let v1 = V1::new(registry.clone(), journal.clone(), modes.clone());
+        let steering = Steering::new(journal, modes);
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, modes, security, teller };
+        let inner = Inner { options, registry, listener, address, steering, security, teller, v1 };
         Ok(Node { inner: Arc::new(inner) })
     }
 
@@ -398,6 +430,11 @@ impl Node {
         self.remove_guest(name)
     }
 
+    /// Whether pages of guests that left or came are kept.
+    pub fn holds_departed_guests(&self) -> bool {
+        self.inner.options.held.enabled
+    }
+
     /// How much is held of the pages of guests that left or came, so that they need not travel
     /// again: of one guest or of all.
     pub fn held(&self, guest: Option<&str>) -> HeldTotals {
@@ -456,7 +493,8 @@ impl Node {
         self.inner.registry.guests()
     }
 
-    /// Starts to move a guest to the node at `to` (`HOST:PORT`); returns at once.
+    /// Starts to move a guest to the node at `to` (`HOST:PORT`), or to the v1 peer that is named by
+    /// `v1://HOST:PORT`; returns at once.
     ///
     /// # Errors
     /// An option or the address is out of form, or the guest unknown, moving, or not running here.
@@ -467,17 +505,37 @@ impl Node {
         mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
-        self.inner.security.check_decided()?;
-        check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
-        options.streams = self.inner.modes.stream_count(to, options.streams);
+        let route = self.inner.v1.route(to)?;
+        // Who names a v1 peer has decided, for it alone.
+        if let Route::V3(_) = route {
+            self.inner.security.check_decided()?;
+        }
+        let most_streams = options.streams;
+        let steering = &self.inner.steering;
+        options.streams = match route {
+            Route::V3(to) => steering.first_streams(to, most_streams),
+            Route::V1(to) => steering.modes().stream_count(to, most_streams),
+        };
+        let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
         let (id, source) = registry.claim_source(guest)?;
-        let started = match source {
-            Leaving::Memory(_) if options.multifd_channels > 0 => {
+        let started = match (source, route) {
+            (Leaving::Memory(_), _) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            Leaving::Memory(source) => self.launch(id, guest, source, to, options),
-            Leaving::Qemu(qemu) => self.launch_qemu(id, guest, qemu, to, options),
+            (Leaving::Qemu(_), Route::V3(_)) if options.post_copy != PostCopyRule::Never => {
+                Err(NodeError::NoPostCopy(guest.to_string(), options.post_copy))
+            }
+            (Leaving::Memory(source), Route::V3(to)) => {
+                self.launch(id, guest, source, (to, streams), options)
+            }
+            (Leaving::Memory(source), Route::V1(to)) => {
+                self.inner.v1.depart((id, guest), source, (to, options), self.state_dir())
+            }
+            (Leaving::Qemu(qemu), Route::V3(to)) => {
+                self.launch_qemu(id, guest, qemu, (to, streams), options)
+            }
+            (Leaving::Qemu(_), Route::V1(_)) => Err(V1Error::Qemu(guest.to_string()).into()),
         };
         if started.is_err() {
             registry.release(guest, id);
@@ -485,9 +543,19 @@ impl Node {
         started
     }
 
+    /// What it keeps for v1 peers.
+    pub(crate) fn v1(&self) -> &Arc<V1> {
+        &self.inner.v1
+    }
+
     /// The modes of its peers.
     pub(crate) fn modes(&self) -> &Arc<Modes> {
-        &self.inner.modes
+        self.inner.steering.modes()
+    }
+
+    /// What steers its migrations.
+    pub(crate) fn steering(&self) -> &Arc<Steering> {
+        &self.inner.steering
     }
 
     /// What tells other nodes of the paths to its peers.
@@ -536,6 +604,44 @@ impl Node {
         self.inner.registry.journal().wait_after(after, timeout)
     }
 
+    /// Records of ended migrations that do not say for certain who has the guest.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn in_doubt(&self) -> Result<Vec<InDoubt>, NodeError> {
+        let Some(directory) = self.state_dir() else { return Ok(Vec::new()) };
+        let mut found = record_keeper::in_doubt(directory).map_err(SettleError::Keep)?;
+        found.retain(|found| !self.is_under_way(found.migration));
+        Ok(found)
+    }
+
+    /// Writes down who has the guest of a migration that is in doubt, once somebody has found out.
+    /// Nothing is done to the guest: its hypervisor starts or ends it.
+    ///
+    /// # Errors
+    /// The migration is under way, or no record of it here is in doubt, or it cannot be written.
+    pub fn settle(&self, id: MigrationId, owner: Owner) -> Result<Vec<InDoubt>, NodeError> {
+        if self.is_under_way(id) {
+            return Err(SettleError::UnderWay(id).into());
+        }
+        let directory = self.state_dir().ok_or(SettleError::NotInDoubt(id))?;
+        let settled = record_keeper::settle(directory, id, owner)?;
+        for InDoubt { record, .. } in &settled {
+            let text = format!(
+                "migration {id} of {:?} is settled by its operator: the guest is with the {}",
+                record.guest,
+                owner.name()
+            );
+            self.notice(text);
+        }
+        Ok(settled)
+    }
+
+    fn is_under_way(&self, id: MigrationId) -> bool {
+        let migration = self.inner.registry.migration(id);
+        migration.is_some_and(|migration| migration.report().is_none())
+    }
+
     /// Memory that the kept events take.
     pub fn event_bytes(&self) -> u64 {
         self.inner.registry.journal().memory_bytes()
@@ -549,6 +655,11 @@ impl Node {
     /// Calls `observer` for every event from now on, on library threads; it must not block.
     pub fn observe(&self, observer: EventObserver) {
         self.inner.registry.journal().observe(observer);
+    }
+
+    /// Adds a remark for its operator to the journal.
+    pub(crate) fn notice(&self, text: String) {
+        self.inner.registry.journal().publish(None, None, EventKind::Notice { text });
     }
 
     /// Stops the node: cancels migrations before their commit point, waits for the others, joins
@@ -567,17 +678,17 @@ impl Node {
         id: MigrationId,
         guest: &str,
         source: Arc<dyn GuestSource>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let layout = source.layout();
+        let post_copy = options.post_copy != PostCopyRule::Never;
         let opening = Purpose::Open { guest: guest.to_string(), layout: layout.clone() };
         let dialer = Dialer::new(
             id,
-            (opening, Features { multifd_channels: 0, ..FEATURES }),
+            (opening, Features { multifd_channels: 0, post_copy, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
-            (self.inner.modes.clone(), self.inner.security.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -591,6 +702,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 
@@ -599,7 +712,7 @@ impl Node {
         id: MigrationId,
         guest: &str,
         qemu: Arc<QemuGuest>,
-        to: &str,
+        (to, streams): (&str, (u16, u16)),
         options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         let facts = qemu.facts().clone();
@@ -609,10 +722,9 @@ impl Node {
         let multifd_channels = options.multifd_channels;
         let dialer = Dialer::new(
             id,
-            (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
+            (opening, Features { baseline_pages, multifd_channels, post_copy: false, ..FEATURES }),
             self.inner.options.name.clone(),
-            to.to_string(),
-            (self.inner.modes.clone(), self.inner.security.clone()),
+            (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -627,6 +739,8 @@ impl Node {
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
             .map_err(|source| NodeError::Io { what: "starting a migration's thread", source })?;
+        let steered: Arc<dyn Steered> = outgoing;
+        self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
     }
 }
@@ -637,11 +751,13 @@ impl Inner {
         let listener = lock(&self.listener).take();
         let connections = listener.as_ref().map(Listener::connections);
         drop(listener);
+        let v1_connections = self.v1.stop();
         self.registry.stop();
         self.registry.held().stop();
-        self.modes.stop();
+        self.steering.modes().stop();
+        self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
-        connections.iter().for_each(|connections| connections.close());
+        connections.iter().chain(&v1_connections).for_each(|connections| connections.close());
         self.registry.release_guests();
     }
 }
@@ -667,7 +783,7 @@ impl Migration {
     pub fn side(&self) -> &'static str {
         match self {
             Self::Outgoing(_) => "source",
-            Self::Incoming(_) => "destination",
+            Self::Incoming(_) | Self::Arriving(_) => "destination",
         }
     }
 
@@ -689,6 +805,24 @@ impl Migration {
     /// Asks for the end, guest staying at the source; no effect after the commit point.
     pub fn cancel(&self) {
         self.handle().cancel();
+    }
+
+    /// Lets the guest go on at the destination before all of its memory is there, as soon as it can
+    /// be done. The options must allow it.
+    ///
+    /// # Errors
+    /// They do not, it is too late, or this side or guest cannot be asked.
+    pub fn start_post_copy(&self) -> Result<(), NodeError> {
+        Ok(self.handle().start_post_copy()?)
+    }
+
+    /// Gives up a guest that runs at the destination and lacks pages, because the other side will not
+    /// come back. Nothing is given up without this word, and nothing brings the guest back after it.
+    ///
+    /// # Errors
+    /// The migration is not in that state.
+    pub fn abandon_post_copy(&self) -> Result<(), NodeError> {
+        Ok(self.handle().abandon_post_copy()?)
     }
 
     /// Changes the bandwidth cap while running; none lifts it. No effect on an incoming one.
@@ -720,6 +854,7 @@ impl Migration {
         match self {
             Self::Outgoing(outgoing) => outgoing.as_ref(),
             Self::Incoming(incoming) => incoming.as_ref(),
+            Self::Arriving(arriving) => arriving.as_ref(),
         }
     }
 }

@@ -11,7 +11,10 @@ use crate::base::{MigrationId, StreamId, Time};
 use crate::encoding::{Codec, CodecChoice, HdeStats, ImageDigest};
 use crate::migration::ownership::Mark;
 use crate::migration::page_io::ChunkWriter;
-use crate::migration::source::{Action, Answer, ChunkPlan, Source, SourceSetup, Work};
+use crate::migration::source::{
+    Action, Answer, ChunkPlan, PostCopyError, Source, SourceSetup, Work,
+};
+use crate::migration::stats::Traffic;
 use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
@@ -75,7 +78,7 @@ impl Outgoing {
     }
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
-        let senders = self.slots.start(self);
+        self.slots.start(self);
         let (mut log, mut end) = (Vec::new(), None);
         loop {
             let mut source = self.slots.machine();
@@ -101,21 +104,20 @@ impl Outgoing {
             source = self.slots.wait_for_news(source, timeout);
             source.tick(now());
         }
-        self.finish(senders, keeper, on_end, end);
+        self.finish(keeper, on_end, end);
     }
 
     fn finish(
         &self,
-        senders: Vec<JoinHandle<()>>,
         keeper: RecordKeeper,
         on_end: Box<dyn FnOnce(&Report) + Send>,
         end: Option<EventKind>,
     ) {
-        self.slots.join(senders);
+        self.slots.join();
         let report = self.slots.machine().report();
         drop(lock(&self.guest).take());
         if let Some(report) = report {
-            keeper.close(report.owner);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }
@@ -146,10 +148,6 @@ impl Outgoing {
                 Answer::Finished(self.guest_for("finish").and_then(|guest| guest.finish(ending)))
             }
         }
-    }
-
-    fn publish(&self, event: EventKind) {
-        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
     }
 
     fn guest_for(&self, call: &'static str) -> Result<Arc<dyn GuestSource>, GuestError> {
@@ -208,6 +206,18 @@ impl Handle for Outgoing {
         self.slots.wake();
     }
 
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        let started = self.slots.machine().start_post_copy(now());
+        self.slots.wake();
+        started
+    }
+
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        let abandoned = self.slots.machine().abandon_post_copy();
+        self.slots.wake();
+        abandoned
+    }
+
     fn encoding(&self) -> Option<HdeStats> {
         Some(lock(&self.encoding).clone())
     }
@@ -228,6 +238,14 @@ impl Handle for Outgoing {
 impl Carrier for Outgoing {
     type Machine = Source;
     type Scratch = ChunkWriter;
+
+    fn slots(&self) -> &Arc<StreamSlots<Source>> {
+        &self.slots
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
 
     fn carry(
         &self,
@@ -286,12 +304,24 @@ impl StreamMachine for Source {
     }
 
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
-        self.agree(features);
+        self.agree(features, now);
         Source::stream_up(self, stream, peer, now);
     }
 
     fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time) {
         Source::stream_down(self, stream, reason, now);
+    }
+
+    fn set_retiring(&mut self, stream: StreamId, retiring: bool) {
+        Source::set_retiring(self, stream, retiring);
+    }
+
+    fn traffic(&mut self, now: Time) -> Traffic {
+        Source::traffic(self, now)
+    }
+
+    fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        Source::set_share(self, rate_bytes_per_s, now);
     }
 
     fn next_work(&mut self, stream: StreamId, now: Time) -> Work {

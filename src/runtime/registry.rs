@@ -20,12 +20,12 @@ use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::qemu::VmInfo;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::incoming::QemuIncoming;
-use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::record_keeper::{Kept, RecordKeeper};
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
 use crate::wire::hello::{Ended, Features, Purpose};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,6 +62,18 @@ pub enum Leaving {
     Qemu(Arc<QemuGuest>),
 }
 
+/// A guest that was claimed for an image without a hello.
+pub struct SinkClaim {
+    /// The migration.
+    pub id: MigrationId,
+    /// The guest's name.
+    pub guest: String,
+    /// The guest.
+    pub sink: Arc<dyn GuestSink>,
+    /// Its record.
+    pub keeper: RecordKeeper,
+}
+
 /// The tables.
 pub struct Registry {
     /// Itself, for the threads that outlive a call.
@@ -78,6 +90,8 @@ struct Tables {
     migrations: Vec<(Migration, Option<JoinHandle<()>>)>,
     /// How migrations into this node ended: in this process, or by the records of earlier ones.
     ended: HashMap<MigrationId, Owner>,
+    /// Of those of earlier processes, those whose guest was lost in post-copy.
+    lost: HashSet<MigrationId>,
     state_dir: Option<PathBuf>,
     stopped: bool,
     encoding: EncodingOptions,
@@ -163,10 +177,10 @@ impl Registry {
     }
 
     /// Takes over what the state directory says about earlier migrations.
-    pub fn remember(&self, state_dir: PathBuf, ended: HashMap<MigrationId, Owner>) {
+    pub fn remember(&self, state_dir: PathBuf, kept: Kept) {
         let mut tables = lock(&self.tables);
         tables.state_dir = Some(state_dir);
-        tables.ended = ended;
+        (tables.ended, tables.lost) = (kept.incoming, kept.lost);
     }
 
     /// Adds a guest.
@@ -319,6 +333,28 @@ impl Registry {
         Ok((id, leaving))
     }
 
+    /// Claims a guest that is expected here for what a v1 peer sends; without a name the only one.
+    ///
+    /// # Errors
+    /// [`Refusal`]: none or several are expected, or the one that was named is not.
+    pub fn claim_for_v1(&self, name: &str, peer: &str) -> Result<SinkClaim, Refusal> {
+        let no_numbers = |error: NodeError| Refusal::new(error.status(), error.to_string());
+        let id = random_bytes().map(MigrationId).map_err(no_numbers)?;
+        let mut tables = lock(&self.tables);
+        let name = match name {
+            "" => tables.only_destination()?,
+            name => name.to_string(),
+        };
+        let is_sink = |role: &Role| matches!(role, Role::Destination(_));
+        let entry = tables.expected(&name, is_sink)?;
+        let Role::Destination(sink) = &entry.role else { return Err(not_expected(&name, entry)) };
+        let sink = sink.clone();
+        entry.migration = Some(id);
+        let directory = tables.state_dir.as_deref();
+        let keeper = RecordKeeper::new(directory, Side::Destination, id, (&name, peer));
+        Ok(SinkClaim { id, guest: name, sink, keeper })
+    }
+
     /// Gives a guest back that a migration had claimed.
     pub fn release(&self, name: &str, id: MigrationId) {
         if let Some(entry) = lock(&self.tables).guests.get_mut(name)
@@ -446,12 +482,20 @@ impl Registry {
         let sink = tables.claim_destination(guest, layout, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
+        if hello.features.post_copy
+            && let Err(error) = sink.check_post_copy()
+        {
+            self.release(guest, hello.migration);
+            let text = format!("guest {guest:?} cannot be received by post-copy: {error}");
+            return Err(Refusal::new(Status::Unsupported, text));
+        }
         let setup = DestinationSetup {
             id: hello.migration,
             guest: guest.to_string(),
             layout: layout.clone(),
             reconnect_timeout: RECONNECT_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            post_copy: hello.features.post_copy,
         };
         let on_end = self.on_end(guest, hello.migration);
         let migration = IncomingMigration::new(setup, join_key, sink, self.journal.clone());
@@ -465,6 +509,10 @@ impl Registry {
         (guest, facts): (&str, &MachineFacts),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
+        if hello.features.post_copy {
+            let text = "post-copy is not for guests that QEMU migrates";
+            return Err(Refusal::new(Status::Unsupported, text));
+        }
         let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let channels = hello.features.multifd_channels;
@@ -520,7 +568,10 @@ impl Reception for Registry {
             migration.check(hello)?;
             return Ok(migration);
         }
-        let owner = lock(&self.tables).ended.get(&hello.migration).copied();
+        let tables = lock(&self.tables);
+        let owner = tables.ended.get(&hello.migration).copied();
+        let is_lost = tables.lost.contains(&hello.migration);
+        drop(tables);
         if let Some(owner) = owner {
             let ended = match owner {
                 Owner::Destination => Ended::DestinationOwns,
@@ -529,6 +580,11 @@ impl Reception for Registry {
             let failure = self.migration(hello.migration).and_then(|m| m.report());
             let (status, reason) = match failure.filter(|report| report.status != Status::Ok) {
                 Some(report) => (report.status, report.reason),
+                None if is_lost => {
+                    let text =
+                        "the destination's process ended while the guest ran there in post-copy";
+                    (Status::PostCopyLost, text.to_string())
+                }
                 None => (Status::PeerAborted, format!("migration {} is over", hello.migration)),
             };
             return Err(Refusal { status, reason, ended });
@@ -558,6 +614,24 @@ impl Tables {
         match self.guests.len() {
             0 => "none".to_string(),
             _ => self.guests.keys().take(16).cloned().collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// The one guest that a hypervisor expects here.
+    fn only_destination(&self) -> Result<String, Refusal> {
+        let is_sink = |entry: &GuestEntry| matches!(entry.role, Role::Destination(_));
+        let mut names =
+            self.guests.iter().filter(|(_, entry)| is_sink(entry)).map(|(name, _)| name);
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name.clone()),
+            (None, _) => Err(Refusal::new(
+                Status::NotFound,
+                "no guest is expected here that could take an image; QEMU's cannot",
+            )),
+            (Some(_), Some(_)) => Err(Refusal::new(
+                Status::NotFound,
+                "several guests are expected here, and v1 names none; set v1.guest",
+            )),
         }
     }
 

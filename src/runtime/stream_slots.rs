@@ -6,23 +6,30 @@
 //! receiver: read -> frame                        (one thread a slot)
 //! ```
 //! All share one state machine behind a lock that nobody holds while he reads, writes or encodes.
+//! How many slots there are may change at any time: a slot that is not wanted any more takes no new
+//! work, waits until what it carried is acknowledged, and closes its connection.
 
 use crate::base::limits::MAX_RECONNECTS;
 use crate::base::{StreamId, Time};
 use crate::migration::Failure;
 use crate::migration::source::Work;
+use crate::migration::stats::Traffic;
+use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use crate::runtime::dial::{Dialed, Dialer};
+use crate::runtime::idle_clock::IdleClock;
 use crate::runtime::lock::{lock, wait};
+use crate::runtime::steering::Steered;
 use crate::runtime::sys::socket::unacknowledged_bytes;
 use crate::runtime::sys::thread::spawn_named;
-use crate::transport::SessionError;
+use crate::runtime::tuning;
+use crate::transport::{SessionError, StreamShape};
 use crate::wire::Frame;
 use crate::wire::hello::{Ended, Features};
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,6 +56,12 @@ pub trait StreamMachine: Send + 'static {
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time);
     /// A connection is lost, and nobody uses it any more.
     fn stream_down(&mut self, stream: StreamId, reason: &str, now: Time);
+    /// Whether a stream is to end once nothing is under way on it.
+    fn set_retiring(&mut self, stream: StreamId, retiring: bool);
+    /// What the streams did so far.
+    fn traffic(&mut self, now: Time) -> Traffic;
+    /// What others who share a cap leave to this migration.
+    fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time);
     /// The next thing for a stream to do.
     fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Self::Cargo>;
     /// A frame arrived.
@@ -66,6 +79,12 @@ pub trait Carrier: Send + Sync + 'static {
     type Machine: StreamMachine;
     /// What each slot keeps from one cargo to the next.
     type Scratch: Default;
+
+    /// The slots that it serves.
+    fn slots(&self) -> &Arc<StreamSlots<Self::Machine>>;
+
+    /// Tells of something that concerns the migration.
+    fn publish(&self, event: EventKind);
 
     /// Sends one cargo. None: it could not be made, and the machine has been told.
     fn carry(
@@ -88,12 +107,35 @@ pub struct StreamSlots<M> {
     nudged: AtomicBool,
     dialer: Dialer,
     next_stream: AtomicU32,
-    sockets: Mutex<Vec<Option<Arc<TcpStream>>>>,
+    wanted: AtomicU16,
+    /// Slots whose streams are to be made anew from their own local addresses, a bit each.
+    homing: AtomicU64,
+    idle: Mutex<IdleClock>,
+    pool: Mutex<Pool>,
+}
+
+/// Every slot that there ever was, by number.
+#[derive(Default)]
+struct Pool {
+    slots: Vec<Slot>,
+    shape: StreamShape,
+    /// Nothing is started any more.
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    socket: Option<Arc<TcpStream>>,
+    /// What the socket was last told.
+    shape: Option<StreamShape>,
+    thread: Option<JoinHandle<()>>,
+    /// Whether the thread will look again whether it is wanted.
+    runs: bool,
 }
 
 impl<M: StreamMachine> StreamSlots<M> {
-    /// Slots that have not started.
-    pub fn new(machine: M, dialer: Dialer, slots: u16) -> Arc<Self> {
+    /// Slots that have not started, as many as `wanted`.
+    pub fn new(machine: M, dialer: Dialer, wanted: u16) -> Arc<Self> {
         Arc::new(Self {
             machine: Mutex::new(machine),
             work: Condvar::new(),
@@ -101,7 +143,10 @@ impl<M: StreamMachine> StreamSlots<M> {
             nudged: AtomicBool::new(false),
             dialer,
             next_stream: AtomicU32::new(0),
-            sockets: Mutex::new(vec![None; slots.into()]),
+            wanted: AtomicU16::new(wanted),
+            homing: AtomicU64::new(0),
+            idle: Mutex::default(),
+            pool: Mutex::default(),
         })
     }
 
@@ -151,51 +196,102 @@ impl<M: StreamMachine> StreamSlots<M> {
 
     /// Bytes that the kernel holds for the peer: waiting, or on their way and not acknowledged.
     pub fn socket_bytes(&self) -> u64 {
-        let sockets = lock(&self.sockets);
+        let pool = lock(&self.pool);
         let held = |socket: &Arc<TcpStream>| unacknowledged_bytes(socket.as_ref()).unwrap_or(0);
-        sockets.iter().flatten().map(|socket| u64::from(held(socket))).sum()
+        let sockets = pool.slots.iter().filter_map(|slot| slot.socket.as_ref());
+        sockets.map(|socket| u64::from(held(socket))).sum()
     }
 
-    /// Starts a thread for every slot.
-    pub fn start<C>(self: &Arc<Self>, carrier: &Arc<C>) -> Vec<JoinHandle<()>>
+    /// Wants another number of streams. Those that are not wanted take no new work from now on.
+    fn set_wanted(&self, wanted: u16) {
+        // With the machine locked, so that no sender falls between its look and its wait.
+        let _machine = self.machine();
+        self.wanted.store(wanted, Ordering::Relaxed);
+        self.work.notify_all();
+    }
+
+    /// Whether a slot is wanted.
+    fn wants(&self, slot: usize) -> bool {
+        slot < usize::from(self.wanted.load(Ordering::Relaxed))
+    }
+
+    fn is_homing(&self, slot: usize) -> bool {
+        self.homing.load(Ordering::Relaxed) & home_bit(slot) != 0
+    }
+
+    /// Has one stream at a time go back to its local address.
+    fn send_home(&self) {
+        if self.homing.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        let wanted = usize::from(self.wanted.load(Ordering::Relaxed));
+        let astray = (0..wanted).find(|slot| self.dialer.sources().may_go_home(*slot));
+        if let Some(slot) = astray {
+            let _machine = self.machine();
+            self.homing.fetch_or(home_bit(slot), Ordering::Relaxed);
+            self.work.notify_all();
+        }
+    }
+
+    /// Starts a thread for every slot that is wanted and has none.
+    pub fn start<C>(self: &Arc<Self>, carrier: &Arc<C>)
     where
         C: Carrier<Machine = M>,
     {
-        let mut threads = Vec::new();
-        let slots = lock(&self.sockets).len();
-        for slot in 0..slots {
+        if !self.machine().wants_streams() {
+            return;
+        }
+        let mut pool = lock(&self.pool);
+        let wanted = usize::from(self.wanted.load(Ordering::Relaxed));
+        if pool.closed {
+            return;
+        }
+        let known = pool.slots.len();
+        pool.slots.resize_with(known.max(wanted), Slot::default);
+        for number in 0..wanted {
+            let slot = &mut pool.slots[number];
+            if slot.runs {
+                continue;
+            }
+            // One that does not look again has ended, or is about to.
+            drop(slot.thread.take().map(JoinHandle::join));
             let (slots, carrier) = (self.clone(), carrier.clone());
-            match spawn_named("dwcp-send", move || slots.run(slot, carrier.as_ref())) {
-                Ok(thread) => threads.push(thread),
+            match spawn_named("dwcp-send", move || slots.run(number, carrier.as_ref())) {
+                Ok(thread) => (slot.thread, slot.runs) = (Some(thread), true),
+                // With the others it goes on; without any it never would.
+                Err(_) if pool.slots.iter().any(|slot| slot.runs) => return,
                 Err(error) => {
+                    drop(pool);
                     let failure = Failure::new(crate::Status::Io, format!("no thread: {error}"));
-                    self.machine().fail(failure, now());
-                    break;
+                    return self.machine().fail(failure, now());
                 }
             }
         }
-        threads
     }
 
     /// Lets the streams say their last words, then ends them.
-    pub fn join(&self, threads: Vec<JoinHandle<()>>) {
+    pub fn join(&self) {
         self.work.notify_all();
+        let mut pool = lock(&self.pool);
+        pool.closed = true;
+        let threads: Vec<_> = pool.slots.iter_mut().filter_map(|slot| slot.thread.take()).collect();
+        drop(pool);
         let deadline = now() + LAST_WORDS;
         while now() < deadline && threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        for socket in lock(&self.sockets).iter().flatten() {
+        for socket in lock(&self.pool).slots.iter().filter_map(|slot| slot.socket.as_ref()) {
             // The peer may have closed it already.
             let _ = socket.shutdown(Shutdown::Both);
         }
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 
-    /// One slot: connect, serve, and again while the migration wants streams.
+    /// One slot: connect, serve, and again while the migration wants its stream.
     fn run<C: Carrier<Machine = M>>(self: &Arc<Self>, slot: usize, carrier: &C) {
         let mut scratch = C::Scratch::default();
         let mut backoff = BACKOFF.0;
-        while self.machine().wants_streams() {
+        while self.goes_on(slot) {
             if self.dialer.is_opening() {
                 // Another slot opens the migration; its success or failure wakes this one.
                 drop(wait(&self.work, self.machine(), BACKOFF.0));
@@ -204,37 +300,64 @@ impl<M: StreamMachine> StreamSlots<M> {
             let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
             if number > MAX_RECONNECTS {
                 let text = format!("{MAX_RECONNECTS} connections were not enough");
-                self.machine().fail(Failure::new(crate::Status::LimitReached, text), now());
-                break;
+                let mut machine = self.machine();
+                machine.fail(Failure::new(crate::Status::LimitReached, text), now());
+                // A guest that is in two places in post-copy is not given up.
+                if !machine.wants_streams() {
+                    break;
+                }
             }
             match self.connect(StreamId(number), slot) {
                 Some((socket, reader)) => {
                     let served_since = now();
-                    self.serve(StreamId(number), socket, reader, carrier, &mut scratch);
+                    let id = (StreamId(number), slot);
+                    if !self.serve(id, socket, reader, carrier, &mut scratch) {
+                        self.dialer.sources().failed(slot);
+                    }
                     if now() - served_since > BACKOFF.1 {
                         backoff = BACKOFF.0;
                     }
                 }
                 None => backoff = (backoff * 2).min(BACKOFF.1),
             }
-            lock(&self.sockets)[slot] = None;
-            self.rest(backoff);
+            lock(&self.pool).slots[slot].socket = None;
+            self.rest(slot, backoff);
         }
+        lock(&self.pool).slots[slot].runs = false;
         self.news.notify_all();
     }
 
+    /// Whether a slot is to connect, and again; after a no its thread ends.
+    fn goes_on(&self, slot: usize) -> bool {
+        // Once no stream is wanted, none ever will be.
+        let is_over = !self.machine().wants_streams();
+        let mut pool = lock(&self.pool);
+        let runs = self.wants(slot) && !is_over;
+        pool.slots[slot].runs = runs;
+        runs
+    }
+
+    /// Gives a new connection of a slot its shape.
+    fn register(&self, slot: usize, socket: &Arc<TcpStream>) {
+        let mut pool = lock(&self.pool);
+        let shape = pool.shape;
+        pool.slots[slot].socket = Some(socket.clone());
+        pool.slots[slot].shape = None;
+        pool.slots[slot].take_shape(&shape);
+    }
+
     /// Waits this long, whatever the other streams do meanwhile; less if no stream is wanted.
-    fn rest(&self, how_long: Duration) {
+    fn rest(&self, slot: usize, how_long: Duration) {
         let until = now() + how_long;
         let mut machine = self.machine();
-        while machine.wants_streams() && now() < until {
+        while machine.wants_streams() && self.wants(slot) && now() < until {
             machine = wait(&self.work, machine, until.since(now()));
         }
     }
 
     fn connect(&self, stream: StreamId, slot: usize) -> Option<(FrameWriter, FrameReader)> {
-        let register = |socket: &Arc<TcpStream>| lock(&self.sockets)[slot] = Some(socket.clone());
-        let dialed = self.dialer.dial(stream, &register);
+        self.homing.fetch_and(!home_bit(slot), Ordering::Relaxed);
+        let dialed = self.dialer.dial((stream, slot), &|socket| self.register(slot, socket));
         let mut machine = self.machine();
         let (writer, reader) = match dialed {
             Ok(Dialed::Up { writer, reader, features, peer }) => {
@@ -264,47 +387,53 @@ impl<M: StreamMachine> StreamSlots<M> {
         Some((writer, reader))
     }
 
+    /// Serves a connection to its end; whether that is a good one.
     fn serve<C: Carrier<Machine = M>>(
         self: &Arc<Self>,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         mut socket: FrameWriter,
         reader: FrameReader,
         carrier: &C,
         scratch: &mut C::Scratch,
-    ) {
+    ) -> bool {
         let broken = Arc::new(Mutex::new(None::<String>));
         let (receiver, seen) = (self.clone(), broken.clone());
         let receiving = spawn_named("dwcp-recv", move || receiver.receive(stream, reader, &seen));
-        let mut reason = "no thread for receiving".to_string();
-        if receiving.is_ok() {
-            reason = self.send(stream, &mut socket, carrier, scratch, &broken);
-        }
+        let sent = match receiving {
+            Ok(_) => self.send((stream, slot), &mut socket, carrier, scratch, &broken),
+            Err(_) => Err("no thread for receiving".to_string()),
+        };
         socket.shutdown();
         if let Ok(thread) = receiving {
             let _ = thread.join();
         }
+        let ended_well = sent.is_ok();
+        let reason = sent.err().unwrap_or_else(|| "closed".to_string());
         let reason = lock(&broken).take().unwrap_or(reason);
         self.machine().stream_down(stream, &reason, now());
         self.wake();
+        ended_well
     }
 
-    /// Sends until the stream breaks or the migration is over; returns why it ended.
+    /// Sends until the stream is not needed any more, or breaks.
     fn send<C: Carrier<Machine = M>>(
         &self,
-        stream: StreamId,
+        (stream, slot): (StreamId, usize),
         socket: &mut FrameWriter,
         carrier: &C,
         scratch: &mut C::Scratch,
         broken: &Mutex<Option<String>>,
-    ) -> String {
+    ) -> Result<(), String> {
         loop {
             let mut machine = self.machine();
+            machine.set_retiring(stream, !self.wants(slot) || self.is_homing(slot));
             let work = machine.next_work(stream, now());
             if let Work::Wait(until) = work {
                 if lock(broken).is_some() {
-                    return String::new();
+                    return Err(String::new());
                 }
-                drop(wait(&self.work, machine, until.since(now()).max(Duration::from_micros(50))));
+                let patience = until.since(now()).max(Duration::from_micros(50));
+                self.idle(slot, || drop(wait(&self.work, machine, patience)));
                 continue;
             }
             let actions = machine.has_actions();
@@ -318,11 +447,23 @@ impl<M: StreamMachine> StreamSlots<M> {
                     Some(sent) => sent,
                     None => continue,
                 },
-                Work::Wait(_) | Work::Close => return "closed".to_string(),
+                Work::Wait(_) | Work::Close => return Ok(()),
             };
             if let Err(error) = sent {
-                return format!("sending: {error}");
+                return Err(format!("sending: {error}"));
             }
+        }
+    }
+
+    /// Counts the time of `waiting` as idle, if the slot is one that should be busy.
+    fn idle(&self, slot: usize, waiting: impl FnOnce()) {
+        let counts = self.wants(slot);
+        if counts {
+            lock(&self.idle).begin(now());
+        }
+        waiting();
+        if counts {
+            lock(&self.idle).end(now());
         }
     }
 
@@ -347,5 +488,55 @@ impl<M: StreamMachine> StreamSlots<M> {
         *lock(broken) = Some(reason);
         reader.shutdown();
         self.wake();
+    }
+}
+
+impl<C: Carrier> Steered for C {
+    fn traffic(&self) -> (Traffic, Duration) {
+        let slots = self.slots();
+        let idle = lock(&slots.idle).total(now());
+        (slots.machine().traffic(now()), idle)
+    }
+
+    fn set_streams(self: Arc<Self>, count: u16) {
+        let slots = self.slots();
+        slots.set_wanted(count);
+        slots.start(&self);
+    }
+
+    fn set_share(&self, rate_bytes_per_s: Option<u64>) {
+        self.slots().machine().set_share(rate_bytes_per_s, now());
+        self.slots().wake_senders();
+    }
+
+    fn set_shape(&self, shape: &StreamShape) {
+        let mut pool = lock(&self.slots().pool);
+        pool.shape = *shape;
+        pool.slots.iter_mut().for_each(|slot| slot.take_shape(shape));
+    }
+
+    fn send_home(&self) {
+        self.slots().send_home();
+    }
+
+    fn tell(&self, event: EventKind) {
+        self.publish(event);
+    }
+
+    fn is_over(&self) -> bool {
+        !self.slots().machine().wants_streams()
+    }
+}
+
+fn home_bit(slot: usize) -> u64 {
+    1 << (slot as u64 % u64::from(u64::BITS))
+}
+
+impl Slot {
+    fn take_shape(&mut self, shape: &StreamShape) {
+        if let Some(socket) = self.socket.as_ref().filter(|_| self.shape != Some(*shape)) {
+            tuning::shape(socket, self.shape.as_ref(), shape);
+            self.shape = Some(*shape);
+        }
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Idle time does not count, so a source with little to send does not look like a slow link; nor does
 //! one whose bytes have crossed the link and wait for a busy destination, if that is told. The
-//! window slides in slots, so the answer follows a change within `WINDOW_SLOTS` slots.
+//! window slides in slots, so the answer follows a change within [`WINDOW`], or as long as a slow link
+//! needs for some acknowledgements.
 
 use crate::base::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 const SLOT_US: u64 = 50_000;
-const WINDOW_SLOTS: usize = 20;
+/// Of busy time; with fewer acknowledgements than these it is longer, up to so many slots.
+const WINDOW: Duration = Duration::from_secs(1);
+const WINDOW_ACKS: u32 = 12;
+const MAX_WINDOW_SLOTS: usize = 20;
 /// How far back a peak is remembered, and the slots that it is measured over.
 const PEAK_MEMORY_SLOTS: usize = 60;
 const PEAK_SLOTS: usize = 8;
@@ -23,6 +27,7 @@ const MIN_BUSY_US: u64 = 1_000;
 struct Slot {
     bytes: u64,
     busy_us: u64,
+    acks: u32,
 }
 
 /// Estimates bandwidth and round-trip time from acknowledgements.
@@ -31,6 +36,7 @@ pub struct BandwidthEstimator {
     slots: VecDeque<Slot>,
     slot_start: Time,
     in_flight_bytes: u64,
+    acked_bytes: u64,
     busy_since: Time,
     first_sent: Option<Time>,
     /// Though bytes are under way, none is before the link.
@@ -51,7 +57,10 @@ impl BandwidthEstimator {
     /// Bytes were acknowledged, `round_trip` after they were handed over.
     pub fn on_acked(&mut self, bytes: u64, round_trip: Duration, now: Time) {
         self.settle(now);
-        self.slot().bytes += bytes;
+        let slot = self.slot();
+        slot.bytes += bytes;
+        slot.acks += 1;
+        self.acked_bytes += bytes;
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
         let shortest = self.min_round_trip.map_or(round_trip, |min| min.min(round_trip));
         self.min_round_trip = Some(shortest);
@@ -61,6 +70,11 @@ impl BandwidthEstimator {
     pub fn on_lost(&mut self, bytes: u64, now: Time) {
         self.settle(now);
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+    }
+
+    /// All bytes that were acknowledged.
+    pub fn acked_bytes(&self) -> u64 {
+        self.acked_bytes
     }
 
     /// Whether the link has nothing to carry although bytes are under way.
@@ -73,8 +87,13 @@ impl BandwidthEstimator {
 
     /// Bytes per second, once there is anything to go by.
     pub fn rate_bytes_per_s(&self) -> Option<u64> {
-        let recent = self.slots.len().saturating_sub(WINDOW_SLOTS);
-        rate_over(self.slots.range(recent..))
+        let (mut busy_us, mut acks) = (0, 0);
+        let is_within = |slot: &&Slot| {
+            let is_enough = busy_us >= WINDOW.as_micros() as u64 && acks >= WINDOW_ACKS;
+            (busy_us, acks) = (busy_us + slot.busy_us, acks + slot.acks);
+            !is_enough
+        };
+        rate_over(self.slots.iter().rev().take(MAX_WINDOW_SLOTS).take_while(is_within))
     }
 
     /// The most that the link has lately carried over some time. A sender that is itself the
@@ -165,6 +184,30 @@ mod tests {
         assert!(close(estimator.rate_bytes_per_s(), 30_000_000));
         run(&mut estimator, now, 2, 10_000_000);
         assert!(close(estimator.rate_bytes_per_s(), 10_000_000));
+    }
+
+    #[test]
+    fn a_change_is_known_within_the_window_whatever_the_size_of_slots() {
+        for slots_ms in [10, 60, 120, 200] {
+            let mut estimator = BandwidthEstimator::default();
+            let carry = |estimator: &mut BandwidthEstimator, from: u64, rate: u64, seconds: u64| {
+                let mut now = from;
+                while now < from + seconds * 1_000_000 {
+                    estimator.on_sent(rate * slots_ms / 1000, Time(now));
+                    now += slots_ms * 1000;
+                    let took = Duration::from_millis(slots_ms);
+                    // As three acknowledgements, so that none of the slots has too few.
+                    for _ in 0..3 {
+                        estimator.on_acked(rate * slots_ms / 3000, took, Time(now));
+                    }
+                }
+                now
+            };
+            let now = carry(&mut estimator, 0, 30_000_000, 4);
+            assert!(close(estimator.rate_bytes_per_s(), 30_000_000), "{slots_ms}");
+            carry(&mut estimator, now, 10_000_000, 2);
+            assert!(close(estimator.rate_bytes_per_s(), 10_000_000), "{slots_ms}");
+        }
     }
 
     #[test]

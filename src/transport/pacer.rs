@@ -6,37 +6,56 @@
 use crate::base::Time;
 use std::time::Duration;
 
-/// How much unused time the bucket remembers.
+/// How much unused time the bucket remembers, unless told otherwise.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Tells when the next chunk may go.
 #[derive(Clone, Debug)]
 pub struct Pacer {
-    rate_bytes_per_s: Option<u64>,
+    /// What the owner allows.
+    limit: Option<u64>,
+    /// What others who use the same path leave.
+    share: Option<u64>,
     /// When everything charged so far has been paid for.
     paid_at: Time,
+    /// How much unused time the bucket remembers.
+    burst: Duration,
 }
 
 impl Pacer {
     /// A pacer with a cap, or none.
-    pub fn new(rate_bytes_per_s: Option<u64>) -> Self {
-        Self { rate_bytes_per_s, paid_at: Time(0) }
+    pub fn new(limit_bytes_per_s: Option<u64>) -> Self {
+        Self { limit: limit_bytes_per_s, share: None, paid_at: Time(0), burst: BURST }
     }
 
-    /// The cap.
+    /// The same, remembering so much unused time.
+    pub fn with_burst(self, burst: Duration) -> Self {
+        Self { burst, ..self }
+    }
+
+    /// The cap: limit or share, whichever is less.
     pub fn rate_bytes_per_s(&self) -> Option<u64> {
-        self.rate_bytes_per_s
+        self.limit.into_iter().chain(self.share).min()
     }
 
-    /// Changes the cap from now on.
-    pub fn set_rate(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
-        self.rate_bytes_per_s = rate_bytes_per_s;
-        self.paid_at = now;
+    /// What the owner allows.
+    pub fn limit_bytes_per_s(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// Changes the limit from now on.
+    pub fn set_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.change(now, |pacer| pacer.limit = rate_bytes_per_s);
+    }
+
+    /// Changes the share from now on.
+    pub fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.change(now, |pacer| pacer.share = rate_bytes_per_s);
     }
 
     /// When the next chunk may go: now, or later.
     pub fn ready_at(&self, now: Time) -> Time {
-        match self.rate_bytes_per_s {
+        match self.rate_bytes_per_s() {
             Some(_) => self.paid_at.max(now),
             None => now,
         }
@@ -44,12 +63,29 @@ impl Pacer {
 
     /// Charges bytes that were sent.
     pub fn charge(&mut self, bytes: u64, now: Time) {
-        let Some(rate) = self.rate_bytes_per_s else { return };
-        let floor = Time(now.0.saturating_sub(BURST.as_micros() as u64));
-        let cost_us = (u128::from(bytes) * 1_000_000).div_ceil(u128::from(rate.max(1)));
-        let cost = Duration::from_micros(u64::try_from(cost_us).unwrap_or(u64::MAX));
-        self.paid_at = self.paid_at.max(floor) + cost;
+        let Some(rate) = self.rate_bytes_per_s() else { return };
+        let floor = Time(now.0.saturating_sub(self.burst.as_micros() as u64));
+        self.paid_at = self.paid_at.max(floor) + time_for(bytes, rate);
     }
+
+    /// What is owed stays owed, and is paid at the new rate.
+    fn change(&mut self, now: Time, change: impl FnOnce(&mut Self)) {
+        let before = self.rate_bytes_per_s();
+        change(self);
+        let after = self.rate_bytes_per_s();
+        if before == after {
+            return;
+        }
+        let debt_us = self.paid_at.since(now).as_micros();
+        let debt = before.map_or(0, |rate| u128::from(rate) * debt_us / 1_000_000);
+        let debt = u64::try_from(debt).unwrap_or(u64::MAX);
+        self.paid_at = now + after.map_or(Duration::ZERO, |rate| time_for(debt, rate));
+    }
+}
+
+fn time_for(bytes: u64, rate: u64) -> Duration {
+    let cost_us = (u128::from(bytes) * 1_000_000).div_ceil(u128::from(rate.max(1)));
+    Duration::from_micros(u64::try_from(cost_us).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -83,5 +119,23 @@ mod tests {
         let mut pacer = Pacer::new(None);
         pacer.charge(u64::MAX, Time(5));
         assert_eq!(pacer.ready_at(Time(6)), Time(6));
+    }
+
+    #[test]
+    fn the_lesser_of_limit_and_share_holds_and_debts_survive_a_change() {
+        let mut pacer = Pacer::new(Some(2_000_000));
+        pacer.set_share(Some(1_000_000), Time(0));
+        assert_eq!(pacer.rate_bytes_per_s(), Some(1_000_000));
+        pacer.charge(1_000_000, Time(1_000_000));
+        let owed = pacer.ready_at(Time(1_000_000));
+        pacer.set_share(Some(1_000_000), Time(1_000_001));
+        assert_eq!(pacer.ready_at(Time(1_000_001)), owed, "nothing has changed");
+        pacer.set_share(Some(500_000), Time(1_480_000));
+        assert_eq!(pacer.ready_at(Time(1_480_000)), Time(2_480_000), "half is left to pay");
+        pacer.set_share(None, Time(1_980_000));
+        assert_eq!(pacer.ready_at(Time(1_980_000)), Time(2_105_000));
+        pacer.set_limit(None, Time(1_990_000));
+        assert_eq!(pacer.ready_at(Time(1_990_000)), Time(1_990_000));
+        assert_eq!((pacer.rate_bytes_per_s(), pacer.limit_bytes_per_s()), (None, None));
     }
 }

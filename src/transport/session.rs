@@ -46,6 +46,18 @@ struct Stream {
     ack: ChunkAck,
     last_heard: Time,
     last_sent: Time,
+    leave: Leave,
+}
+
+/// Whether a stream is to end although nothing is wrong with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leave {
+    #[default]
+    Stays,
+    /// It carries nothing new, and ends when nothing more is under way on it.
+    Retiring,
+    /// Its last frame is out, or has come.
+    Left,
 }
 
 #[derive(Debug)]
@@ -72,6 +84,44 @@ impl Session {
             }
         }
         self.control_ack_due |= self.expected > 0;
+    }
+
+    /// Has a stream end once nothing is under way on it, or stay after all.
+    pub fn set_retiring(&mut self, id: StreamId, retiring: bool) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.leave != Leave::Left
+        {
+            stream.leave = if retiring { Leave::Retiring } else { Leave::Stays };
+        }
+    }
+
+    /// Whether the stream is to carry nothing new. The last one goes on until another is up.
+    pub fn is_retiring(&self, id: StreamId) -> bool {
+        let others = || self.streams.iter().any(|(other, stream)| *other != id && stream.stays());
+        self.streams.get(&id).is_some_and(|stream| match stream.leave {
+            Leave::Stays => false,
+            Leave::Retiring => others(),
+            Leave::Left => true,
+        })
+    }
+
+    /// The last frame of a stream, once.
+    pub fn goodbye(&mut self, id: StreamId) -> Option<Frame> {
+        let stream = self.streams.get_mut(&id).filter(|stream| stream.leave != Leave::Left)?;
+        stream.leave = Leave::Left;
+        Some(Frame { kind: FrameKind::Goodbye, payload: Vec::new() })
+    }
+
+    /// The peer has said that nothing more comes on this stream.
+    pub fn on_goodbye(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.leave = Leave::Left;
+        }
+    }
+
+    /// Whether the stream's end is a good one.
+    pub fn has_left(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.leave == Leave::Left)
     }
 
     /// Whether the stream is up.
@@ -132,6 +182,9 @@ impl Session {
 
     /// The next frame to go out on this stream, if any.
     pub fn next_frame(&mut self, id: StreamId, now: Time) -> Option<Frame> {
+        if self.is_retiring(id) {
+            return None;
+        }
         let stream = self.streams.get_mut(&id)?;
         let frame = if self.control_ack_due {
             self.control_ack_due = false;
@@ -209,6 +262,12 @@ impl Session {
     }
 }
 
+impl Stream {
+    fn stays(&self) -> bool {
+        self.leave == Leave::Stays
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +320,40 @@ mod tests {
         let again = left.next_frame(B, Time(0)).unwrap();
         assert_eq!(deliver(&mut right, again), []);
         assert!(right.has_control());
+    }
+
+    #[test]
+    fn a_stream_that_retires_carries_nothing_new_and_what_it_carried_is_not_lost() {
+        let (mut left, mut right) = pair();
+        left.send(&Control::Commit);
+        let carried = left.next_frame(A, Time(0)).unwrap();
+        left.set_retiring(A, true);
+        left.send(&Control::AllArrived);
+        assert!(left.is_retiring(A) && left.next_frame(A, Time(0)).is_none());
+        assert_eq!(left.goodbye(A).unwrap().kind, FrameKind::Goodbye);
+        left.set_retiring(A, false);
+        assert!(left.has_left(A) && left.goodbye(A).is_none(), "there is no way back");
+        left.stream_down(A);
+        right.on_goodbye(A);
+        assert!(right.has_left(A));
+        assert_eq!(deliver(&mut right, carried), [Control::Commit]);
+        let again = left.next_frame(B, Time(0)).unwrap();
+        assert_eq!(deliver(&mut right, again), []);
+        let news = left.next_frame(B, Time(0)).unwrap();
+        assert_eq!(deliver(&mut right, news), [Control::AllArrived]);
+    }
+
+    #[test]
+    fn the_last_stream_does_not_retire_and_one_that_may_stay_stays() {
+        let (mut left, _) = pair();
+        left.set_retiring(A, true);
+        left.set_retiring(B, true);
+        assert!(!left.is_retiring(A) && !left.is_retiring(B));
+        left.set_retiring(B, false);
+        assert!(left.is_retiring(A) && !left.is_retiring(B));
+        left.stream_down(B);
+        left.send(&Control::Commit);
+        assert!(left.next_frame(A, Time(0)).is_some());
     }
 
     #[test]

@@ -73,6 +73,42 @@ pub enum Control {
         /// The pages' hashes.
         hashes: Vec<u64>,
     },
+    /// S: a piece of the map of pages that the destination lacks, or has in an old version, at the
+    /// switch to post-copy. A piece covers `MAX_MISSING_PIECE_PAGES`; one without pages is left out.
+    Missing {
+        /// The first page that it covers.
+        first_page: u64,
+        /// How the bitmap is packed; `encoding` knows the numbers.
+        codec: u8,
+        /// The bitmap, lowest bit first.
+        bytes: Vec<u8>,
+    },
+    /// S: device state and map are sent; run the guest as soon as you may, and ask for what it lacks.
+    Switch {
+        /// Digest of the pages that are not missing.
+        digest: [u8; 16],
+        /// How many are.
+        missing_pages: u64,
+        /// Length of the device state.
+        device_state_bytes: u64,
+        /// CRC-32 of the device state.
+        device_state_crc: u32,
+    },
+    /// S: after the switch every page was acknowledged; this is the digest of the image as it was then.
+    Whole {
+        /// Digest of every page.
+        digest: [u8; 16],
+    },
+    /// D: no page is missing any more, and that is written down: the source may let go.
+    Completed {
+        /// Digest of every page as it came.
+        digest: [u8; 16],
+    },
+    /// Either, after the switch: somebody gave the guest up on this side.
+    Abandon {
+        /// Why, for people.
+        reason: String,
+    },
     /// Either: the migration is off. From the destination never after `Committed`.
     Abort {
         /// Status code.
@@ -129,8 +165,42 @@ impl Control {
                 out.push((*last).into());
                 put_numbers(&mut out, hashes);
             }
+            _ => self.encode_post_copy(&mut out),
         }
         out
+    }
+
+    /// The messages of post-copy.
+    fn encode_post_copy(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Missing { first_page, codec, bytes } => {
+                out.push(13);
+                out.extend_from_slice(&first_page.to_le_bytes());
+                out.push(*codec);
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Self::Switch { digest, missing_pages, device_state_bytes, device_state_crc } => {
+                out.push(14);
+                out.extend_from_slice(digest);
+                out.extend_from_slice(&missing_pages.to_le_bytes());
+                out.extend_from_slice(&device_state_bytes.to_le_bytes());
+                out.extend_from_slice(&device_state_crc.to_le_bytes());
+            }
+            Self::Whole { digest } => {
+                out.push(15);
+                out.extend_from_slice(digest);
+            }
+            Self::Completed { digest } => {
+                out.push(16);
+                out.extend_from_slice(digest);
+            }
+            Self::Abandon { reason } => {
+                out.push(17);
+                put_text(out, reason, MAX_REASON_BYTES);
+            }
+            _ => {}
+        }
     }
 
     /// Reads a control frame's payload: its number and message.
@@ -190,12 +260,35 @@ impl Control {
                 last: take_bool(reader, "last piece of held pages")?,
                 hashes: reader.numbers("held pages", MAX_ANNOUNCED_PIECE_PAGES)?,
             },
+            other => Self::decode_post_copy(other, reader)?,
+        })
+    }
+
+    fn decode_post_copy(kind: u8, reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(match kind {
+            13 => Self::Missing {
+                first_page: reader.u64("first page of missing pages")?,
+                codec: reader.u8("codec of missing pages")?,
+                bytes: {
+                    let length = reader.count("missing pages", MAX_CONTROL_BYTES)?;
+                    reader.bytes("missing pages", length)?.to_vec()
+                },
+            },
+            14 => Self::Switch {
+                digest: reader.array("digest")?,
+                missing_pages: reader.u64("missing page count")?,
+                device_state_bytes: reader.u64("device state length")?,
+                device_state_crc: reader.u32("device state checksum")?,
+            },
+            15 => Self::Whole { digest: reader.array("digest")? },
+            16 => Self::Completed { digest: reader.array("digest")? },
+            17 => Self::Abandon { reason: reader.text("reason", MAX_REASON_BYTES)? },
             other => {
                 let value = other.into();
                 return Err(WireError::Range {
                     what: "control message",
                     value,
-                    allowed: "1 to 12",
+                    allowed: "1 to 17",
                 });
             }
         })
@@ -241,6 +334,16 @@ mod tests {
             Control::StreamEnd { segments: 3, bytes: 2, digest: u64::MAX },
             Control::Held { key: [4; 32], last: true, hashes: vec![5, 6] },
             Control::Held { key: [4; 32], last: false, hashes: vec![0; MAX_ANNOUNCED_PIECE_PAGES] },
+            Control::Missing { first_page: 1 << 20, codec: 1, bytes: vec![7; 9] },
+            Control::Switch {
+                digest: [2; 16],
+                missing_pages: 5,
+                device_state_bytes: 8,
+                device_state_crc: 3,
+            },
+            Control::Whole { digest: [3; 16] },
+            Control::Completed { digest: [4; 16] },
+            Control::Abandon { reason: "gone".into() },
         ];
         for message in messages {
             let bytes = message.encode(11);

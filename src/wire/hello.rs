@@ -13,6 +13,7 @@ const FEATURE_CHUNK_BYTES: u16 = 2;
 const FEATURE_BASELINE_PAGES: u16 = 3;
 const FEATURE_HELD_PAGES: u16 = 4;
 const FEATURE_MULTIFD_CHANNELS: u16 = 5;
+const FEATURE_POST_COPY: u16 = 6;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -31,6 +32,10 @@ pub struct Features {
     /// Multifd channels of QEMU's that a relayed migration carries. A source that has some makes
     /// this feature critical; one that has none does not name it.
     pub multifd_channels: u8,
+    /// The guest may run at the destination while pages of it are missing. A source that may want
+    /// that makes this feature critical, and is refused by a destination that cannot; one that
+    /// never will does not name it.
+    pub post_copy: bool,
 }
 
 /// What the connection is for.
@@ -116,6 +121,7 @@ impl Features {
             baseline_pages: self.baseline_pages.min(other.baseline_pages),
             held_pages: self.held_pages && other.held_pages,
             multifd_channels: self.multifd_channels.min(other.multifd_channels),
+            post_copy: self.post_copy && other.post_copy,
         }
     }
 
@@ -127,10 +133,13 @@ impl Features {
             (FEATURE_BASELINE_PAGES, 0, self.baseline_pages),
             (FEATURE_HELD_PAGES, 0, self.held_pages.into()),
             (FEATURE_MULTIFD_CHANNELS, CRITICAL, channels),
+            (FEATURE_POST_COPY, CRITICAL, self.post_copy.into()),
         ];
-        let named = values.len() - usize::from(channels == 0);
-        out.extend_from_slice(&(named as u32).to_le_bytes());
-        for (id, flags, value) in &values[..named] {
+        // A critical feature that is not used is not named.
+        let is_named = |(_, flags, value): &&(u16, u16, u32)| *flags != CRITICAL || *value != 0;
+        let named = values.iter().filter(is_named);
+        out.extend_from_slice(&(named.clone().count() as u32).to_le_bytes());
+        for (id, flags, value) in named {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&4_u32.to_le_bytes());
@@ -145,6 +154,7 @@ impl Features {
             baseline_pages: 0,
             held_pages: false,
             multifd_channels: 0,
+            post_copy: false,
         };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
@@ -159,6 +169,7 @@ impl Features {
                     let channels = value.u32("multifd channels")?;
                     features.multifd_channels = u8::try_from(channels).unwrap_or(u8::MAX);
                 }
+                FEATURE_POST_COPY => features.post_copy = value.u32("post-copy")? != 0,
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -315,6 +326,7 @@ mod tests {
         baseline_pages: 9,
         held_pages: true,
         multifd_channels: 4,
+        post_copy: true,
     };
 
     fn hello() -> Hello {
@@ -364,6 +376,18 @@ mod tests {
         assert_eq!(Hello::decode(&bytes).unwrap().features.codecs, 1);
         bytes[at + 6] = 1;
         assert_eq!(Hello::decode(&bytes), Err(WireError::UnknownFeature(999)));
+    }
+
+    #[test]
+    fn a_source_that_wants_post_copy_needs_a_destination_that_knows_it() {
+        let none = Features { post_copy: false, ..FEATURES };
+        let (with, without) = (hello().encode(), Hello { features: none, ..hello() }.encode());
+        assert_eq!(Hello::decode(&without).unwrap().features, none);
+        assert_eq!(with.len(), without.len() + 12, "not wanted, no word of it");
+        let id = FEATURE_POST_COPY.to_le_bytes();
+        let named = [&id[..], &CRITICAL.to_le_bytes(), &4_u32.to_le_bytes(), &1_u32.to_le_bytes()];
+        assert!(with.windows(12).any(|bytes| bytes == named.concat()));
+        assert!(!FEATURES.common(none).post_copy && FEATURES.common(FEATURES).post_copy);
     }
 
     #[test]

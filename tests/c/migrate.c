@@ -159,6 +159,8 @@ static void a_cancelled_migration_leaves_the_guest_running_here(void) {
     CHECK_STATUS(DWCP_ERR_BUSY, dwcp_node_remove_guest(p.from, "vm"));
     OK(dwcp_migration_set_bandwidth_limit(migration, 131072));
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_migration_set_bandwidth_limit(migration, 5));
+    CHECK_STATUS(DWCP_ERR_BAD_STATE, dwcp_migration_start_post_copy(migration));
+    CHECK_STATUS(DWCP_ERR_BAD_STATE, dwcp_migration_abandon_post_copy(migration));
     OK(dwcp_migration_cancel(migration));
     OK(dwcp_migration_cancel(migration));
     CHECK(end_of(migration) == DWCP_ERR_CANCELLED);

@@ -96,6 +96,8 @@ static dwcp_status call_on_migration(int which, dwcp_migration *migration) {
     case 10: return dwcp_migration_progress(migration, &progress);
     case 11: return dwcp_migration_report(migration, &report);
     case 12: return dwcp_migration_report_json(migration, text, sizeof text, NULL);
+    case 13: return dwcp_migration_start_post_copy(migration);
+    case 14: return dwcp_migration_abandon_post_copy(migration);
     default: return 1;
     }
 }
@@ -363,8 +365,8 @@ static void migration_options_are_checked(void) {
     dwcp_region region = guest_region(&g);
     dwcp_source source = guest_source(&g, &region);
     OK(dwcp_node_add_source(node, "vm", &source));
-    dwcp_migration_options bad[7];
-    for (int i = 0; i < 7; i++) bad[i] = fast_options();
+    dwcp_migration_options bad[8];
+    for (int i = 0; i < 8; i++) bad[i] = fast_options();
     bad[0].codec = 99;
     bad[1].codec = DWCP_CODEC_ZSTD, bad[1].codec_level = 99;
     bad[2].streams = 65;
@@ -372,7 +374,8 @@ static void migration_options_are_checked(void) {
     bad[4].flags = 0x80000000u;
     bad[5].bandwidth_limit_bytes_per_s = 5;
     bad[6].reserved[0] = 1;
-    for (int i = 0; i < 7; i++)
+    bad[7].post_copy = 3;
+    for (int i = 0; i < 8; i++)
         CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT,
                      dwcp_node_migrate(node, "vm", "127.0.0.1:1", &bad[i], &migration));
     bad[0].struct_size = 3;

@@ -11,4 +11,5 @@ mod interrupts;
 mod modes;
 mod operator;
 mod stage;
+mod v1;
 mod vm;

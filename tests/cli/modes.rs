@@ -91,7 +91,10 @@ fn a_forced_mode_is_an_event_and_holds_for_its_peer() {
     let metric = pair.json(&["metrics", "amst.mode_switches"]);
     assert!(metric.to_string().contains("internet"), "{metric}");
     let output = pair.run(&["set-mode", "v1-compat", "--peer", &pair.to()]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("as in hybrid mode"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("migrations to it go by v1"),
+        "{output:?}"
+    );
     assert!(refusal(&pair.run(&["set-mode", "lan"]), 2).contains("invalid value"));
     let nowhere = pair.run(&["set-mode", "hybrid", "--peer", "nowhere"]);
     assert!(refusal(&nowhere, 1).contains("is not HOST:PORT"));
@@ -127,7 +130,7 @@ fn the_mode_of_all_peers_is_written_to_the_configuration() {
     let host = daemon.run(&["config", "set", "mode_detector.share_with", "rack2"]);
     assert!(refusal(&host, 1).contains("\"rack2\" is neither an address nor a network"));
     let verbose = stdout(&daemon.run(&["config", "get", "amst.internet_streams", "--verbose"]));
-    assert!(verbose.contains("takes hold with the next migration"), "{verbose}");
+    assert!(verbose.contains("takes hold at once"), "{verbose}");
 }
 
 #[test]
@@ -173,7 +176,7 @@ fn a_test_tells_what_the_loopback_carries() {
     assert_eq!(pair.json(&["mode-detect"])["peers"], Value::Array(vec![]), "it is no peer");
     let there = pair.run(&["transport-test", "--peer", &pair.to(), "--seconds", "1"]);
     let text = stdout(&there);
-    for what in ["hybrid mode to", "over 4 streams", "Mbit/s", "retransmitted", "judged"] {
+    for what in ["hybrid mode to", "over 8 streams", "Mbit/s", "retransmitted", "judged"] {
         assert!(text.contains(what), "{what}: {text}");
     }
     let silent = pair.run(&["transport-test", "--peer", "127.0.0.1:1", "--seconds", "1"]);

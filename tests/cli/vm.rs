@@ -228,6 +228,8 @@ fn what_is_no_fitting_qemu_is_refused_by_name() {
     assert!(text.contains("DWCP_ERR_BAD_STATE"), "{text}");
     assert_eq!(host.vms(), []);
     host.attach("x", &running, &[]);
+    let text = refusal(&host.run(&["migrate", "x", "--to", "v1://127.0.0.1:1"]), 1);
+    assert!(text.contains("\"x\" is a QEMU's, whose migration v1 cannot carry"), "{text}");
     let text = refusal(&host.try_attach("x", &waiting, &["--incoming"]), 1);
     assert!(text.contains("guest \"x\" is already registered"), "{text}");
     let text = refusal(&host.try_attach("y", &running, &[]), 1);

@@ -223,5 +223,7 @@ fn observers_see_each_phase_once_and_in_order() {
     let report = stage.run_directly(patient());
     stage.assert_moved(&report);
     wait_until("the end is told", || seen.lock().unwrap().last() == Some(&Phase::Ended));
-    assert_eq!(*seen.lock().unwrap(), Phase::ALL[1..]);
+    let without_post_copy = |phase: &Phase| *phase != Phase::PostCopy;
+    let expected: Vec<_> = Phase::ALL[1..].iter().copied().filter(without_post_copy).collect();
+    assert_eq!(*seen.lock().unwrap(), expected);
 }

@@ -4,7 +4,7 @@ pub use crate::process::Child;
 use crate::process::{tell, wait_for_the_end};
 use crate::stage::{PAGES, address, at_phase, node, patient};
 use crate::support::Guest;
-use dwcp::migration::Phase;
+use dwcp::migration::{MigrationOptions, Phase};
 use dwcp::{Node, NodeOptions, SecurityOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +13,19 @@ const ROLE: &str = "DWCP_TEST_ROLE";
 const STATE: &str = "DWCP_TEST_STATE";
 const HOLD_AT: &str = "DWCP_TEST_HOLD_AT";
 const ADDRESS: &str = "DWCP_TEST_ADDRESS";
+const POST_COPY: &str = "DWCP_TEST_POST_COPY";
+
 impl Child {
     /// A source that migrates to `to` and stands still when it enters the phase.
     pub fn source(to: &str, state: &Path, hold_at: Phase) -> Self {
         Self::with("source", to, Some(state), Some(hold_at))
+    }
+
+    /// A source that migrates to `to` by post-copy.
+    pub fn post_copy_source(to: &str, state: &Path) -> Self {
+        Self::spawn(|command| {
+            command.env(ROLE, "source").env(ADDRESS, to).env(STATE, state).env(POST_COPY, "1");
+        })
     }
 
     /// A destination at `listen` that stands still when it enters the phase; and its address.
@@ -63,7 +72,10 @@ fn be_source(guest: &Guest, to: &str, state: Option<&Path>) -> Node {
     guest.start();
     node.add_source("vm", guest.source()).unwrap();
     hold_at_phase(&node);
-    node.migrate("vm", to, patient()).unwrap();
+    let migration = node.migrate("vm", to, options()).unwrap();
+    if std::env::var_os(POST_COPY).is_some() {
+        migration.start_post_copy().unwrap();
+    }
     node
 }
 
@@ -81,6 +93,14 @@ fn be_destination(guest: &Guest, listen: &str, state_dir: Option<PathBuf>) -> No
     hold_at_phase(&node);
     tell(&format!("listening {}", address(&node)));
     node
+}
+
+/// Post-copy so slow that it is under way when something happens.
+fn options() -> MigrationOptions {
+    match std::env::var_os(POST_COPY) {
+        Some(_) => crate::post_copy::slow(),
+        None => patient(),
+    }
 }
 
 /// The observer blocks the migration's own thread, so the phase stays as it begins.

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Accepts connections and hands each to a script on a thread of its own.
-struct Fake {
+pub struct Fake {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
@@ -25,7 +25,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub fn new(script: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stopped, accepted) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
@@ -41,6 +41,10 @@ impl Fake {
             }
         });
         Self { address, stopped, accepted, thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// Answers every hello with this.
@@ -70,7 +74,11 @@ impl Drop for Fake {
 }
 
 fn accept() -> HelloReply {
-    HelloReply::Accept { token: [5; 16], features: FEATURES, node: "mallory".into() }
+    accept_with(FEATURES)
+}
+
+pub fn accept_with(features: Features) -> HelloReply {
+    HelloReply::Accept { token: [5; 16], features, node: "mallory".into() }
 }
 
 fn refuse(status: i32, ended: Ended) -> HelloReply {
@@ -98,7 +106,7 @@ fn serve(
     }
 }
 
-fn skip_payload(hand: &mut Hand, header: &ChunkHeader) {
+pub fn skip_payload(hand: &mut Hand, header: &ChunkHeader) {
     let mut payload = vec![0; header.payload_bytes as usize];
     hand.reader.payload().read_exact(&mut payload).unwrap();
 }

@@ -22,6 +22,7 @@ pub const FEATURES: Features = Features {
     baseline_pages: 0,
     held_pages: false,
     multifd_channels: 0,
+    post_copy: false,
 };
 
 /// One connection, either end.

@@ -14,6 +14,8 @@ mod kills;
 mod limits;
 mod links;
 mod listener;
+mod post_copy;
+mod post_copy_lies;
 mod process;
 mod proxy;
 mod security;

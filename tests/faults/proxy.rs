@@ -81,6 +81,11 @@ impl Handle {
         self.0.refusing.store(true, SeqCst);
     }
 
+    /// Lets new connections in again.
+    pub fn admit(&self) {
+        self.0.refusing.store(false, SeqCst);
+    }
+
     /// Connections that were turned away.
     pub fn turned_away(&self) -> u64 {
         self.0.turned_away.load(SeqCst)

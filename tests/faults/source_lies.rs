@@ -197,7 +197,7 @@ fn messages_out_of_turn_end_it() {
 fn frames_that_break_the_session_cost_the_connection() {
     let raw = |payload: Vec<u8>| move |hand: &mut Hand| hand.frame(FrameKind::Control, payload);
     let unknown = [&[0; 8][..], &[99]].concat();
-    assert_hung_up(raw(unknown), "control message is 99, allowed is 1 to 12");
+    assert_hung_up(raw(unknown), "control message is 99, allowed is 1 to 17");
     let ahead = Control::Commit.encode(100_000);
     assert_hung_up(raw(ahead), "control message 100000 is beyond the window that starts at 0");
     let trailing = [Control::Commit.encode(0), vec![1, 2]].concat();

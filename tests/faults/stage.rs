@@ -143,6 +143,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // Of a test that failed in the middle of post-copy, or else it would wait for ever.
+        let both = self.alpha.migrations().into_iter().chain(self.beta.migrations());
+        both.for_each(|migration| drop(migration.abandon_post_copy()));
         self.alpha.stop();
         self.beta.stop();
         self.here.stop();

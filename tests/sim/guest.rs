@@ -1,14 +1,15 @@
 //! A guest of a few tiny pages that both engines reach through their traits.
 
-use dwcp::base::{MemoryLayout, RegionLayout};
-use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource};
-use std::sync::Mutex;
+use dwcp::base::{MemoryLayout, PageBitmap, RegionLayout};
+use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub const PAGE: usize = 64;
 
 /// One host's copy of the guest.
 pub struct SimGuest {
-    pub state: Mutex<State>,
+    pub state: Arc<Mutex<State>>,
     layout: MemoryLayout,
 }
 
@@ -20,6 +21,10 @@ pub struct State {
     pub running: bool,
     pub device: u64,
     pub endings: Vec<Ending>,
+    /// In post-copy: pages that nobody may read or write.
+    pub missing: Vec<bool>,
+    /// What the guest would read from each page, had all of them been there at the switch.
+    pub truth: Option<Vec<u8>>,
     /// The next call of this name fails.
     pub fail: Option<&'static str>,
 }
@@ -37,26 +42,39 @@ impl SimGuest {
         let state = State {
             memory: vec![0; count * PAGE],
             dirty: vec![false; count],
+            missing: vec![false; count],
             running,
             ..State::default()
         };
-        Self { state: Mutex::new(state), layout }
+        Self { state: Arc::new(Mutex::new(state)), layout }
     }
 
     pub fn layout(&self) -> &MemoryLayout {
         &self.layout
     }
 
-    /// The guest writes a page: zeros, or something new.
-    pub fn write(&self, page: usize, value: u64) {
+    /// The guest writes a page: zeros, or something new. False: it waits, because the page is missing.
+    pub fn write(&self, page: usize, value: u64) -> bool {
         let mut state = self.state.lock().unwrap();
         assert!(state.running, "a stopped guest writes");
+        if state.missing[page] {
+            return false;
+        }
+        let at = page * PAGE..(page + 1) * PAGE;
+        let truth = state.truth.as_ref().map(|truth| truth[at.clone()].to_vec());
+        assert!(
+            truth.is_none_or(|truth| truth == state.memory[at.clone()]),
+            "page {page} is not what the guest left there"
+        );
         state.device += 1;
         let bytes = if value.is_multiple_of(5) { 0 } else { value };
         for chunk in state.memory[page * PAGE..(page + 1) * PAGE].chunks_exact_mut(8) {
             chunk.copy_from_slice(&bytes.to_le_bytes());
         }
+        let State { memory, truth, .. } = &mut *state;
+        truth.iter_mut().for_each(|truth| truth[at.clone()].copy_from_slice(&memory[at.clone()]));
         state.dirty[page] |= state.logging;
+        true
     }
 
     fn enter(&self, call: &'static str) -> Result<std::sync::MutexGuard<'_, State>, GuestError> {
@@ -156,6 +174,22 @@ impl GuestSink for SimGuest {
         GuestSource::read_pages(self, region, offset, into)
     }
 
+    fn check_post_copy(&self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn begin_post_copy(&self, missing: &PageBitmap) -> Result<Arc<dyn MissingPages>, GuestError> {
+        let mut state = self.enter("begin_post_copy")?;
+        assert!(!state.running && state.endings.is_empty());
+        for page in missing.iter() {
+            state.missing[page as usize] = true;
+            // Whoever reads this has been given a page that never came.
+            state.memory[page as usize * PAGE..(page as usize + 1) * PAGE].fill(0xee);
+        }
+        let (state, layout) = (self.state.clone(), self.layout.clone());
+        Ok(Arc::new(SimMissing { state, layout }))
+    }
+
     fn load_device_state(&self, bytes: &[u8]) -> Result<(), GuestError> {
         let mut state = self.enter("load_device_state")?;
         assert_eq!(bytes.len(), 24);
@@ -171,5 +205,52 @@ impl GuestSink for SimGuest {
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.enter("finish")?.endings.push(ending);
         Ok(())
+    }
+}
+
+/// The pages that a guest lacks.
+struct SimMissing {
+    state: Arc<Mutex<State>>,
+    layout: MemoryLayout,
+}
+
+impl MissingPages for SimMissing {
+    fn place(&self, region: usize, offset: u64, from: &[u8]) -> Result<(), GuestError> {
+        let mut state = self.state.lock().unwrap();
+        if state.fail == Some("place") {
+            state.fail = None;
+            return Err(GuestError::new("place", "as the simulator wants it"));
+        }
+        let first = self.layout.pages_of(region).start as usize + offset as usize / PAGE;
+        for (index, bytes) in from.chunks_exact(PAGE).enumerate() {
+            let page = first + index;
+            if std::mem::take(&mut state.missing[page]) {
+                state.memory[page * PAGE..(page + 1) * PAGE].copy_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn place_zero(&self, region: usize, offset: u64, length: u64) -> Result<(), GuestError> {
+        self.place(region, offset, &vec![0; length as usize])
+    }
+
+    fn wait_for_faults(
+        &self,
+        _faults: &mut Vec<u64>,
+        _most: usize,
+        _timeout: Duration,
+    ) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn wake(&self) {}
+
+    fn release(&self) {
+        self.state.lock().unwrap().missing.fill(false);
+    }
+
+    fn abandon(&self) {
+        assert!(self.state.lock().unwrap().missing.contains(&true), "nothing is missing");
     }
 }

@@ -7,7 +7,8 @@
 
 use super::channels::{Queues, Sockets, Writer, place_of};
 use super::network::{Pipe, Received};
-use super::weather::Weather;
+use super::weather::{Ends, Weather};
+pub use super::world::Outcome;
 use dwcp::Status;
 use dwcp::base::limits::{MAX_ANNOUNCED_PAGES, MAX_ANNOUNCED_PIECE_PAGES};
 use dwcp::base::{MachineFacts, MigrationId, StreamId, Time};
@@ -46,18 +47,6 @@ const ACKNOWLEDGED_AHEAD: u64 = 32;
 
 /// What is said of a guest that is lost.
 const GONE: &str = "the hypervisor has ended";
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Moved,
-    Stayed,
-    /// The guest is the destination's, and runs nowhere any more.
-    Lost,
-    InDoubt,
-    SourceCrashed,
-    DestinationCrashed,
-}
 
 struct Link {
     to_destination: Pipe,
@@ -108,6 +97,7 @@ pub struct RelayWorld {
     lost_there: bool,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
+    ends: Ends,
 }
 
 fn sum_of(payload: &[u8]) -> (u64, u64) {
@@ -124,6 +114,11 @@ impl RelayWorld {
     /// A world in which the network alone goes wrong, and never for longer than anybody waits.
     pub fn bad_network(seed: u64, talk: bool) -> Self {
         Self::with(seed, fastrand::Rng::with_seed(seed), Weather::BAD_NETWORK, talk)
+    }
+
+    /// A world in which nothing goes wrong, and streams retire all the time.
+    pub fn restless(seed: u64, talk: bool) -> Self {
+        Self::with(seed, fastrand::Rng::with_seed(seed), Weather::RESTLESS, talk)
     }
 
     /// A world in which nothing goes wrong, but for readers and writers of channels that sleep while
@@ -197,12 +192,18 @@ impl RelayWorld {
             lost_there: false,
             links: BTreeMap::new(),
             next_stream: 0,
+            ends: Ends::default(),
             writer,
         }
     }
 
     /// Runs to the end and checks that it is a good one.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_and_count().0
+    }
+
+    /// The same, and tells how streams ended.
+    pub fn run_and_count(mut self) -> (Outcome, Ends) {
         while !self.is_over() {
             self.step += 1;
             assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
@@ -213,7 +214,8 @@ impl RelayWorld {
             self.advance();
             self.check();
         }
-        self.judge()
+        let ends = self.ends;
+        (self.judge(), ends)
     }
 
     fn is_over(&self) -> bool {
@@ -251,6 +253,11 @@ impl RelayWorld {
             cut.extend(self.links.keys());
         }
         cut.into_iter().for_each(|id| self.cut(id));
+        if self.chance(weather.retire)
+            && let Some(id) = self.any_link()
+        {
+            self.source.set_retiring(id, self.random.u8(..4) > 0);
+        }
         if self.chance(weather.hypervisor_fails) && self.source_started && !self.writer.end_told {
             self.say("the hypervisor gives up");
             let failure = Failure::new(Status::Callback, "as the simulator wants it");
@@ -433,6 +440,7 @@ impl RelayWorld {
             return;
         }
         while let Some(event) = self.source.next_event() {
+            self.ends.count(&event, self.source.is_over());
             self.say(&format!("source {event:?}"));
         }
         if self.source.should_start(self.now) {
@@ -542,6 +550,8 @@ impl RelayWorld {
             Some(action) => self.perform_destination(action),
             None => self.destination_busy = destination.next_action(),
         }
+        let over = self.source.is_over();
+        said.iter().for_each(|event| self.ends.count(event, over));
         said.iter().for_each(|event| self.say(&format!("destination {event:?}")));
         self.flush_where(|destination, _| destination.has_control());
     }
@@ -835,7 +845,14 @@ impl RelayWorld {
 }
 
 fn features(held_pages: bool) -> Features {
-    Features { codecs: 7, chunk_bytes: 1 << 18, baseline_pages: 0, held_pages, multifd_channels: 4 }
+    Features {
+        codecs: 7,
+        chunk_bytes: 1 << 18,
+        baseline_pages: 0,
+        held_pages,
+        multifd_channels: 4,
+        post_copy: false,
+    }
 }
 
 fn setup(writer: &Writer) -> RelaySetup {

@@ -1,4 +1,21 @@
-//! What may go wrong in a relayed migration, and how often.
+//! What may go wrong in a relayed migration, and how often; and how streams ended.
+
+use dwcp::observe::EventKind;
+
+/// How streams ended on both sides, while the migration went on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends {
+    pub lost: u32,
+    pub retired: u32,
+}
+
+impl Ends {
+    /// Once a side is over, it closes what there is.
+    pub fn count(&mut self, event: &EventKind, is_over: bool) {
+        self.lost += u32::from(!is_over && matches!(event, EventKind::StreamDown { .. }));
+        self.retired += u32::from(matches!(event, EventKind::StreamRetired { .. }));
+    }
+}
 
 /// In chances out of 10,000 a step.
 #[derive(Clone, Copy, Debug)]
@@ -6,6 +23,8 @@ pub struct Weather {
     pub misbehave: u32,
     pub cut: u32,
     pub cut_all: u32,
+    /// A stream is to end, or to stay after all.
+    pub retire: u32,
     pub hypervisor_fails: u32,
     pub never_runs: u32,
     /// The hypervisor that has the end is gone, and nobody can tell whether it ran the guest.
@@ -26,6 +45,7 @@ impl Weather {
         misbehave: 0,
         cut: 0,
         cut_all: 0,
+        retire: 0,
         hypervisor_fails: 0,
         never_runs: 0,
         is_lost: 0,
@@ -43,6 +63,7 @@ impl Weather {
         misbehave: 40,
         cut: 80,
         cut_all: 8,
+        retire: 60,
         outage: 6,
         longest_outage_s: 8,
         slow_replay: 5_000,
@@ -51,6 +72,9 @@ impl Weather {
     /// Nothing goes wrong, but readers and writers sleep while others go on.
     pub const OUT_OF_STEP: Self = Self { slow_replay: 3_000, ..Self::FINE };
 
+    /// Nothing goes wrong, but streams come and go because somebody wants it so.
+    pub const RESTLESS: Self = Self { retire: 300, slow_replay: 3_000, ..Self::FINE };
+
     /// Half of all that can go wrong does, now and then.
     pub fn stormy(seed: u64, random: &mut fastrand::Rng) -> Self {
         let mut chance = |most: u32| if random.bool() { random.u32(..=most) } else { 0 };
@@ -58,6 +82,7 @@ impl Weather {
             misbehave: chance(60),
             cut: chance(100),
             cut_all: chance(20),
+            retire: chance(200),
             hypervisor_fails: chance(4),
             never_runs: chance(5_000),
             is_lost: chance(10_000),

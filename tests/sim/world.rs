@@ -1,14 +1,18 @@
 //! Two hosts and what is between them; steps are taken in random order until all is over.
 
-use super::guest::SimGuest;
+use super::guest::{PAGE, SimGuest};
 use super::network::{Pipe, Received};
+use super::weather::Ends;
 use dwcp::base::{MigrationId, StreamId, Time};
 use dwcp::encoding::{CodecChoice, ImageDigest};
-use dwcp::migration::destination::{self, Destination, DestinationSetup};
+use dwcp::migration::destination::{self, ChunkError, Destination, DestinationSetup, FaultStance};
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::page_io::{ChunkReader, ChunkWriter, StoreError};
 use dwcp::migration::source::{self, ChunkPlan, Source, SourceSetup, Work};
-use dwcp::migration::{Ending, Failure, GuestSink, GuestSource, MigrationOptions, Owner, Report};
+use dwcp::migration::{
+    Ending, Failure, GuestSink, GuestSource, MigrationOptions, MissingPages, Owner, PostCopyRule,
+    Report,
+};
 use dwcp::wire::ChunkHeader;
 use dwcp::wire::hello::Ended;
 use std::collections::BTreeMap;
@@ -18,6 +22,9 @@ use std::time::Duration;
 /// Steps with faults, and as many again in which everything must come to an end.
 const STORM_STEPS: u64 = 2_000;
 const CALM_STEPS: u64 = 200_000;
+/// What a destination answers about a migration that ended.
+const OVER: i32 = dwcp::Status::BadState as i32;
+const LOST: i32 = dwcp::Status::PostCopyLost as i32;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +32,9 @@ pub enum Outcome {
     Moved,
     Stayed,
     InDoubt,
+    /// By post-copy.
+    Switched,
+    Lost,
     SourceCrashed,
     DestinationCrashed,
 }
@@ -35,11 +45,14 @@ struct Weather {
     misbehave: u32,
     cut: u32,
     cut_all: u32,
+    retire: u32,
     call_fails: u32,
     disk_full: u32,
     cancel: u32,
     crash: u32,
     long_pause: u32,
+    switch: u32,
+    abandon: u32,
 }
 
 struct Link {
@@ -70,8 +83,14 @@ pub struct World {
     destination_busy: Option<destination::Action>,
     destination_record: Option<Mark>,
     destination_crashed: bool,
+    missing: Option<Arc<dyn MissingPages>>,
+    /// A page that the devices need while they are restored.
+    device_page: usize,
+    /// What the guest was about to write when it had to wait.
+    waiting: Option<(usize, u64)>,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
+    ends: Ends,
     writer: ChunkWriter,
     reader: ChunkReader,
 }
@@ -84,21 +103,30 @@ impl World {
             misbehave: chance(60),
             cut: chance(100),
             cut_all: chance(20),
+            retire: chance(200),
             call_fails: chance(3),
             disk_full: chance(4),
             cancel: chance(3),
             crash: chance(12),
             long_pause: chance(40),
+            switch: chance(60),
+            abandon: chance(3),
         };
-        Self::with(random, weather, talk)
+        Self::with(seed, random, weather, talk)
     }
 
     /// A world in which nothing goes wrong.
     pub fn calm(seed: u64, talk: bool) -> Self {
-        Self::with(fastrand::Rng::with_seed(seed), Weather::default(), talk)
+        Self::with(seed, fastrand::Rng::with_seed(seed), Weather::default(), talk)
     }
 
-    fn with(mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
+    /// A world in which nothing goes wrong, and streams retire all the time.
+    pub fn restless(seed: u64, talk: bool) -> Self {
+        let weather = Weather { retire: 300, ..Weather::default() };
+        Self::with(seed, fastrand::Rng::with_seed(seed), weather, talk)
+    }
+
+    fn with(seed: u64, mut random: fastrand::Rng, weather: Weather, talk: bool) -> Self {
         let pages = [random.u64(1..80), random.u64(1..20)];
         let (here, there) = (SimGuest::new(pages, true), SimGuest::new(pages, false));
         for page in 0..here.layout().page_count() as usize {
@@ -109,10 +137,11 @@ impl World {
             streams: random.u16(1..5),
             codec: codecs[random.usize(..3)].into(),
             max_downtime: Duration::from_millis(random.u64(20..400)),
-            deadline: random.bool().then(|| Duration::from_secs(60)),
+            deadline: random.bool().then(|| Duration::from_secs(600)),
             bandwidth_limit_bytes_per_s: random.bool().then(|| random.u64(65_536..10_000_000)),
             multifd_channels: 0,
             throttle: random.bool(),
+            post_copy: PostCopyRule::NAMES[seed as usize % 3].0,
             reconnect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(20),
         };
@@ -141,15 +170,24 @@ impl World {
             destination_busy: None,
             destination_record: None,
             destination_crashed: false,
+            missing: None,
+            device_page: 0,
+            waiting: None,
             links: BTreeMap::new(),
             next_stream: 0,
+            ends: Ends::default(),
             writer: ChunkWriter::default(),
             reader: ChunkReader::default(),
         }
     }
 
     /// Runs to the end and checks that it is a good one.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_and_count().0
+    }
+
+    /// The same, and tells how streams ended.
+    pub fn run_and_count(mut self) -> (Outcome, Ends) {
         while !self.is_over() {
             self.step += 1;
             assert!(self.step < STORM_STEPS + CALM_STEPS, "no end: {}", self.describe());
@@ -159,7 +197,8 @@ impl World {
             self.advance();
             self.check();
         }
-        self.judge()
+        let ends = self.ends;
+        (self.judge(), ends)
     }
 
     fn is_over(&self) -> bool {
@@ -201,8 +240,15 @@ impl World {
                 self.cut(id);
             }
         }
+        if self.chance(weather.retire)
+            && let Some(id) = self.any_link()
+        {
+            self.source.set_retiring(id, self.random.u8(..4) > 0);
+        }
         if self.chance(weather.call_fails) {
-            const CALLS: [&str; 8] = [
+            const CALLS: [&str; 10] = [
+                "begin_post_copy",
+                "place",
                 "start_dirty_log",
                 "fetch_dirty",
                 "read_pages",
@@ -222,11 +268,29 @@ impl World {
                 _ => self.source.cancel(self.now),
             }
         }
+        if self.chance(weather.switch) && !self.source_crashed {
+            let asked = self.source.start_post_copy(self.now);
+            self.say(&format!("post-copy is asked for: {asked:?}"));
+        }
+        if self.chance(weather.abandon) {
+            self.abandon();
+        }
         if self.chance(weather.long_pause) {
             self.now = self.now + Duration::from_millis(self.random.u64(1..9_000));
         }
         if self.chance(weather.crash) && !self.destination_crashed && !self.source_crashed {
             self.crash();
+        }
+    }
+
+    /// Somebody gives the guest up, on either side.
+    fn abandon(&mut self) {
+        let here = !self.source_crashed && self.source.abandon_post_copy().is_ok();
+        let there = !here
+            && !self.destination_crashed
+            && self.destination.as_mut().is_some_and(|there| there.abandon_post_copy().is_ok());
+        if here || there {
+            self.say(&format!("given up at the {}", if here { "source" } else { "destination" }));
         }
     }
 
@@ -273,13 +337,26 @@ impl World {
 
     fn write_pages(&mut self) {
         let guest = [&self.source_guest, &self.sink_guest][self.random.usize(..2)].clone();
-        if guest.state.lock().unwrap().running && self.random.u8(..3) == 0 {
-            let page = self.random.usize(..guest.layout().page_count() as usize);
-            guest.write(page, self.random.u64(..));
+        if !guest.state.lock().unwrap().running || self.random.u8(..3) > 0 {
+            return;
+        }
+        let pages = guest.layout().page_count() as usize;
+        let next = (self.random.usize(..pages), self.random.u64(..));
+        let (page, value) = self.waiting.unwrap_or(next);
+        self.waiting = None;
+        if !guest.write(page, value) {
+            self.waiting = Some((page, value));
+            if let Some(destination) = &mut self.destination {
+                assert!(!destination.on_fault(page as u64, self.now), "page {page} is nowhere");
+            }
         }
     }
 
     fn pass_time(&mut self) {
+        let is_alone = self.source_crashed || self.destination_crashed || self.source.is_over();
+        if self.step > STORM_STEPS && is_alone && self.random.u8(..50) == 0 {
+            self.abandon();
+        }
         let quiet = self.step > STORM_STEPS || self.random.u8(..20) == 0;
         let most_us = if quiet { 1_000_000 } else { 5_000 };
         self.now = self.now + Duration::from_micros(self.random.u64(1..most_us));
@@ -302,8 +379,8 @@ impl World {
         if self.destination_crashed || self.chance(self.weather.cut * 5) {
             return self.answer_from_record();
         }
-        if let Some(ended) = self.ended_here() {
-            return self.source.refused(-17, "over", ended, self.now);
+        if let Some((ended, status)) = self.ended_here() {
+            return self.source.refused(status, "over", ended, self.now);
         }
         let now = self.now;
         let destination = self.destination.get_or_insert_with(|| {
@@ -313,6 +390,7 @@ impl World {
                 layout: self.sink_guest.layout().clone(),
                 reconnect_timeout: Duration::from_secs(30),
                 stall_timeout: Duration::from_secs(20),
+                post_copy: true,
             };
             Destination::new(setup, self.sink_digest.clone(), now)
         });
@@ -346,15 +424,17 @@ impl World {
                 _ => Ended::SourceOwns,
             };
             self.say(&format!("restarted destination says {ended:?}"));
-            self.source.refused(-17, "over", ended, self.now);
+            let status = if mark.is_loss() { LOST } else { OVER };
+            self.source.refused(status, "over", ended, self.now);
         }
     }
 
-    fn ended_here(&self) -> Option<Ended> {
+    fn ended_here(&self) -> Option<(Ended, i32)> {
         let report = self.destination.as_ref()?.report()?;
+        let status = if report.status == dwcp::Status::PostCopyLost { LOST } else { OVER };
         Some(match report.owner {
-            Owner::Destination => Ended::DestinationOwns,
-            _ => Ended::SourceOwns,
+            Owner::Destination => (Ended::DestinationOwns, status),
+            _ => (Ended::SourceOwns, status),
         })
     }
 
@@ -363,6 +443,7 @@ impl World {
             return;
         }
         while let Some(event) = self.source.next_event() {
+            self.ends.count(&event, self.source.is_over());
             self.say(&format!("source {event:?}"));
         }
         if let Some(action) = self.source_busy.take() {
@@ -416,9 +497,21 @@ impl World {
         let Some(destination) = &mut self.destination else { return };
         let mut said = Vec::new();
         while let Some(event) = destination.next_event() {
+            self.ends.count(&event, self.source.is_over());
             said.push(event);
         }
-        if let Some(action) = self.destination_busy.take() {
+        match (destination.fault_stance(), &self.missing) {
+            (FaultStance::Release, Some(missing)) => missing.release(),
+            (FaultStance::Abandon, Some(missing)) => missing.abandon(),
+            _ => {}
+        }
+        let restores =
+            matches!(self.destination_busy, Some(destination::Action::LoadDeviceState(_)));
+        let lacks = self.sink_guest.state.lock().unwrap().missing[self.device_page];
+        if restores && lacks {
+            // The devices wait for a page of memory.
+            destination.on_fault(self.device_page as u64, self.now);
+        } else if let Some(action) = self.destination_busy.take() {
             if let Some(answer) = self.perform_destination(action)
                 && let Some(destination) = &mut self.destination
             {
@@ -442,6 +535,11 @@ impl World {
                 }
                 return None;
             }
+            Action::BeginPostCopy(missing) => {
+                let begun = guest.begin_post_copy(&missing);
+                self.device_page = self.random.usize(..guest.layout().page_count() as usize);
+                Answer::PostCopyBegun(begun.map(|missing| self.missing = Some(missing)))
+            }
             Action::LoadDeviceState(state) => {
                 Answer::DeviceStateLoaded(guest.load_device_state(&state))
             }
@@ -463,10 +561,14 @@ impl World {
 
     /// The image at the destination is the source's, bit by bit, and the source stands still.
     fn check_handover(&self) {
-        let (here, there) =
+        let (here, mut there) =
             (self.source_guest.state.lock().unwrap(), self.sink_guest.state.lock().unwrap());
         assert!(!here.running, "the guest is started at the destination while the source's runs");
-        assert!(here.memory == there.memory, "the destination's image differs");
+        for page in (0..there.missing.len()).filter(|page| !there.missing[*page]) {
+            let at = page * PAGE..(page + 1) * PAGE;
+            assert!(here.memory[at.clone()] == there.memory[at], "page {page} differs");
+        }
+        there.truth = Some(here.memory.clone());
         assert_eq!(here.device, there.device, "the device state differs");
     }
 
@@ -565,11 +667,12 @@ impl World {
         let good = match link.to_destination.receive() {
             Some(Ok(Received::Frame(frame))) => destination.frame(id, &frame, self.now).is_ok(),
             Some(Ok(Received::Chunk(header, payload))) => {
-                let claimed = destination.begin_chunk(id, &header).is_ok();
-                if claimed {
+                let claimed = destination.begin_chunk(id, &header);
+                if claimed.is_ok() {
                     link.storing = Some((header, payload));
                 }
-                claimed
+                // The runtime, too, passes over one that comes when nothing is needed any more.
+                matches!(claimed, Ok(()) | Err(ChunkError::NotReceiving(_)))
             }
             Some(Err(_)) => false,
             None if link.to_destination.closed => false,
@@ -587,7 +690,12 @@ impl World {
     fn store(&mut self, id: StreamId, header: &ChunkHeader, payload: &[u8]) {
         let (guest, layout) = (self.sink_guest.as_ref(), self.sink_guest.layout());
         let mut stream = payload;
-        let stored = self.reader.store(header, &mut stream, guest, layout, &self.sink_digest);
+        let stored = match self.missing.clone() {
+            Some(pages) => {
+                self.reader.place(header, &mut stream, pages.as_ref(), layout, &self.sink_digest)
+            }
+            None => self.reader.store(header, &mut stream, guest, layout, &self.sink_digest),
+        };
         let Some(destination) = &mut self.destination else { return };
         destination.end_chunk(id, header, stored.as_ref().ok().copied(), self.now);
         match stored {
@@ -643,7 +751,8 @@ impl World {
                 assert!(running, "the guest runs nowhere: {}", self.describe());
                 assert_ne!(here.status, dwcp::Status::Ok);
                 assert!(!here.reason.is_empty());
-                assert_ne!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
+                let theirs = self.destination_record.map(Mark::owner);
+                assert_ne!(theirs, Some(Owner::Destination), "{}", self.describe());
             }
             Owner::Destination => {
                 assert!(!running);
@@ -651,21 +760,62 @@ impl World {
                     self.destination_crashed
                         || there.as_ref().is_some_and(|there| there.owner == Owner::Destination)
                 );
-                assert_eq!(self.destination_record, Some(Mark::Owned));
+                let theirs = self.destination_record.map(Mark::owner);
+                assert_eq!(theirs, Some(Owner::Destination), "{}", self.describe());
+                self.judge_moved(&here, there.as_ref());
             }
             Owner::InDoubt => {
                 assert!(!running && here.status == dwcp::Status::InDoubt);
                 assert!(endings.iter().all(|ending| *ending == Ending::Undecided));
-                assert_eq!(self.source_record, Some(Mark::CommitSent));
+                let doubtful = [Mark::CommitSent, Mark::PostCopySent];
+                assert!(self.source_record.is_some_and(|mark| doubtful.contains(&mark)));
             }
         }
         self.now = Time(0);
+        let is_lost = here.status == dwcp::Status::PostCopyLost;
         match (self.destination_crashed, here.owner) {
             (true, _) => Outcome::DestinationCrashed,
             (false, Owner::Source) => Outcome::Stayed,
+            (false, Owner::Destination) if is_lost => Outcome::Lost,
+            (false, Owner::Destination) if here.post_copy.is_some() => Outcome::Switched,
             (false, Owner::Destination) => Outcome::Moved,
             (false, Owner::InDoubt) => Outcome::InDoubt,
         }
+    }
+
+    /// The guest is whole at the destination, or nobody says so.
+    fn judge_moved(&self, here: &Report, there: Option<&Report>) {
+        let is_lost = here.status == dwcp::Status::PostCopyLost;
+        let endings = &self.source_guest.state.lock().unwrap().endings;
+        if here.status == dwcp::Status::InDoubt {
+            // It gave up, and then the answer came.
+            return;
+        }
+        let expected = if is_lost { Ending::Lost } else { Ending::Discard };
+        assert!(endings.iter().all(|ending| *ending == expected), "{endings:?}");
+        let Some(there) = there.filter(|_| !self.destination_crashed) else { return };
+        let sink = self.sink_guest.state.lock().unwrap();
+        if there.status == dwcp::Status::PostCopyLost {
+            assert!(is_lost, "{}", self.describe());
+            assert!(sink.endings.iter().all(|ending| *ending == Ending::Lost));
+            return;
+        }
+        // The last pages may be on their way when the source is given up.
+        assert!(!is_lost || there.status == dwcp::Status::ConnectionLost, "{}", self.describe());
+        // The disk may be full when the last page has come.
+        let kept = [Mark::Owned, Mark::OwnedIncomplete];
+        assert!(self.destination_record.is_some_and(|mark| kept.contains(&mark)));
+        assert!(!sink.missing.contains(&true), "pages are missing: {}", self.describe());
+        assert!(sink.truth.as_ref() == Some(&sink.memory), "pages differ: {}", self.describe());
+        if here.status == dwcp::Status::Ok && there.status == dwcp::Status::Ok {
+            assert_eq!(here.digest, there.digest, "{}", self.describe());
+        }
+        if is_lost {
+            return;
+        }
+        let figures = [here.post_copy, there.post_copy].map(|figures| figures.unwrap_or_default());
+        assert_eq!(figures[0].missing_pages, figures[1].missing_pages);
+        assert_eq!((figures[0].lost_pages, figures[1].lost_pages), (0, 0));
     }
 
     /// The survivor says who owns the guest, and the dead one's record does not contradict it.

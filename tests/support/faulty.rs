@@ -1,8 +1,9 @@
 //! Memory and dirty log that fail, stall or panic when the test's guest is told to.
 
 use super::Guest;
-use dwcp::base::MemoryLayout;
-use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource};
+use dwcp::base::{MemoryLayout, PageBitmap};
+use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use std::sync::Arc;
 
 type Done = Result<(), GuestError>;
 
@@ -83,6 +84,17 @@ impl GuestSink for FaultySink {
     ) -> std::io::Result<()> {
         self.1.call("receive_pages").map_err(std::io::Error::other)?;
         self.0.receive_pages(region, offset, length, stream, inspect)
+    }
+
+    fn check_post_copy(&self) -> Done {
+        self.1.call("check_post_copy")?;
+        self.0.check_post_copy()
+    }
+
+    fn begin_post_copy(&self, missing: &PageBitmap) -> Result<Arc<dyn MissingPages>, GuestError> {
+        self.1.call("begin_post_copy")?;
+        self.1.lack(missing);
+        self.0.begin_post_copy(missing)
     }
 
     fn load_device_state(&self, state: &[u8]) -> Done {

@@ -4,7 +4,7 @@
 
 mod faulty;
 
-use dwcp::base::{MemoryLayout, RegionLayout};
+use dwcp::base::{MemoryLayout, PageBitmap, RegionLayout};
 use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource};
 use dwcp::runtime::mapped_guest::{MappedSink, SinkControl, SourceControl};
 use dwcp::runtime::process_memory::process_memory_source;
@@ -35,14 +35,24 @@ struct State {
     /// Whether the guest can be slowed down, and how far it was asked to be.
     can_throttle: AtomicBool,
     throttles: Mutex<Vec<u8>>,
+    /// The pages that were missing when it came, if it came by post-copy.
+    lacked: Mutex<Option<PageBitmap>>,
+    /// Its devices read so many pages while they are restored.
+    pages_of_devices: AtomicU64,
 }
 
 impl Guest {
     /// A stopped guest with zeroed memory.
     pub fn new(pages: u64, pages_per_s: u64) -> Self {
         let memory = MappedMemory::allocate(layout(pages), Allocation::default()).unwrap();
+        Self::over(Arc::new(memory), pages_per_s)
+    }
+
+    /// A stopped guest in this memory.
+    pub fn over(memory: Arc<MappedMemory>, pages_per_s: u64) -> Self {
+        let pages = memory.layout().page_count();
         Self(Arc::new(State {
-            memory: Arc::new(memory),
+            memory,
             pages,
             counter: AtomicU64::new(0),
             pages_per_s,
@@ -55,6 +65,8 @@ impl Guest {
             panic_at: Mutex::default(),
             can_throttle: AtomicBool::new(false),
             throttles: Mutex::default(),
+            lacked: Mutex::default(),
+            pages_of_devices: AtomicU64::new(0),
         }))
     }
 
@@ -121,19 +133,32 @@ impl Guest {
         image
     }
 
+    /// Its devices read so many pages of its memory while they are restored.
+    pub fn has_devices_in_memory(&self, pages: u64) {
+        self.0.pages_of_devices.store(pages, SeqCst);
+    }
+
+    /// From now on its memory lacks these pages.
+    fn lack(&self, missing: &PageBitmap) {
+        *self.0.lacked.lock().unwrap() = Some(missing.clone());
+    }
+
+    /// Every page is what it was when the source stood still, or was written here since.
+    pub fn check_since(&self, source: &Guest) {
+        let (before, after) = (source.image(), self.image());
+        let pairs = before.chunks_exact(PAGE as usize).zip(after.chunks_exact(PAGE as usize));
+        for (page, (before, after)) in pairs.enumerate() {
+            let is_newer = stamp_of(after) > source.counter();
+            assert!(is_newer || before == after, "page {page} is not what it was at the switch");
+        }
+        self.check();
+    }
+
     /// Every page is zero or carries its own stamp, none newer than the counter.
     pub fn check(&self) {
         let (image, counter) = (self.image(), self.counter());
         for (page, bytes) in image.chunks_exact(PAGE as usize).enumerate() {
-            let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-            if word(0) == 0 && bytes.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            assert_eq!(word(0), page as u64 + 1, "page {page} carries another page's stamp");
-            assert!(word(8) <= counter, "page {page} is from after the counter {counter}");
-            let mut expected = vec![0; PAGE as usize];
-            fill_page(&mut expected, page as u64, word(8));
-            assert!(bytes == expected, "page {page} is torn");
+            check_page(page, bytes, counter);
         }
     }
 
@@ -165,6 +190,11 @@ impl Guest {
 impl State {
     fn stamp(&self, page: u64) {
         let mut bytes = vec![0; PAGE as usize];
+        if self.lacked.lock().unwrap().is_some() {
+            // As a guest does that uses what it has stored; it waits here while the page is missing.
+            self.memory.read(0, page * PAGE, &mut bytes).unwrap();
+            check_page(page as usize, &bytes, self.counter.load(SeqCst));
+        }
         let sequence = self.counter.fetch_add(1, SeqCst) + 1;
         fill_page(&mut bytes, page, sequence);
         self.memory.write(0, page * PAGE, &bytes).unwrap();
@@ -206,6 +236,23 @@ impl Drop for State {
     fn drop(&mut self) {
         self.running.store(false, SeqCst);
     }
+}
+
+fn stamp_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[8..16].try_into().unwrap())
+}
+
+fn check_page(page: usize, bytes: &[u8], counter: u64) {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return;
+    }
+    let owner = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert_eq!(owner, page as u64 + 1, "page {page} carries another page's stamp");
+    let stamp = stamp_of(bytes);
+    assert!(stamp <= counter, "page {page} is from after the counter {counter}");
+    let mut expected = vec![0; PAGE as usize];
+    fill_page(&mut expected, page as u64, stamp);
+    assert!(bytes == expected, "page {page} is torn");
 }
 
 fn fill_page(bytes: &mut [u8], page: u64, sequence: u64) {
@@ -263,13 +310,19 @@ impl SourceControl for Control {
 impl SinkControl for Control {
     fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
         self.0.call("load_device_state")?;
+        let pages = self.0.0.pages_of_devices.load(SeqCst);
+        let mut queues = vec![0; (pages * PAGE) as usize];
+        self.0.0.memory.read(0, 0, &mut queues).map_err(|e| GuestError::new("devices", e))?;
         self.0.0.counter.store(u64::from_le_bytes(state.try_into().unwrap()), SeqCst);
         Ok(())
     }
 
     fn resume(&self) -> Result<(), GuestError> {
         self.0.call("resume")?;
-        self.0.check();
+        // To look at pages that are missing would be to wait for them.
+        if self.0.0.lacked.lock().unwrap().is_none() {
+            self.0.check();
+        }
         self.0.start();
         Ok(())
     }
@@ -277,5 +330,19 @@ impl SinkControl for Control {
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
         self.0.0.endings.lock().unwrap().push(ending);
         self.0.call("finish")
+    }
+}
+
+/// New shared memory, mapped for as long as the process lives.
+pub fn map_shared(length_bytes: u64) -> *mut u8 {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new file mapped at an address of the kernel's choice.
+    unsafe {
+        let fd = libc::memfd_create(c"dwcp-test".as_ptr(), 0);
+        assert!(fd >= 0 && libc::ftruncate(fd, length_bytes as i64) == 0);
+        let start =
+            libc::mmap(std::ptr::null_mut(), length_bytes as usize, protection, flags, fd, 0);
+        assert!(start != libc::MAP_FAILED && libc::close(fd) == 0);
+        start.cast()
     }
 }

@@ -88,7 +88,8 @@ impl Guest {
 
     /// Tells the guest how the migration ended.
     pub fn finish(&self, ending: Ending) -> Result<(), GuestError> {
-        let keep = ending == Ending::Keep;
+        // Nobody knows who has a guest in doubt, so it must not be let go of; it has not been resumed.
+        let keep = ending != Ending::Discard;
         self.call("finish", |py| PyTuple::new(py, [keep]), |_| Ok(()))
     }
 }

@@ -69,6 +69,16 @@ impl Migration {
         door::pass(py, || self.inner.cancel())
     }
 
+    /// Lets the guest go on at the destination before all of its memory is there.
+    fn start_post_copy(&self, py: Python<'_>) -> PyResult<()> {
+        door::pass_node(py, || self.inner.start_post_copy())
+    }
+
+    /// Gives up a guest that lacks pages which will not come.
+    fn abandon_post_copy(&self, py: Python<'_>) -> PyResult<()> {
+        door::pass_node(py, || self.inner.abandon_post_copy())
+    }
+
     /// Changes the cap, in bytes per second; None lifts it.
     fn set_bandwidth_limit(&self, py: Python<'_>, bytes_per_s: Option<u64>) -> PyResult<()> {
         door::pass(py, || self.inner.set_bandwidth_limit(bytes_per_s))

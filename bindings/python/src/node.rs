@@ -10,7 +10,7 @@ use dwcp::base::MigrationId;
 use dwcp::base::ids::ParseIdError;
 use dwcp::base::networks::ParseNetworksError;
 use dwcp::migration::MigrationOptions;
-use dwcp::migration::options::ChoiceError;
+use dwcp::migration::options::{ChoiceError, PostCopyRuleError};
 use dwcp::observe::Event;
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
 use dwcp::runtime::held::HeldOptions;
@@ -165,7 +165,7 @@ impl Node {
     #[pyo3(signature = (
         guest, to, *, streams = None, codec = None, max_downtime_ms = None, deadline_s = None,
         bandwidth_limit_bytes_per_s = None, throttle = None, multifd_channels = None,
-        reconnect_timeout_s = None, stall_timeout_s = None,
+        post_copy = None, reconnect_timeout_s = None, stall_timeout_s = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python call")]
     fn migrate(
@@ -180,6 +180,7 @@ impl Node {
         bandwidth_limit_bytes_per_s: Option<u64>,
         throttle: Option<bool>,
         multifd_channels: Option<i64>,
+        post_copy: Option<&str>,
         reconnect_timeout_s: Option<f64>,
         stall_timeout_s: Option<f64>,
     ) -> PyResult<Migration> {
@@ -194,6 +195,10 @@ impl Node {
         options.throttle = throttle.unwrap_or(options.throttle);
         if let Some(channels) = multifd_channels {
             options.multifd_channels = channel_count(py, channels)?;
+        }
+        if let Some(rule) = post_copy {
+            options.post_copy =
+                rule.parse().map_err(|failure: PostCopyRuleError| error::invalid(py, failure))?;
         }
         options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s;
         options.deadline = door::seconds(py, "deadline_s", deadline_s)?;

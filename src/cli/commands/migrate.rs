@@ -46,6 +46,7 @@ fn request(options: &Migrate) -> Value {
         ("max_downtime", &options.max_downtime),
         ("deadline", &options.deadline),
         ("bandwidth_limit", &options.bandwidth_limit),
+        ("post_copy", &options.post_copy),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
@@ -152,13 +153,13 @@ fn draw(bar: &ProgressBar, progress: &Value) {
 fn print_report(report: &Value, output: &Output) -> Result<(), CliError> {
     let guest = text(&report["guest"]);
     let succeeded = report["status"] == Status::Ok.name();
-    match succeeded {
-        true => output.line(&format!("{guest} has moved"))?,
-        false => output.line(&format!(
-            "{guest} has not moved: {} ({})",
-            text(&report["reason"]),
-            text(&report["status"])
-        ))?,
+    let (reason, status) = (text(&report["reason"]), text(&report["status"]));
+    match (succeeded, report["owner"].as_str()) {
+        (true, _) => output.line(&format!("{guest} has moved"))?,
+        (false, Some("in_doubt")) => {
+            output.line(&format!("{guest} may have moved: {reason} ({status})"))?;
+        }
+        (false, _) => output.line(&format!("{guest} has not moved: {reason} ({status})"))?,
     }
     output.line(&format!("the guest is at: {}", owner(report)))?;
     let milliseconds = |field: &str| report[field].as_f64().unwrap_or(0.0);
@@ -182,7 +183,22 @@ fn print_report(report: &Value, output: &Output) -> Result<(), CliError> {
         count("duplicate_pages"),
         count("delta_pages")
     ))?;
+    if let Some(line) = post_copy(report) {
+        output.line(&line)?;
+    }
     output.line(&format!("digest {}", text(&report["digest"])))
+}
+
+/// What came of a switch to post-copy, if there was one.
+fn post_copy(report: &Value) -> Option<String> {
+    let figures = report["post_copy"].as_object()?;
+    let number = |field: &str| figures.get(field).and_then(Value::as_u64).unwrap_or(0);
+    let lost = match number("lost_pages") {
+        0 => String::new(),
+        lost => format!("; {lost} are lost"),
+    };
+    let (missing, faults) = (number("missing_pages"), number("faults"));
+    Some(format!("post-copy: {missing} pages were missing, {faults} were asked for{lost}"))
 }
 
 fn owner(report: &Value) -> &'static str {
@@ -221,8 +237,19 @@ mod tests {
             ("DWCP_ERR_DID_NOT_CONVERGE", "source", error::AT_SOURCE),
             ("DWCP_ERR_IN_DOUBT", "in_doubt", error::IN_DOUBT),
             ("DWCP_ERR_CALLBACK", "destination", error::FAILED),
+            ("DWCP_ERR_POST_COPY_LOST", "destination", error::FAILED),
         ] {
             assert_eq!(exit_code(&json!({ "status": status, "owner": owner })), code, "{status}");
         }
+    }
+
+    #[test]
+    fn post_copy_is_told_where_it_was() {
+        assert_eq!(post_copy(&json!({ "post_copy": null })), None);
+        let figures = json!({ "missing_pages": 9, "lost_pages": 0, "faults": 2 });
+        let text = post_copy(&json!({ "post_copy": figures })).unwrap();
+        assert_eq!(text, "post-copy: 9 pages were missing, 2 were asked for");
+        let figures = json!({ "missing_pages": 9, "lost_pages": 4, "faults": 2 });
+        assert!(post_copy(&json!({ "post_copy": figures })).unwrap().ends_with("; 4 are lost"));
     }
 }

@@ -1,4 +1,4 @@
-//! `migrations`, `cancel` and `bandwidth`.
+//! `migrations`, `cancel`, `post-copy` and `bandwidth`.
 
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
@@ -30,6 +30,27 @@ pub async fn cancel(id: &str, client: &Client, output: &Output) -> Result<(), Cl
             "migration {id} had already ended; the guest is at: {}",
             text(&migration["owner"])
         )),
+    }
+}
+
+pub async fn post_copy(
+    id: &str,
+    abandon: bool,
+    client: &Client,
+    output: &Output,
+) -> Result<(), CliError> {
+    let id = complete(id, client).await?;
+    let body = json!({ "abandon": abandon });
+    let migration = client.post(&format!("/v3/migrations/{id}/post-copy"), body).await?;
+    if output.json() {
+        return output.value(&migration);
+    }
+    let guest = text(&migration["guest"]);
+    match abandon {
+        true => output.line(&format!("guest {guest} of migration {id} is given up")),
+        false => {
+            output.line(&format!("guest {guest} of migration {id} goes on at the destination"))
+        }
     }
 }
 

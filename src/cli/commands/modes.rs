@@ -179,11 +179,42 @@ async fn set(
         _ => "until the node is started again",
     };
     output.line(&format!("{what}; {until}"))?;
-    if mode == "v1-compat" {
-        output
-            .note("migrations still go by DWCP v3, as in hybrid mode: no transport speaks v1 yet");
-    }
+    let note = match (mode, peer) {
+        ("v1-compat", Some(_)) => {
+            "migrations to it go by v1: in plain, the guest standing still, never acknowledged; \
+             what is lost: dwcp-v3-cli status --check-compatibility"
+        }
+        ("v1-compat", None) => {
+            "migrations go by v1 to peers that are named as v1 (v1.peers, set-mode --peer, or \
+             migrate --to v1://HOST:PORT), and to no others"
+        }
+        _ => return Ok(()),
+    };
+    output.note(note);
     Ok(())
+}
+
+/// `status --check-mode`.
+pub async fn check(client: &Client, output: &Output) -> Result<(), CliError> {
+    let answer = client.get("/v3/modes/check").await?;
+    if output.json() {
+        return output.value(&answer);
+    }
+    let mut rows = vec![row(["COMPONENT", "MODE", "WHAT IT DOES"])];
+    for part in answer["components"].as_array().into_iter().flatten() {
+        rows.push(["name", "mode", "detail"].map(|field| text(&part[field])).to_vec());
+    }
+    output.table(&rows)?;
+    let peers: Vec<_> = answer["peers"].as_array().into_iter().flatten().collect();
+    if !peers.is_empty() {
+        output.line("")?;
+        table(&peers, output)?;
+    }
+    output.line("")?;
+    output.line(match answer["is_v1_compat"].as_bool() {
+        Some(true) => "all components are in v1-compatible mode",
+        _ => "not all components are in v1-compatible mode",
+    })
 }
 
 async fn test(body: Value, client: &Client, output: &Output) -> Result<(), CliError> {

@@ -1,5 +1,7 @@
-//! `status`.
+//! `status`, and what it checks instead: modes, and compatibility with v1.
 
+use super::{modes, v1};
+use crate::cli::args::Status;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
@@ -7,7 +9,13 @@ use humantime::format_rfc3339_seconds;
 use serde_json::Value;
 use std::time::{Duration, UNIX_EPOCH};
 
-pub async fn run(verbose: bool, client: &Client, output: &Output) -> Result<(), CliError> {
+pub async fn run(options: &Status, client: &Client, output: &Output) -> Result<(), CliError> {
+    if options.check_compatibility {
+        return v1::compatibility(options.peer.as_deref(), client, output).await;
+    }
+    if options.check_mode {
+        return modes::check(client, output).await;
+    }
     let status = client.get("/v3/status").await?;
     if output.json() {
         return output.value(&status);
@@ -34,7 +42,7 @@ pub async fn run(verbose: bool, client: &Client, output: &Output) -> Result<(), 
         migrations["running"], migrations["ended"]
     ))?;
     output.line(&format!("configuration: {}", text(&status["config"])))?;
-    if verbose { details(&status, output) } else { Ok(()) }
+    if options.verbose { details(&status, output) } else { Ok(()) }
 }
 
 fn details(status: &Value, output: &Output) -> Result<(), CliError> {

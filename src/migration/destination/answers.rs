@@ -12,6 +12,7 @@ impl Destination {
     /// Takes in what came of an action.
     pub fn answer(&mut self, answer: Answer, now: Time) {
         match answer {
+            Answer::PostCopyBegun(result) => self.on_post_copy_begun(result),
             Answer::DeviceStateLoaded(result) => self.on_loaded(result, now),
             Answer::Resumed(result) => self.on_resumed(result, now),
             Answer::Persisted(mark, result) => self.on_persisted(mark, result, now),
@@ -71,16 +72,21 @@ impl Destination {
         match (mark, result) {
             (Mark::Prepared, Ok(())) if self.commitment == Commitment::Preparing => {
                 self.commitment = Commitment::Prepared;
-                self.session.send(&Control::Verified { digest: self.digest.value().0 });
+                self.session.send(&Control::Verified { digest: self.verified_digest() });
             }
-            (Mark::Owned, Ok(())) if self.commitment == Commitment::Recording => {
+            (Mark::Owned, result) if self.commitment == Commitment::Ours => {
+                self.on_completion_kept(result);
+            }
+            (Mark::Owned | Mark::OwnedIncomplete, Ok(()))
+                if self.commitment == Commitment::Recording =>
+            {
                 self.commitment = Commitment::Ours;
                 self.owner = Owner::Destination;
                 self.session.send(&Control::Committed);
                 self.enter(Phase::Resume, now);
                 self.actions.push_back(Action::Resume);
             }
-            (Mark::Receiving | Mark::Prepared | Mark::Owned, Err(text)) => {
+            (Mark::Receiving | Mark::Prepared | Mark::Owned | Mark::OwnedIncomplete, Err(text)) => {
                 // A commit that cannot be written down was not taken: the source gets its guest
                 // back by the abort.
                 if self.commitment == Commitment::Recording {
@@ -108,6 +114,7 @@ impl Destination {
         if status != Status::Ok {
             self.failure = Some(Failure { status, reason });
         }
+        self.enter_post_copy(now);
     }
 
     /// The commit: from the moment its record is on disk the guest is ours.
@@ -117,7 +124,9 @@ impl Destination {
             return self.fail(Failure::new(Status::UnexpectedMessage, text));
         }
         self.commitment = Commitment::Recording;
-        self.actions.push_back(Action::Persist(Mark::Owned));
+        let is_partial = self.post_copy.has_switched();
+        let mark = if is_partial { Mark::OwnedIncomplete } else { Mark::Owned };
+        self.actions.push_back(Action::Persist(mark));
     }
 
     /// The source has the guest and keeps it.

@@ -4,7 +4,7 @@ use super::{Action, Commitment, Destination, Promise};
 use crate::Status;
 use crate::base::limits::{MAX_DEVICE_STATE_BYTES, MAX_STREAM_CHUNKS};
 use crate::base::{StreamId, Time};
-use crate::migration::{Failure, Phase};
+use crate::migration::{Failure, Phase, stream_ended};
 use crate::observe::EventKind;
 use crate::transport::SessionError;
 use crate::wire::{ChunkHeader, Control, ExtentKind, Frame, FrameKind};
@@ -53,16 +53,24 @@ impl Destination {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
+        self.ask_again(stream);
         if !self.finish_asked {
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            self.events.push_back(stream_ended(stream, has_left, reason));
         }
-        if self.streams.get(&stream).is_some_and(|record| record.fence_asked) {
-            self.answer_fence(stream);
+        if has_left {
+            // All that it carried is acknowledged, so nobody will ask what that was.
+            self.streams.remove(&stream);
+        }
+        match self.streams.get(&stream) {
+            Some(record) if record.fence_asked => self.answer_fence(stream),
+            // Nothing to be remembered until the source asks.
+            Some(record) if record.arrived.is_empty() => drop(self.streams.remove(&stream)),
+            _ => {}
         }
     }
 
@@ -76,7 +84,9 @@ impl Destination {
         header: &ChunkHeader,
     ) -> Result<(), ChunkError> {
         let chunk = header.id.0;
-        if self.commitment != Commitment::Receiving || self.finish_asked {
+        let is_due = self.commitment == Commitment::Receiving && !self.post_copy.has_switched()
+            || self.post_copy.is_open();
+        if !is_due || self.finish_asked {
             return Err(ChunkError::NotReceiving(chunk));
         }
         if self.streams.get(&stream).is_none_or(|record| record.fence_asked) {
@@ -114,6 +124,7 @@ impl Destination {
         self.session.acknowledge(stream, header.id, whole);
         if whole {
             self.count(header);
+            self.on_placed(header, now);
             if let Some(record) = self.streams.get_mut(&stream) {
                 record.arrived.push_back(header.id);
                 if record.arrived.len() > MAX_STREAM_CHUNKS {
@@ -124,6 +135,7 @@ impl Destination {
             self.events.push_back(EventKind::ChunkDamaged { chunk: header.id.0 });
         }
         self.try_load(now);
+        self.try_complete(now);
     }
 
     /// Takes in a frame that arrived on a stream; chunks go by [`Self::begin_chunk`].
@@ -149,6 +161,7 @@ impl Destination {
                 }
             }
             FrameKind::Ping => {}
+            FrameKind::Goodbye => self.session.on_goodbye(stream),
             kind => {
                 let text = format!("unexpected {kind:?} frame from the source");
                 self.fail(Failure::new(Status::UnexpectedMessage, text));
@@ -175,6 +188,20 @@ impl Destination {
                 self.all_arrived = true;
                 self.try_load(now);
             }
+            Control::Missing { first_page, codec, bytes } => {
+                self.on_missing(first_page, codec, &bytes);
+            }
+            Control::Switch { digest, missing_pages, device_state_bytes, device_state_crc } => {
+                let promise = Promise { digest, device_state_bytes, device_state_crc };
+                self.on_switch(promise, missing_pages, now);
+            }
+            Control::Whole { digest } if self.post_copy.is_open() => self.on_whole(digest, now),
+            Control::Abandon { reason } if self.waits_for_pages() => {
+                self.lose(&format!("given up at the source: {reason}"));
+            }
+            Control::Abandon { .. } if self.awaits_proof() => {
+                self.end_unproven("the source was given up");
+            }
             Control::Commit => self.on_commit(),
             Control::Abort { status, reason } => self.on_abort(status, &reason),
             other => {
@@ -187,7 +214,7 @@ impl Destination {
     fn on_finalize(&mut self, promise: Promise, now: Time) {
         // Control messages come in order, so the device state is complete now or never.
         let (promised, have) = (promise.device_state_bytes, self.device_state.len());
-        if self.promise.is_some() || promised != have as u64 {
+        if self.promise.is_some() || self.post_copy.has_switched() || promised != have as u64 {
             let text =
                 format!("source promises a device state of {promised} bytes, but {have} came");
             return self.fail(Failure::new(Status::UnexpectedMessage, text));
@@ -249,5 +276,35 @@ impl Destination {
         let before = header.extents[..index].iter().flat_map(|extent| extent.range());
         let within = header.extents[index].range().take_while(|taken| *taken < page);
         before.chain(within).for_each(|taken| self.claimed.remove(taken));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{MemoryLayout, MigrationId, RegionLayout};
+    use crate::encoding::ImageDigest;
+    use crate::migration::destination::DestinationSetup;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn streams_that_come_and_go_leave_room_for_others() {
+        let region = RegionLayout { name: "ram".into(), guest_address: 0, length_bytes: 8192 };
+        let setup = DestinationSetup {
+            id: MigrationId([1; 16]),
+            guest: "vm".into(),
+            layout: MemoryLayout::new(4096, vec![region]).unwrap(),
+            reconnect_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+            post_copy: true,
+        };
+        let mut destination = Destination::new(setup, Arc::new(ImageDigest::new(2)), Time(1));
+        for number in 0..1_000 {
+            let stream = StreamId(number);
+            assert!(destination.may_join(stream), "stream {number} finds no room");
+            destination.stream_up(stream, "source", Time(1));
+            destination.stream_down(stream, "broken", Time(1));
+        }
     }
 }

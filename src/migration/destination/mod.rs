@@ -7,12 +7,19 @@
 //! Precopy -> DeviceState -> Verify -> Handover -> Resume -> Ended
 //!                                       | commit received and on disk: the guest is ours
 //! ```
+//! Post-copy goes one phase further, with the guest running (`post_copy`):
+//!
+//! ```text
+//! Precopy -> DeviceState -> Verify -> Handover -> Resume -> PostCopy -> Ended
+//! ```
 //! Before the commit every failure ends in [`Ending::Discard`]: the guest is the source's.
 
 mod answers;
 mod frames;
+mod post_copy;
 
 pub use frames::ChunkError;
+pub use post_copy::FaultStance;
 
 use crate::Status;
 use crate::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, StreamId, Time};
@@ -44,6 +51,8 @@ pub struct DestinationSetup {
     pub reconnect_timeout: Duration,
     /// How long streams may be silent.
     pub stall_timeout: Duration,
+    /// Whether post-copy was agreed on.
+    pub post_copy: bool,
 }
 
 /// What the driver is asked to do, outside the lock, in this order.
@@ -51,6 +60,8 @@ pub struct DestinationSetup {
 pub enum Action {
     /// Close this stream, wait until nobody uses it, then call [`Destination::stream_down`].
     CloseStream(StreamId),
+    /// Take these pages away from the guest, and begin to tell which of them it touches.
+    BeginPostCopy(PageBitmap),
     /// Restore CPUs and devices.
     LoadDeviceState(Vec<u8>),
     /// Start the guest.
@@ -64,6 +75,8 @@ pub enum Action {
 /// What came of an action.
 #[derive(Debug)]
 pub enum Answer {
+    /// Of [`Action::BeginPostCopy`].
+    PostCopyBegun(Result<(), GuestError>),
     /// Of [`Action::LoadDeviceState`].
     DeviceStateLoaded(Result<(), GuestError>),
     /// Of [`Action::Resume`].
@@ -116,6 +129,7 @@ pub struct Destination {
     streams: BTreeMap<StreamId, StreamRecord>,
     device_state: Vec<u8>,
     promise: Option<Promise>,
+    post_copy: post_copy::PostCopy,
     all_arrived: bool,
     commitment: Commitment,
     counts: Counts,
@@ -136,7 +150,8 @@ pub struct Destination {
 impl Destination {
     /// A destination whose first stream is about to come up.
     pub fn new(setup: DestinationSetup, digest: Arc<ImageDigest>, now: Time) -> Self {
-        let claimed = PageBitmap::new(setup.layout.page_count());
+        let pages = setup.layout.page_count();
+        let claimed = PageBitmap::new(pages);
         let mut destination = Self {
             session: Session::default(),
             digest,
@@ -145,6 +160,7 @@ impl Destination {
             streams: BTreeMap::new(),
             device_state: Vec::new(),
             promise: None,
+            post_copy: post_copy::PostCopy::new(pages),
             all_arrived: false,
             commitment: Commitment::Receiving,
             counts: Counts::default(),
@@ -194,12 +210,13 @@ impl Destination {
 
     /// The next frame for this stream.
     pub fn next_frame(&mut self, stream: StreamId, now: Time) -> Option<Frame> {
-        self.session.next_frame(stream, now)
+        // What the guest waits for goes before everything else.
+        self.next_request(stream).or_else(|| self.session.next_frame(stream, now))
     }
 
     /// Whether a frame other than a chunk acknowledgement waits to go out on any stream.
     pub fn has_control(&self) -> bool {
-        self.session.has_control()
+        self.session.has_control() || self.has_requests()
     }
 
     /// Chunk acknowledgements waiting on a stream.
@@ -227,7 +244,10 @@ impl Destination {
     /// Gives up, unless the commit has come. Once the guest runs here, it only ends the wait for
     /// a source to be told: one that comes back later is told by the record.
     pub fn cancel(&mut self) {
-        if self.resumed && !self.finish_asked {
+        if self.awaits_proof() && !self.finish_asked {
+            return self.end_unproven("it was cancelled");
+        }
+        if self.resumed && !self.finish_asked && !self.lacks_pages() {
             return self.finish(Ending::Keep);
         }
         self.fail(Failure::new(Status::Cancelled, "cancelled at the destination"));
@@ -250,7 +270,7 @@ impl Destination {
             pass: self.counts.pass(),
             ram_bytes: self.setup.layout.total_bytes(),
             pages: self.setup.layout.page_count(),
-            remaining_pages: 0,
+            remaining_pages: self.missing_pages(),
             wire_bytes: self.counts.wire_bytes,
             bandwidth_bytes_per_s: 0,
             dirty_rate_bytes_per_s: 0,
@@ -265,7 +285,7 @@ impl Destination {
     /// The report, once it is over.
     pub fn report(&self) -> Option<Report> {
         let ended_at = self.ended_at?;
-        let ours = self.commitment == Commitment::Ours;
+        let is_whole = self.commitment == Commitment::Ours && !self.lacks_pages();
         Some(Report {
             id: self.setup.id,
             guest: self.setup.guest.clone(),
@@ -284,7 +304,8 @@ impl Destination {
             full_pages: self.counts.full_pages,
             passes: 0,
             reconnects: 0,
-            digest: if ours { self.digest.value().to_string() } else { String::new() },
+            digest: if is_whole { self.digest.value().to_string() } else { String::new() },
+            post_copy: self.post_copy_figures(),
             pass_details: Vec::new(),
         })
     }
@@ -296,7 +317,7 @@ impl Destination {
 
     /// Looks at the clock: lost connections, a silent source.
     pub fn tick(&mut self, now: Time) {
-        if self.is_over() || self.finish_asked {
+        if self.is_over() || self.finish_asked || self.waits_for_pages() {
             return;
         }
         let told = self.resumed && self.session.all_acknowledged();
@@ -304,6 +325,12 @@ impl Destination {
         let silent = self.session.last_heard().map(|heard| now - heard);
         let gone = lost.filter(|lost| *lost >= self.setup.reconnect_timeout);
         let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));
+        if self.awaits_proof() {
+            if let Some(gone) = gone {
+                self.end_unproven(&format!("nothing was heard from the source for {gone:?}"));
+            }
+            return;
+        }
         // Once the guest runs, a source that comes back is told by what the node remembers.
         if self.resumed && (told || lost.is_some() || gone.is_some()) {
             self.finish(Ending::Keep);

@@ -10,7 +10,7 @@ use crate::encoding::HeldKey;
 use crate::migration::ownership::Mark;
 use crate::migration::stats::{PhaseClock, milliseconds};
 use crate::migration::{Ending, Failure, Owner, Phase, Progress, Report};
-use crate::migration::{ended_event, micros};
+use crate::migration::{ended_event, micros, stream_ended};
 use crate::observe::EventKind;
 use crate::transport::{Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
@@ -405,13 +405,13 @@ impl RelayDestination {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
         if !self.finish_asked {
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            self.events.push_back(stream_ended(stream, has_left, reason));
         }
     }
 
@@ -451,6 +451,7 @@ impl RelayDestination {
                 }
             }
             FrameKind::Ping => {}
+            FrameKind::Goodbye => self.session.on_goodbye(stream),
             kind => {
                 let text = format!("unexpected {kind:?} frame from the source");
                 self.fail(Failure::new(Status::UnexpectedMessage, text));
@@ -530,6 +531,7 @@ impl RelayDestination {
             passes: 0,
             reconnects: 0,
             digest: digest.unwrap_or_default(),
+            post_copy: None,
             pass_details: Vec::new(),
         })
     }

@@ -9,9 +9,9 @@ use crate::base::{StreamId, Time};
 use crate::encoding::{AnnouncedPages, HeldKey};
 use crate::migration::ownership::Mark;
 use crate::migration::source::Work;
-use crate::migration::stats::{PhaseClock, milliseconds};
+use crate::migration::stats::{PhaseClock, Traffic, milliseconds};
 use crate::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Progress, Report};
-use crate::migration::{ended_event, micros};
+use crate::migration::{ended_event, micros, stream_ended};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
@@ -91,6 +91,7 @@ pub struct RelaySource {
     /// that is far ahead of its replay, and stores none that is far ahead of this.
     acknowledged_to: u64,
     pacer: Pacer,
+    was_held_back: bool,
     bandwidth: BandwidthEstimator,
     agreed: Option<Features>,
     announcement: Announcement,
@@ -105,6 +106,7 @@ pub struct RelaySource {
     paused_at: Option<Time>,
     downtime: Duration,
     streams_seen: u32,
+    streams_lost: u32,
     reconnects: u32,
     without_streams_since: Option<Time>,
     last_connect_error: String,
@@ -132,6 +134,7 @@ impl RelaySource {
             spare: SpareBuffers::default(),
             acknowledged_to: 0,
             pacer,
+            was_held_back: false,
             bandwidth: BandwidthEstimator::default(),
             agreed: None,
             announcement: Announcement::Coming(None),
@@ -146,6 +149,7 @@ impl RelaySource {
             paused_at: None,
             downtime: Duration::ZERO,
             streams_seen: 0,
+            streams_lost: 0,
             reconnects: 0,
             without_streams_since: Some(now),
             last_connect_error: String::new(),
@@ -320,8 +324,27 @@ impl RelaySource {
 
     /// Changes the bandwidth cap.
     pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
-        self.pacer.set_rate(rate_bytes_per_s, now);
-        self.options.bandwidth_limit_bytes_per_s = rate_bytes_per_s;
+        self.pacer.set_limit(rate_bytes_per_s, now);
+    }
+
+    /// Changes what others who share a cap leave to this migration.
+    pub fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.pacer.set_share(rate_bytes_per_s, now);
+    }
+
+    /// What the streams did so far.
+    pub fn traffic(&mut self, now: Time) -> Traffic {
+        let owes = self.pacer.ready_at(now) > now && !self.unsent.is_empty();
+        Traffic {
+            sent_bytes: self.wire_bytes,
+            delivered_bytes: self.bandwidth.acked_bytes(),
+            streams: u16::try_from(self.session.stream_count()).unwrap_or(u16::MAX),
+            is_copying: self.clock.phase() == Phase::Precopy && self.wants_segments(),
+            was_held_back: std::mem::take(&mut self.was_held_back) || owes,
+            round_trip: self.bandwidth.min_round_trip(),
+            rate_bytes_per_s: self.bandwidth.peak_bytes_per_s(),
+            limit_bytes_per_s: self.pacer.limit_bytes_per_s(),
+        }
     }
 
     /// The next thing the driver is to do.
@@ -360,7 +383,7 @@ impl RelaySource {
     }
 
     fn capped(&self, measured: Option<u64>) -> Option<u64> {
-        match (measured, self.options.bandwidth_limit_bytes_per_s) {
+        match (measured, self.pacer.rate_bytes_per_s()) {
             (Some(measured), Some(cap)) => Some(measured.min(cap)),
             (measured, cap) => measured.or(cap),
         }
@@ -445,6 +468,7 @@ impl RelaySource {
             passes: 0,
             reconnects: self.reconnects,
             digest: digest.unwrap_or_default(),
+            post_copy: None,
             pass_details: Vec::new(),
         })
     }
@@ -463,8 +487,7 @@ impl RelaySource {
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
         self.session.stream_up(stream, now);
         self.streams_seen += 1;
-        let extra = self.streams_seen.saturating_sub(u32::from(self.options.streams));
-        self.reconnects = self.reconnects.max(extra);
+        self.reconnects += u32::from(self.reconnects < self.streams_lost);
         self.without_streams_since = None;
         self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
@@ -475,7 +498,9 @@ impl RelaySource {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
+        self.streams_lost += u32::from(!has_left);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
@@ -489,13 +514,20 @@ impl RelaySource {
             }
         }
         if !self.finish_asked {
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            self.events.push_back(stream_ended(stream, has_left, reason));
         }
+    }
+
+    /// Has a stream end once nothing is under way on it, or stay after all. It is not lost then.
+    pub fn set_retiring(&mut self, stream: StreamId, retiring: bool) {
+        self.session.set_retiring(stream, retiring);
     }
 
     /// The next thing for this stream to do; the cargo is a segment.
     pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<SegmentPayload>> {
+        if self.session.is_retiring(stream) {
+            return self.last_work(stream, now);
+        }
         if let Some(frame) = self.session.next_frame(stream, now) {
             self.wire_bytes += (HEADER_BYTES + frame.payload.len()) as u64;
             return Work::Frame(frame);
@@ -508,7 +540,9 @@ impl RelaySource {
             self.failure.is_none() && *number < self.acknowledged_to + MAX_EARLY_SEGMENTS
         });
         if let Some(number) = next {
-            wait_until = wait_until.min(self.pacer.ready_at(now));
+            let ready_at = self.pacer.ready_at(now);
+            self.was_held_back |= ready_at > now;
+            wait_until = wait_until.min(ready_at);
             if wait_until <= now
                 && let Some(payload) = self.send(number, stream, now)
             {
@@ -521,6 +555,19 @@ impl RelaySource {
             Some(frame) => Work::Frame(frame),
             None => Work::Wait(wait_until),
         }
+    }
+
+    /// What a stream that retires has left to do: wait for what it carries.
+    fn last_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<SegmentPayload>> {
+        let mut carried = self.segments.values().filter_map(|segment| segment.sent);
+        let last = match carried.any(|(on, _)| on == stream) {
+            true => self.session.keep_alive(stream, KEEP_ALIVE, now),
+            false => match self.session.goodbye(stream) {
+                None => return Work::Close,
+                goodbye => goodbye,
+            },
+        };
+        last.map_or(Work::Wait(now + KEEP_ALIVE), Work::Frame)
     }
 
     /// Takes in a frame that arrived on a stream.

@@ -19,6 +19,7 @@ fn source(held_pages: bool) -> RelaySource {
         baseline_pages: 9,
         held_pages,
         multifd_channels: 0,
+        post_copy: false,
     };
     source.agree(features, Time(1));
     source.stream_up(STREAM, "destination", Time(1));

@@ -49,6 +49,10 @@ impl Source {
     pub(super) fn advance(&mut self, now: Time) {
         self.queue_device_state();
         self.maybe_fetch(now);
+        self.maybe_pause_for_post_copy(now);
+        if self.advance_switch(now) {
+            return;
+        }
         let paused = self.failure.is_none() && self.final_log_merged && !self.finalize_sent;
         if !paused || self.plan.pending() > 0 || self.being_encoded > 0 {
             return;
@@ -58,13 +62,15 @@ impl Source {
             self.enter(Phase::DeviceState, now);
         }
         let Some(state) = &self.device_state else { return };
+        let digest = self.digest.value().0;
         let finalize = Control::Finalize {
-            digest: self.digest.value().0,
+            digest,
             device_state_bytes: state.len() as u64,
             device_state_crc: crc32fast::hash(state),
         };
         if self.device_state_queued == state.len() {
             self.session.send(&finalize);
+            self.promised_digest = digest;
             self.finalize_sent = true;
             self.last_progress = now;
             self.enter(Phase::Verify, now);
@@ -75,6 +81,9 @@ impl Source {
     /// After `Finalize`, as soon as nothing is under way, the peer's digest must match.
     pub(super) fn maybe_say_all_arrived(&mut self) {
         let nothing_left = self.flights.is_empty() && self.plan.pending() == 0;
+        if self.post_copy.has_switched() {
+            return self.maybe_say_whole(nothing_left);
+        }
         if self.finalize_sent && !self.all_arrived_sent && nothing_left {
             self.all_arrived_sent = true;
             self.session.send(&Control::AllArrived);
@@ -86,6 +95,7 @@ impl Source {
         let due = self.clock.phase() == Phase::Precopy
             && self.failure.is_none()
             && !self.pause_asked
+            && !self.post_copy.holds_pages()
             && self.fetching_since.is_none()
             && self.plan.pending() == 0
             && now >= self.next_look(now)
@@ -140,6 +150,7 @@ impl Source {
         self.last_fetch = Some(now);
         self.counts.begin_pass(self.clock.elapsed(now));
         self.enter(Phase::Precopy, now);
+        self.begin_wanted_post_copy();
     }
 
     fn on_fetched(&mut self, result: Result<(), GuestError>, now: Time) {
@@ -154,6 +165,9 @@ impl Source {
             self.final_log_merged = true;
             return;
         }
+        if self.post_copy.holds_pages() {
+            return;
+        }
         let situation = self.situation();
         let decision = self.convergence.judge(&situation);
         self.end_pass(now);
@@ -163,13 +177,17 @@ impl Source {
             Decision::Throttle(percent) => self.actions.push_back(Action::Throttle(percent)),
             Decision::PathTooLong => self.did_not_converge("the handover itself takes longer", now),
             Decision::GiveUp => self.did_not_converge("no pass brought it down any more", now),
-            Decision::Switch => {
-                self.pause_asked = true;
-                self.paused_at = Some(now);
-                self.enter(Phase::FinalPass, now);
-                self.actions.push_back(Action::Pause);
-            }
+            Decision::PostCopy => self.switch_to_post_copy("passes brought no progress"),
+            Decision::Switch => self.pause_guest(now),
         }
+    }
+
+    /// The guest stops, and what it wrote since the last look is all that will ever follow.
+    pub(super) fn pause_guest(&mut self, now: Time) {
+        self.pause_asked = true;
+        self.paused_at = Some(now);
+        self.enter(Phase::FinalPass, now);
+        self.actions.push_back(Action::Pause);
     }
 
     fn on_paused(&mut self, result: Result<(), GuestError>, now: Time) {
@@ -205,12 +223,14 @@ impl Source {
                 self.recorded_start = true;
                 self.start_log_once();
             }
-            (Mark::CommitSent, None) if self.commitment == Commitment::Recording => {
+            (Mark::CommitSent | Mark::PostCopySent, None)
+                if self.commitment == Commitment::Recording =>
+            {
                 self.commitment = Commitment::Sent;
                 self.last_progress = now;
                 self.session.send(&Control::Commit);
             }
-            (Mark::SourceRuns | Mark::CommitSent, Some(text)) => {
+            (Mark::SourceRuns | Mark::CommitSent | Mark::PostCopySent, Some(text)) => {
                 let text = format!("cannot write the ownership record: {text}");
                 self.fail(Failure::new(Status::StateFile, text), now);
             }
@@ -241,8 +261,8 @@ impl Source {
 
     /// The peer's digest matches: write down that the guest is about to be given away.
     pub(super) fn on_verified(&mut self, digest: [u8; 16], now: Time) {
-        let ours = self.digest.value();
-        if digest != ours.0 {
+        if digest != self.promised_digest {
+            let ours = crate::encoding::Digest(self.promised_digest);
             let theirs = crate::encoding::Digest(digest);
             let text = format!("destination's image digest is {theirs}, the source's {ours}");
             return self.fail(Failure::new(Status::DigestMismatch, text), now);
@@ -250,7 +270,9 @@ impl Source {
         self.verified = true;
         self.commitment = Commitment::Recording;
         self.enter(Phase::Handover, now);
-        self.actions.push_back(Action::Persist(Mark::CommitSent));
+        let is_partial = self.post_copy.has_switched();
+        let mark = if is_partial { Mark::PostCopySent } else { Mark::CommitSent };
+        self.actions.push_back(Action::Persist(mark));
     }
 
     /// The deadline, or hopelessness.
@@ -302,7 +324,7 @@ impl Source {
         }
     }
 
-    fn end_pass(&mut self, now: Time) {
+    pub(super) fn end_pass(&mut self, now: Time) {
         let dirty = self.dirty_rate_bytes_per_s;
         let predicted_us = micros(self.convergence.predicted().unwrap_or_default());
         let pass = self.counts.end_pass(self.clock.elapsed(now), |pass| {

@@ -34,6 +34,9 @@ impl Source {
                     self.on_message(message, now);
                 }
             }
+            FrameKind::PageRequest if self.post_copy.has_switched() => {
+                self.on_page_request(&frame.payload, now)?;
+            }
             FrameKind::Ping => {}
             kind => {
                 let text = format!("unexpected {kind:?} frame from the destination");
@@ -62,6 +65,10 @@ impl Source {
     }
 
     fn peer_says_ended(&mut self, ended: Ended, failure: Failure, now: Time) {
+        let is_given = matches!(self.commitment, Commitment::Sent | Commitment::Given);
+        if is_given && self.post_copy.has_switched() && ended == Ended::DestinationOwns {
+            return self.switched_peer_ended(failure, now);
+        }
         match (self.commitment, ended) {
             (Commitment::Sent | Commitment::Given, Ended::DestinationOwns) => {
                 if self.commitment == Commitment::Sent {
@@ -131,6 +138,12 @@ impl Source {
             Control::Resumed { status, reason } if self.commitment == Commitment::Given => {
                 self.on_resumed(status, reason, now);
             }
+            Control::Completed { digest } if self.post_copy.is_whole() => {
+                self.on_completed(digest);
+            }
+            Control::Abandon { reason } if self.commitment == Commitment::Given => {
+                self.lose(&format!("given up at the destination: {reason}"));
+            }
             Control::Abort { status, reason } => self.on_abort(status, &reason, now),
             other => {
                 let text = format!("unexpected message from the destination: {other:?}");
@@ -147,13 +160,14 @@ impl Source {
         }
     }
 
-    fn on_committed(&mut self, now: Time) {
+    pub(super) fn on_committed(&mut self, now: Time) {
         self.commitment = Commitment::Given;
         self.owner = Owner::Destination;
         self.enter(Phase::Resume, now);
+        self.begin_serving(now);
     }
 
-    fn on_resumed(&mut self, status: i32, reason: String, now: Time) {
+    pub(super) fn on_resumed(&mut self, status: i32, reason: String, now: Time) {
         if let Some(paused_at) = self.paused_at {
             self.downtime = now - paused_at;
         }
@@ -161,6 +175,9 @@ impl Source {
             let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
             let reason = format!("the guest is the destination's, which cannot start it: {reason}");
             self.failure = Some(Failure { status, reason });
+        }
+        if self.post_copy.has_switched() {
+            return self.enter(Phase::PostCopy, now);
         }
         if !self.finish_asked {
             self.finish(Owner::Destination, Some(Mark::GivenAway), Ending::Discard);

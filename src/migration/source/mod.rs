@@ -10,13 +10,21 @@
 //!                 failure or cancel: guest resumes here     commit sent: only forward,
 //!                                                           or back by the peer's abort
 //! ```
+//! Post-copy goes the same way with a part of the image, and one phase further (`post_copy`):
+//!
+//! ```text
+//! Precopy -> FinalPass -> DeviceState -> Verify -> Handover -> Resume -> PostCopy -> Ended
+//! ```
 //! `Commit` is sent after the record [`Mark::CommitSent`] is on disk. From then on this side
 //! never runs the guest, unless the destination says that it does not have it.
 
 mod answers;
 mod frames;
+mod post_copy;
 mod timers;
 mod work;
+
+pub use post_copy::PostCopyError;
 
 use crate::Status;
 use crate::base::limits::MAX_CHUNK_EXTENTS;
@@ -25,9 +33,9 @@ use crate::encoding::{CodecChoice, ImageDigest};
 use crate::migration::convergence::Convergence;
 use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
-use crate::migration::stats::{Counts, PhaseClock, milliseconds};
+use crate::migration::stats::{Counts, PhaseClock, Traffic, milliseconds};
 use crate::migration::{
-    Ending, Failure, GuestError, MigrationOptions, Owner, Phase, Progress, Report,
+    Ending, Failure, GuestError, MigrationOptions, Owner, Phase, PostCopyRule, Progress, Report,
 };
 use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
@@ -159,7 +167,9 @@ pub struct Source {
     under_way_pages: u64,
     under_way_wire_bytes: u64,
     being_encoded: usize,
+    post_copy: post_copy::PostCopy,
     pacer: Pacer,
+    was_held_back: bool,
     bandwidth: BandwidthEstimator,
     convergence: Convergence,
     counts: Counts,
@@ -182,11 +192,13 @@ pub struct Source {
     finalize_sent: bool,
     resend_after_finalize: bool,
     all_arrived_sent: bool,
+    promised_digest: [u8; 16],
     verified: bool,
     commitment: Commitment,
 
     damaged_in_a_row: u32,
     streams_seen: u32,
+    streams_lost: u32,
     reconnects: u32,
     without_streams_since: Option<Time>,
     last_connect_error: String,
@@ -215,9 +227,12 @@ impl Source {
             under_way_pages: 0,
             under_way_wire_bytes: 0,
             being_encoded: 0,
+            post_copy: post_copy::PostCopy::default(),
             pacer: Pacer::new(options.bandwidth_limit_bytes_per_s),
+            was_held_back: false,
             bandwidth: BandwidthEstimator::default(),
-            convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline),
+            convergence: Convergence::new(options.max_downtime, options.throttle, has_deadline)
+                .or_post_copy(options.post_copy == PostCopyRule::Auto),
             counts: Counts::default(),
             clock: PhaseClock::new(now),
             actions: VecDeque::new(),
@@ -237,10 +252,12 @@ impl Source {
             finalize_sent: false,
             resend_after_finalize: false,
             all_arrived_sent: false,
+            promised_digest: [0; 16],
             verified: false,
             commitment: Commitment::Ours,
             damaged_in_a_row: 0,
             streams_seen: 0,
+            streams_lost: 0,
             reconnects: 0,
             without_streams_since: Some(now),
             last_connect_error: String::new(),
@@ -293,7 +310,11 @@ impl Source {
     }
 
     /// What the hello agreed on; takes effect with the next chunk.
-    pub fn agree(&mut self, features: Features) {
+    pub fn agree(&mut self, features: Features, now: Time) {
+        if self.setup.options.post_copy != PostCopyRule::Never && !features.post_copy {
+            let text = "the destination did not agree to post-copy";
+            return self.fail(Failure::new(Status::Unsupported, text), now);
+        }
         self.chunk_pages = chunk_pages(features.chunk_bytes, &self.setup.layout);
         self.codec = agreed_codec(self.setup.options.codec.one(), features);
     }
@@ -305,7 +326,27 @@ impl Source {
 
     /// Changes the bandwidth cap.
     pub fn set_bandwidth_limit(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
-        self.pacer.set_rate(rate_bytes_per_s, now);
+        self.pacer.set_limit(rate_bytes_per_s, now);
+    }
+
+    /// Changes what others who share a cap leave to this migration.
+    pub fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        self.pacer.set_share(rate_bytes_per_s, now);
+    }
+
+    /// What the streams did so far.
+    pub fn traffic(&mut self, now: Time) -> Traffic {
+        let owes = self.pacer.ready_at(now) > now && self.plan.pending() > 0;
+        Traffic {
+            sent_bytes: self.counts.wire_bytes,
+            delivered_bytes: self.bandwidth.acked_bytes(),
+            streams: u16::try_from(self.session.stream_count()).unwrap_or(u16::MAX),
+            is_copying: self.clock.phase() == Phase::Precopy && self.failure.is_none(),
+            was_held_back: std::mem::take(&mut self.was_held_back) || owes,
+            round_trip: self.bandwidth.min_round_trip(),
+            rate_bytes_per_s: self.bandwidth.peak_bytes_per_s(),
+            limit_bytes_per_s: self.pacer.limit_bytes_per_s(),
+        }
     }
 
     /// Gives up before the commit point: tells the peer, lets the guest go on here.
@@ -347,7 +388,8 @@ impl Source {
     pub fn report(&self) -> Option<Report> {
         let ended_at = self.ended_at?;
         let counts = &self.counts;
-        let digest = if self.verified { self.digest.value().to_string() } else { String::new() };
+        let is_proven = self.verified && !self.post_copy.is_partial();
+        let digest = if is_proven { self.digest.value().to_string() } else { String::new() };
         Some(Report {
             id: self.setup.id,
             guest: self.setup.guest.clone(),
@@ -367,6 +409,7 @@ impl Source {
             passes: counts.passes.len() as u32,
             reconnects: self.reconnects,
             digest,
+            post_copy: self.post_copy_figures(),
             pass_details: counts.passes.clone(),
         })
     }
@@ -385,6 +428,7 @@ impl Source {
         self.failure = Some(failure);
         self.owner = Owner::Source;
         self.commitment = Commitment::Ours;
+        self.post_copy.stop();
         self.finish_asked = true;
         let never_paused = self.actions.contains(&Action::Pause);
         self.actions.clear();

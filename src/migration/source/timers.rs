@@ -3,7 +3,7 @@
 use super::{Commitment, Source};
 use crate::Status;
 use crate::base::Time;
-use crate::migration::{Ending, Failure, Owner, Phase};
+use crate::migration::{Ending, Failure, Owner, Phase, PostCopyRule};
 use std::time::Duration;
 
 impl Source {
@@ -13,6 +13,9 @@ impl Source {
             return;
         }
         self.maybe_fetch(now);
+        if self.waits_for_the_operator() {
+            return;
+        }
         if let Some(since) = self.without_streams_since
             && now - since >= self.connection_timeout()
         {
@@ -25,7 +28,7 @@ impl Source {
             && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
             && self.clock.elapsed(now) >= deadline
         {
-            self.did_not_converge(&format!("deadline of {deadline:?} reached"), now);
+            self.on_deadline(deadline, now);
         }
     }
 
@@ -33,6 +36,9 @@ impl Source {
     pub fn next_timeout(&self, now: Time) -> Time {
         let options = &self.setup.options;
         let mut next = now + Duration::from_secs(1);
+        if self.waits_for_the_operator() {
+            return next;
+        }
         if let Some(since) = self.without_streams_since {
             next = next.min(since + self.connection_timeout());
         }
@@ -45,6 +51,16 @@ impl Source {
             next = next.min(look);
         }
         next.max(now + Duration::from_micros(100))
+    }
+
+    fn on_deadline(&mut self, deadline: Duration, now: Time) {
+        let may_switch = self.setup.options.post_copy == PostCopyRule::Auto
+            && self.clock.phase() == Phase::Precopy;
+        match may_switch {
+            true => self.switch_to_post_copy("the deadline came"),
+            false => self.did_not_converge(&format!("deadline of {deadline:?} reached"), now),
+        }
+        self.advance(now);
     }
 
     /// Time that the hypervisor took, or that nothing was asked of the peer, is not the peer's.

@@ -3,7 +3,8 @@
 use super::{Action, ChunkPlan, Commitment, Flight, KEEP_ALIVE, MAX_UNDER_WAY_BYTES, Source, Work};
 use crate::base::limits::{MAX_CONTROL_BYTES, MAX_STREAM_CHUNKS};
 use crate::base::{ChunkId, StreamId, Time};
-use crate::migration::{Failure, Phase};
+use crate::migration::plan::Run;
+use crate::migration::{Failure, Phase, stream_ended};
 use crate::observe::EventKind;
 use crate::wire::Control;
 use crate::wire::frame::HEADER_BYTES;
@@ -13,8 +14,7 @@ impl Source {
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
         self.session.stream_up(stream, now);
         self.streams_seen += 1;
-        let extra = self.streams_seen.saturating_sub(u32::from(self.setup.options.streams));
-        self.reconnects = self.reconnects.max(extra);
+        self.reconnects += u32::from(self.reconnects < self.streams_lost);
         self.without_streams_since = None;
         self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
@@ -27,17 +27,25 @@ impl Source {
         if !self.session.is_up(stream) {
             return;
         }
+        let has_left = self.session.has_left(stream);
         self.session.stream_down(stream);
+        self.streams_lost += u32::from(!has_left);
         if self.session.stream_count() == 0 {
             self.without_streams_since = Some(now);
         }
-        if self.flights.values().any(|flight| flight.stream == stream) {
-            self.session.send(&Control::Fence { stream });
-        }
         if !self.finish_asked {
-            let (stream, reason) = (stream.0, reason.to_string());
-            self.events.push_back(EventKind::StreamDown { stream, reason });
+            // Also where nothing was under way: the destination remembers what came until it is asked.
+            // Of a stream that has said goodbye it remembers nothing.
+            if !has_left {
+                self.session.send(&Control::Fence { stream });
+            }
+            self.events.push_back(stream_ended(stream, has_left, reason));
         }
+    }
+
+    /// Has a stream end once nothing is under way on it, or stay after all. It is not lost then.
+    pub fn set_retiring(&mut self, stream: StreamId, retiring: bool) {
+        self.session.set_retiring(stream, retiring);
     }
 
     /// A connection could not be made; kept for the text of a failure.
@@ -47,6 +55,9 @@ impl Source {
 
     /// The next thing for this stream to do.
     pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work {
+        if self.session.is_retiring(stream) {
+            return self.last_work(stream, now);
+        }
         if let Some(frame) = self.session.next_frame(stream, now) {
             self.counts.add_bytes((HEADER_BYTES + frame.payload.len()) as u64);
             return Work::Frame(frame);
@@ -58,17 +69,42 @@ impl Source {
             // A connection closed with unread bytes is reset, and takes the last words with it.
             return Work::Wait(now + KEEP_ALIVE);
         }
+        if self.finish_asked {
+            // Whoever has the guest's memory may be letting go of it at this moment.
+            return self.keep_alive(stream, now + KEEP_ALIVE, now);
+        }
+        if self.post_copy.has_switched() {
+            return self.post_copy_work(stream, now);
+        }
         let ready_at = self.pacer.ready_at(now);
         if ready_at > now && self.may_send_pages(stream) {
+            self.was_held_back = true;
             return Work::Wait(ready_at.min(now + KEEP_ALIVE));
         }
         if let Some(plan) = self.next_chunk(stream, now) {
             return Work::Chunk(plan);
         }
+        self.keep_alive(stream, now + KEEP_ALIVE, now)
+    }
+
+    /// There is nothing to send before `until`.
+    pub(super) fn keep_alive(&mut self, stream: StreamId, until: Time, now: Time) -> Work {
         match self.session.keep_alive(stream, KEEP_ALIVE, now) {
             Some(frame) => Work::Frame(frame),
-            None => Work::Wait(now + KEEP_ALIVE),
+            None => Work::Wait(until),
         }
+    }
+
+    /// What a stream that retires has left to do: wait for what it carries.
+    fn last_work(&mut self, stream: StreamId, now: Time) -> Work {
+        let last = match self.flights.values().any(|flight| flight.stream == stream) {
+            true => self.session.keep_alive(stream, KEEP_ALIVE, now),
+            false => match self.session.goodbye(stream) {
+                None => return Work::Close,
+                goodbye => goodbye,
+            },
+        };
+        last.map_or(Work::Wait(now + KEEP_ALIVE), Work::Frame)
     }
 
     /// A chunk was encoded and is about to be sent: `wire_bytes` with its frame header.
@@ -86,6 +122,7 @@ impl Source {
         self.under_way_wire_bytes += wire_bytes;
         self.counts.add_chunk(zero_pages, full_pages, wire_bytes);
         self.pacer.charge(wire_bytes, now);
+        self.post_copy.pace.charge(wire_bytes, now);
         self.bandwidth.on_sent(wire_bytes, now);
         self.advance(now);
     }
@@ -94,18 +131,25 @@ impl Source {
     pub fn chunk_failed(&mut self, id: ChunkId, failure: Failure, now: Time) {
         // Off the books, so that a later fence does not settle it again.
         self.settle_chunk(id, false, now);
+        self.hold_back_after(&failure, now);
         self.fail(failure, now);
     }
 
     /// Whether pages may go out now, the pacer aside.
     fn may_send_pages(&self, stream: StreamId) -> bool {
-        let page_bytes = u64::from(self.setup.layout.page_bytes());
-        let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
         self.failure.is_none()
+            && !self.post_copy.holds_pages()
             && (!self.finalize_sent || self.resend_after_finalize)
             && (Phase::Precopy..=Phase::Verify).contains(&self.clock.phase())
             && self.plan.pending() > 0
-            && self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
+            && self.has_room(stream)
+    }
+
+    /// Whether another chunk may be under way on this stream.
+    pub(super) fn has_room(&self, stream: StreamId) -> bool {
+        let page_bytes = u64::from(self.setup.layout.page_bytes());
+        let on_stream = || self.flights.values().filter(|f| f.stream == stream).count();
+        self.under_way_pages * page_bytes < MAX_UNDER_WAY_BYTES
             && (self.flights.len() < MAX_STREAM_CHUNKS || on_stream() < MAX_STREAM_CHUNKS)
     }
 
@@ -117,6 +161,13 @@ impl Source {
         if runs.is_empty() {
             return None;
         }
+        let plan = self.take_off(stream, runs, now);
+        self.maybe_fetch(now);
+        Some(plan)
+    }
+
+    /// Puts pages on the books as under way.
+    pub(super) fn take_off(&mut self, stream: StreamId, runs: Vec<Run>, now: Time) -> ChunkPlan {
         self.begin_waiting(now);
         let id = ChunkId(self.next_chunk);
         self.next_chunk += 1;
@@ -125,8 +176,7 @@ impl Source {
         self.being_encoded += 1;
         let flight = Flight { stream, runs: runs.clone(), pages, encoded: None };
         self.flights.insert(id, flight);
-        self.maybe_fetch(now);
-        Some(ChunkPlan { id, runs })
+        ChunkPlan { id, runs }
     }
 
     /// Takes a chunk off the books; its pages are done or to be sent again.
@@ -138,6 +188,7 @@ impl Source {
                 self.under_way_wire_bytes -= wire_bytes;
                 if arrived {
                     self.bandwidth.on_acked(wire_bytes, now - sent_at, now);
+                    self.note_round_trip(wire_bytes, now - sent_at, now);
                 } else {
                     self.bandwidth.on_lost(wire_bytes, now);
                 }
@@ -149,6 +200,7 @@ impl Source {
         } else {
             self.plan.lost(&flight.runs);
         }
+        self.post_copy.settled(&flight.runs, arrived, now);
         true
     }
 

@@ -4,7 +4,7 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{compression, integrity, memory, modes, status, vm, watch};
+use super::{compression, doubts, integrity, memory, modes, status, v1, vm, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -37,6 +37,7 @@ pub(super) async fn handle(
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
+        ["v3", "compatibility"] if get => v1::compatibility(context, &request),
         ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
         ["v3", rest @ ..] if post => change(context, rest, &request).map(Reply::Json),
         _ => Err(no_route(&request)),
@@ -48,7 +49,9 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["status"] => request.allow(&[], &[]).map(|()| status::document(context)),
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
+        ["doubts"] => request.allow(&[], &[]).and_then(|()| doubts::list(context)),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
+        ["modes", "check"] => request.allow(&[], &[]).and_then(|()| modes::check(context)),
         ["modes"] => request.allow(&[], &[]).and_then(|()| modes::list(context)),
         ["migrations"] => {
             request.allow(&[], &[])?;
@@ -71,13 +74,24 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
 
 fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
     match path {
+        ["doubts", "settle"] => doubts::settle(context, request),
         ["vms", "detach"] => vm::detach(context, request),
+        ["v1", "listen"] => v1::listen(context, request),
         ["held", "clear"] => vm::clear_held(context, request),
         ["migrations"] => migrate(context, request),
         ["migrations", id, "cancel"] => {
             request.allow(&[], &[])?;
             let migration = find_migration(context, id)?;
             migration.cancel();
+            Ok(migration_json(&migration))
+        }
+        ["migrations", id, "post-copy"] => {
+            request.allow(&[], &["abandon"])?;
+            let migration = find_migration(context, id)?;
+            match request.truth("abandon")? {
+                true => migration.abandon_post_copy()?,
+                false => migration.start_post_copy()?,
+            }
             Ok(migration_json(&migration))
         }
         ["migrations", id, "bandwidth"] => {

@@ -6,6 +6,7 @@
 mod api;
 mod bind;
 mod compression;
+mod doubts;
 mod error;
 mod http;
 mod integrity;
@@ -13,6 +14,7 @@ mod memory;
 mod modes;
 mod request;
 mod status;
+mod v1;
 mod vm;
 mod watch;
 
@@ -260,6 +262,12 @@ fn apply(node: &Node, config: &Config) {
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
     node.share_paths_with(config.paths_shared_with());
+    // Every key has been checked against the same bounds.
+    let _ = node.set_paths(config.path_options());
+    if let Err(error) = node.set_v1(config.v1_options()) {
+        // What the keys' kinds let pass: peers beyond what the table of modes holds.
+        node.notice(format!("v1 peers: {error}"));
+    }
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

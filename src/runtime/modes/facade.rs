@@ -4,10 +4,11 @@ use super::matrix::{self, MatrixPath, MatrixRow};
 use super::transfer::{self, TransportTest};
 use super::{ProbeSeries, TransportOptions, probe};
 use crate::base::Networks;
+use crate::base::address::check_address;
 use crate::base::limits::{MAX_ASKED_NODES, MAX_CONNECTION_PROBES, MAX_STREAMS};
 use crate::runtime::clock::now;
-use crate::runtime::dial::check_address;
 use crate::runtime::node::clip;
+use crate::runtime::v1::V1Error;
 use crate::transport::Mode;
 use crate::transport::mode::detector::CONFIRMED_FIRST_AFTER;
 use crate::transport::mode::{PathFigures, PeerView};
@@ -35,6 +36,9 @@ pub struct PeerMode {
     pub forced: Option<Mode>,
     /// The mode that the figures speak for now; it takes hold once it has lasted.
     pub measured: Option<Mode>,
+    /// Congestion control of the newest connection that carried data, as the kernel says; none: there
+    /// was none.
+    pub congestion: Option<String>,
     /// Whether streams to it are open.
     pub is_in_use: bool,
     /// What is known of its path.
@@ -87,8 +91,8 @@ impl PeerError {
 }
 
 impl Node {
-    /// Sets how the modes of peers are chosen and what they change. Takes hold at once, but for the
-    /// number of streams of migrations under way.
+    /// Sets how the modes of peers are chosen and what they change. Takes hold at once, for migrations
+    /// under way too.
     pub fn set_transport(&self, options: TransportOptions) {
         self.modes().set_options(options);
     }
@@ -148,6 +152,9 @@ impl Node {
             let known = self.peer(peer)?;
             let is_settled = known.measured.is_some_and(|measured| measured == known.mode)
                 && known.silent_us.is_some();
+            if known.mode == Mode::V1Compat {
+                return Ok(known);
+            }
             let waited = now() - began;
             let is_silent = known.silent_us.is_none() && known.failure.is_some();
             if is_silent || waited > FIRST_VERDICT || is_settled && waited > CONFIRMED_FIRST_AFTER {
@@ -182,8 +189,9 @@ impl Node {
             return Err(PeerError::ProbeCount(count).into());
         }
         self.add_peer(peer)?;
+        self.refuse_v1(peer)?;
         let failed = |source| NodeError::Probe { peer: peer.to_owned(), source };
-        probe::series(peer, count).map_err(failed)
+        probe::series(peer, count, self.modes().dscp()).map_err(failed)
     }
 
     /// Sends a peer filler for some time over so many streams, or as many as `mode` allows, set up for
@@ -204,6 +212,7 @@ impl Node {
         };
         if let Some(peer) = peer {
             self.add_peer(peer)?;
+            self.refuse_v1(peer)?;
             return run(peer);
         }
         self.check_runs()?;
@@ -261,6 +270,7 @@ impl Node {
             mode: view.mode,
             forced: view.forced,
             measured: self.modes().verdict(&peer),
+            congestion: self.modes().congestion(&peer),
             is_in_use: view.is_in_use,
             figures: view.figures,
             silent_us: silence.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),
@@ -281,6 +291,14 @@ impl Node {
             return Err(NodeError::Stopped);
         }
         Ok(())
+    }
+
+    /// What is v3's protocol must not reach a v1 peer.
+    fn refuse_v1(&self, peer: &str) -> Result<(), NodeError> {
+        match self.modes().mode(peer) {
+            Mode::V1Compat => Err(V1Error::NoProbes(peer.to_owned()).into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::Modes;
 use crate::base::Time;
+use crate::base::address::check_address;
 use crate::runtime::channel::Channel;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
-use crate::runtime::dial::{check_address, connect};
+use crate::runtime::dial::connect;
 use crate::runtime::lock::lock;
 use crate::runtime::node::check_name;
 use crate::runtime::security::{Security, check_claim};

@@ -33,7 +33,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -58,7 +59,14 @@ pub struct Modes {
     /// For tests of paths.
     security: Arc<Security>,
     state: Mutex<State>,
+    /// Who is to hear that a mode has changed, or what modes change.
+    on_change: OnceLock<OnChange>,
+    /// Code point that probes are marked with.
+    dscp: AtomicU8,
 }
+
+/// Called without any lock of the modes.
+type OnChange = Box<dyn Fn() + Send + Sync>;
 
 struct State {
     table: ModeTable<Peer>,
@@ -67,6 +75,8 @@ struct State {
     streams_made: u32,
     readers: BTreeMap<Peer, PathReader>,
     next_sample: Time,
+    /// Congestion control of the newest connection to each peer, as read back.
+    congestions: BTreeMap<Peer, String>,
     /// Why the last probe of a peer failed; those that answered have none.
     failures: BTreeMap<Peer, String>,
     thread: Option<Thread>,
@@ -107,17 +117,35 @@ impl Modes {
             streams_made: 0,
             readers: BTreeMap::new(),
             next_sample: Time(0),
+            congestions: BTreeMap::new(),
             failures: BTreeMap::new(),
             thread: None,
             stopped: false,
             has_complained: false,
         };
-        Arc::new(Self { journal, security, state: Mutex::new(state) })
+        let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
+        Arc::new(Self { journal, security, state, on_change, dscp })
     }
 
     /// How connections to peers are secured.
     pub fn security(&self) -> &Arc<Security> {
         &self.security
+    }
+
+    /// Has `listener` called when a mode has changed, or what modes change; the first one only.
+    pub fn on_change(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        // A second one has nobody to hear it.
+        let _ = self.on_change.set(listener);
+    }
+
+    /// Has probes marked with this code point.
+    pub fn set_dscp(&self, dscp: u8) {
+        self.dscp.store(dscp, Ordering::Relaxed);
+    }
+
+    /// The code point that probes are marked with.
+    pub fn dscp(&self) -> u8 {
+        self.dscp.load(Ordering::Relaxed)
     }
 
     /// Replaces what holds for all peers.
@@ -126,6 +154,7 @@ impl Modes {
         state.effects = options.effects;
         let changes = state.table.set_policy(options.policy, now());
         self.settle(state, changes);
+        self.on_change.get().into_iter().for_each(|listener| listener());
     }
 
     /// What holds for all peers.
@@ -149,6 +178,7 @@ impl Modes {
         let mut state = lock(&self.state);
         state.table.remove(&Peer::from(peer));
         state.failures.remove(peer);
+        state.congestions.remove(peer);
     }
 
     /// The mode of a peer, known or not.
@@ -174,6 +204,11 @@ impl Modes {
         state.table.views(now()).map(row).collect()
     }
 
+    /// Congestion control of the newest connection to a peer, as read back from the kernel.
+    pub fn congestion(&self, peer: &str) -> Option<String> {
+        lock(&self.state).congestions.get(peer).cloned()
+    }
+
     /// The mode that a peer's figures speak for now; none without figures.
     pub fn verdict(&self, peer: &str) -> Option<Mode> {
         let state = lock(&self.state);
@@ -196,6 +231,40 @@ impl Modes {
         Ok(())
     }
 
+    /// Peers that were said to speak v1, and those that are said to now.
+    ///
+    /// # Errors
+    /// There is no room for them all.
+    pub fn name_v1(
+        self: &Arc<Self>,
+        before: &[String],
+        peers: &[String],
+    ) -> Result<(), TableError> {
+        let mut state = lock(&self.state);
+        let (table, at) = (&mut state.table, now());
+        let mut changes = Vec::new();
+        let mut set = |table: &mut ModeTable<Peer>, peer: &String, is_v1| {
+            let peer = Peer::from(peer.as_str());
+            let change = table.set_peer_is_v1(&peer, is_v1, at);
+            changes.extend(change.map(|transition| (peer, transition)));
+        };
+        for peer in before.iter().filter(|peer| !peers.contains(peer)) {
+            set(table, peer, false);
+        }
+        for peer in peers {
+            table.add(peer.as_str().into(), at)?;
+            set(table, peer, true);
+        }
+        self.settle(state, changes);
+        Ok(())
+    }
+
+    /// Whether somebody has said of this very peer that v1 is to be spoken to it.
+    pub fn is_named_v1(&self, peer: &str) -> bool {
+        let is_v1 = |view: PeerView| view.is_v1 || view.forced == Some(Mode::V1Compat);
+        self.view(peer).is_some_and(is_v1)
+    }
+
     /// How many streams a peer gets when so many are wanted.
     pub fn stream_count(&self, peer: &str, wanted: u16) -> u16 {
         let state = lock(&self.state);
@@ -208,7 +277,10 @@ impl Modes {
         let (mode, effects) = (state.table.mode(&peer.into()), state.effects);
         drop(state);
         match tuning::choose_congestion_control(socket, mode, &effects) {
-            Ok(name) => Some(name),
+            Ok(name) => {
+                self.note_congestion(&peer.into(), &name);
+                Some(name)
+            }
             Err(error) => {
                 self.complain(&error.to_string());
                 None
@@ -285,20 +357,30 @@ impl Modes {
         for (peer, transition) in &changes {
             let of_peer = state.streams.iter().filter(|stream| stream.peer == *peer);
             let open = of_peer.filter_map(|stream| stream.socket.upgrade());
-            sockets.extend(open.map(|socket| (socket, transition.to)));
+            sockets.extend(open.map(|socket| (peer.clone(), socket, transition.to)));
         }
         let effects = state.effects;
         drop(state);
-        for (socket, mode) in sockets {
-            // A socket that has just been closed needs nothing any more.
-            let tuned = tuning::choose_congestion_control(&socket, mode, &effects);
-            if let Err(error) = tuned.map_err(|error| error.to_string()) {
-                self.complain(&error);
+        if !changes.is_empty() {
+            self.on_change.get().into_iter().for_each(|listener| listener());
+        }
+        for (peer, socket, mode) in sockets {
+            match tuning::choose_congestion_control(&socket, mode, &effects) {
+                Ok(name) => self.note_congestion(&peer, &name),
+                // A socket that has just been closed needs nothing any more.
+                Err(error) => self.complain(&error.to_string()),
             }
         }
         for (peer, transition) in changes {
             let (peer, transition) = (peer.to_string(), Box::new(transition));
             self.journal.publish(None, None, EventKind::ModeTransition { peer, transition });
+        }
+    }
+
+    fn note_congestion(&self, peer: &Peer, name: &str) {
+        let congestions = &mut lock(&self.state).congestions;
+        if congestions.len() < MAX_PEERS || congestions.contains_key(peer) {
+            congestions.insert(peer.clone(), name.to_owned());
         }
     }
 
@@ -380,6 +462,7 @@ impl State {
         }
         // What a full table has forgotten has no failures either.
         self.failures.retain(|peer, _| table.view(peer, at).is_some());
+        self.congestions.retain(|peer, _| table.view(peer, at).is_some());
         let mut changes = Vec::new();
         for (peer, streams) in open {
             let reader = self.readers.entry(peer.clone()).or_default();
@@ -428,6 +511,7 @@ mod tests {
         modes.watch(PEER, &near);
         modes.force(PEER, Some(Mode::Internet)).unwrap();
         assert_eq!(congestion_control(&near).unwrap(), "reno");
+        assert_eq!(modes.congestion(PEER).as_deref(), Some("reno"));
         assert_eq!(modes.tune(PEER, &pair().0).as_deref(), Some("reno"));
         assert_eq!(modes.stream_count(PEER, 64), effects.internet_streams);
         modes.stop();

@@ -4,19 +4,23 @@
 //! threads on either side take to wake up is not in it.
 
 use crate::runtime::sys::{socket, spawn_named};
+use crate::runtime::tuning;
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES, PROBE_BYTES};
 use crate::wire::{Frame, FrameHeader, FrameKind, Preface, WireError};
 use serde::Serialize;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a connection or an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause between two probes of a series.
 const SERIES_INTERVAL: Duration = Duration::from_millis(50);
+
+/// An answer: its frame.
+const ANSWER_BYTES: usize = HEADER_BYTES + PROBE_BYTES as usize;
 
 /// A probe failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,26 +60,27 @@ pub struct ProbeSeries {
     pub rtt_variation_us: u32,
 }
 
-/// One probe; gives the round trip, if the kernel has timed it.
-pub async fn once(address: &str, number: u64) -> Result<Option<u32>, ProbeError> {
-    let mut probing = Probing::connect(address).await?;
+/// One probe, marked with a code point as data streams are; gives the round trip, if the kernel has
+/// timed it.
+pub async fn once(address: &str, number: u64, dscp: u8) -> Result<Option<u32>, ProbeError> {
+    let mut probing = Probing::connect(address, dscp).await?;
     probing.ask(number).await?;
     Ok(probing.min_rtt_us())
 }
 
 /// Several probes, one after another, from a thread of our own: tokio leaves thread-locals behind
 /// that have no place on a host's (`runtime/sys/thread.rs`).
-pub fn series(address: &str, count: u32) -> Result<ProbeSeries, ProbeError> {
+pub fn series(address: &str, count: u32, dscp: u8) -> Result<ProbeSeries, ProbeError> {
     let address = address.to_owned();
-    let thread = spawn_named("dwcp-probe", move || ask_in_turn(&address, count))?;
+    let thread = spawn_named("dwcp-probe", move || ask_in_turn(&address, count, dscp))?;
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the probing thread panicked").into()))
 }
 
-fn ask_in_turn(address: &str, count: u32) -> Result<ProbeSeries, ProbeError> {
+fn ask_in_turn(address: &str, count: u32, dscp: u8) -> Result<ProbeSeries, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let began = Instant::now();
-        let mut probing = Probing::connect(address).await?;
+        let mut probing = Probing::connect(address, dscp).await?;
         let mut series = ProbeSeries { connect_us: micros(began), ..ProbeSeries::default() };
         for _ in 0..count {
             let asked = Instant::now();
@@ -105,8 +110,8 @@ struct Probing {
 }
 
 impl Probing {
-    async fn connect(address: &str) -> Result<Self, ProbeError> {
-        let connecting = timeout(PATIENCE, TcpStream::connect(address)).await;
+    async fn connect(address: &str, dscp: u8) -> Result<Self, ProbeError> {
+        let connecting = timeout(PATIENCE, connect(address, dscp)).await;
         let socket = connecting.map_err(|_| ProbeError::Silent)??;
         socket.set_nodelay(true)?;
         Ok(Self { socket, sent: 0 })
@@ -126,21 +131,22 @@ impl Probing {
         bytes.extend_from_slice(&frame.header(self.sent).encode());
         bytes.extend_from_slice(&frame.payload);
         self.socket.write_all(&bytes).await?;
-        if is_first {
-            let mut preface = [0; PREFACE_BYTES];
-            self.socket.read_exact(&mut preface).await?;
-            Preface::decode(preface)?;
+        // All of it at one time: it comes in one packet, and each call costs.
+        let mut answer = [0; PREFACE_BYTES + ANSWER_BYTES];
+        let answer = if is_first { &mut answer[..] } else { &mut answer[..ANSWER_BYTES] };
+        self.socket.read_exact(answer).await?;
+        let (preface, answer) = answer.split_at(answer.len() - ANSWER_BYTES);
+        if let Some(preface) = preface.first_chunk() {
+            Preface::decode(*preface)?;
         }
-        let mut header = [0; HEADER_BYTES];
-        self.socket.read_exact(&mut header).await?;
-        let header = FrameHeader::decode(header)?;
+        let (header, payload) = answer.split_at(HEADER_BYTES);
+        let header = FrameHeader::decode(*header.first_chunk().unwrap_or(&[0; HEADER_BYTES]))?;
         header.check_sequence(self.sent)?;
         if header.kind != FrameKind::ProbeReply || header.payload_bytes != PROBE_BYTES {
             return Err(ProbeError::Kind(header.kind));
         }
-        let mut payload = [0; PROBE_BYTES as usize];
-        self.socket.read_exact(&mut payload).await?;
-        header.check_body(&[&payload])?;
+        header.check_body(&[payload])?;
+        let payload = *payload.first_chunk().unwrap_or(&[0; PROBE_BYTES as usize]);
         self.sent += 1;
         match u64::from_le_bytes(payload) {
             found if found == number => Ok(()),
@@ -152,6 +158,23 @@ impl Probing {
         let info = socket::tcp_info(&self.socket).ok()?;
         info.min_rtt_us.filter(|rtt_us| (1..u32::MAX).contains(rtt_us))
     }
+}
+
+/// Tries every address of the name, in order.
+async fn connect(to: &str, dscp: u8) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    for address in tokio::net::lookup_host(to).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if dscp > 0 {
+            // A kernel that refuses the mark still carries the probe.
+            let _ = tuning::mark(&socket, dscp);
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn micros(since: Instant) -> u64 {

@@ -8,9 +8,14 @@ use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream as Socket;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
+
+/// What becomes due within so long is done at one time: a thousand peers would otherwise wake the thread
+/// a thousand times a second.
+const BURST: Duration = Duration::from_millis(100);
 
 /// Runs until the modes are stopped; a byte comes in on `news` when there is something new.
 pub fn run(modes: &Arc<Modes>, news: Socket) {
@@ -29,12 +34,13 @@ async fn serve(modes: &Arc<Modes>, news: Socket) -> io::Result<()> {
         for due in due {
             let (modes, answered) = (modes.clone(), answered.clone());
             tokio::spawn(async move {
-                let outcome = probe::once(&due.peer, due.number).await;
+                let outcome = probe::once(&due.peer, due.number, modes.dscp()).await;
                 modes.probed(&due, outcome);
                 // The answer may have made the next one due sooner.
                 answered.notify_one();
             });
         }
+        tokio::time::sleep(BURST).await;
         tokio::select! {
             ready = news.readable() => {
                 ready?;

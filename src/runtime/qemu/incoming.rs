@@ -182,7 +182,7 @@ impl QemuIncoming {
         drop(lock(&self.door).take());
         let report = lock(&self.machine).report();
         if let Some(report) = report {
-            keeper.close(report.owner);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }

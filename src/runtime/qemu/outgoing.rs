@@ -15,6 +15,7 @@ use crate::migration::relay::segment_io::{Packer, Prepared};
 use crate::migration::relay::source::{Action, RelaySource};
 use crate::migration::relay::{RelaySetup, StreamSum};
 use crate::migration::source::Work;
+use crate::migration::stats::Traffic;
 use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
@@ -150,7 +151,7 @@ impl QemuOutgoing {
     }
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
-        let senders = self.slots.start(self);
+        self.slots.start(self);
         let (mut feeders, mut end) = (Vec::new(), None);
         loop {
             let mut machine = self.slots.machine();
@@ -189,7 +190,7 @@ impl QemuOutgoing {
         }
         feeders.into_iter().for_each(|thread| drop(thread.join()));
         self.hang_up();
-        self.slots.join(senders);
+        self.slots.join();
         // Lets go of QEMU's only QMP connection.
         drop(lock(&self.watch).take());
         let report = self.slots.machine().report();
@@ -199,7 +200,7 @@ impl QemuOutgoing {
             if let Some(held) = held.filter(|_| report.owner != Owner::Source) {
                 held.finish(last);
             }
-            keeper.close(report.owner);
+            keeper.close(report.owner, report.status);
             on_end(&report);
             self.outcome.publish(report);
         }
@@ -332,10 +333,6 @@ impl QemuOutgoing {
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
         keeper.write(mark).map_err(|error| error.to_string())
-    }
-
-    fn publish(&self, event: EventKind) {
-        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
     }
 
     /// The readers' first thread: QEMU's connections, from their first bytes to their last.
@@ -668,6 +665,18 @@ impl StreamMachine for RelaySource {
         RelaySource::stream_down(self, stream, reason, now);
     }
 
+    fn set_retiring(&mut self, stream: StreamId, retiring: bool) {
+        RelaySource::set_retiring(self, stream, retiring);
+    }
+
+    fn traffic(&mut self, now: Time) -> Traffic {
+        RelaySource::traffic(self, now)
+    }
+
+    fn set_share(&mut self, rate_bytes_per_s: Option<u64>, now: Time) {
+        RelaySource::set_share(self, rate_bytes_per_s, now);
+    }
+
     fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Self::Cargo> {
         RelaySource::next_work(self, stream, now)
     }
@@ -684,6 +693,14 @@ impl StreamMachine for RelaySource {
 impl Carrier for QemuOutgoing {
     type Machine = RelaySource;
     type Scratch = ();
+
+    fn slots(&self) -> &Arc<StreamSlots<RelaySource>> {
+        &self.slots
+    }
+
+    fn publish(&self, event: EventKind) {
+        self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
+    }
 
     fn carry(
         &self,

@@ -9,7 +9,6 @@ pub mod authority;
 mod certificate;
 mod failures;
 pub mod identity;
-mod reach;
 pub mod session;
 
 pub use certificate::CertificateFacts;
@@ -17,11 +16,11 @@ pub use identity::{Identity, IdentityError};
 
 use crate::Status;
 use crate::base::Time;
+use crate::base::address::is_public;
 use crate::runtime::channel::Channel;
 use crate::runtime::lock::lock;
 use failures::Failures;
 use identity::PROTOCOL;
-use reach::is_public;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
 use session::HandshakeError;

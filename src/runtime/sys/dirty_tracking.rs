@@ -15,7 +15,7 @@
 use super::MappedMemory;
 use super::pagemap::Pagemap;
 use super::tracking_support::{REQUIRED_FEATURES, Support, TrackingError, probe};
-use super::userfaultfd::Userfaultfd;
+use super::userfaultfd::{Faults, Userfaultfd};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl DirtyTracker {
     /// [`TrackingError`]; nothing is tracked then.
     pub fn start(memory: Arc<MappedMemory>) -> Result<Self, TrackingError> {
         let userfaultfd = match probe()? {
-            Support::Call => Userfaultfd::open(),
-            Support::Device => Userfaultfd::open_device(),
+            Support::Call => Userfaultfd::open(Faults::OfUserMode),
+            Support::Device => Userfaultfd::open_device(Faults::OfUserMode),
         };
         let userfaultfd =
             userfaultfd.map_err(|source| TrackingError::System { call: "userfaultfd", source })?;
@@ -113,7 +113,14 @@ impl Drop for DirtyTracker {
     }
 }
 
-fn aligned_range(memory: &MappedMemory, region: usize) -> Result<Range<usize>, TrackingError> {
+/// Where a region is mapped.
+///
+/// # Errors
+/// It does not start and end at page borders.
+pub(super) fn aligned_range(
+    memory: &MappedMemory,
+    region: usize,
+) -> Result<Range<usize>, TrackingError> {
     let declared = &memory.layout().regions()[region];
     let start = memory.address(region).map_or(0, |start| start.addr());
     let end = start + declared.length_bytes as usize;
@@ -137,7 +144,7 @@ fn set_bits(log: &mut [u64], pages: Range<usize>) {
     }
 }
 
-fn host_page_bytes() -> usize {
+pub(super) fn host_page_bytes() -> usize {
     // SAFETY: sysconf has no memory arguments.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).unwrap_or(4096)

@@ -240,6 +240,14 @@ impl MappedMemory {
         Ok(())
     }
 
+    /// Whether a range lies within its region.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_range(&self, region: usize, offset: u64, length: u64) -> Result<(), RangeError> {
+        self.range(region, offset, length).map(drop)
+    }
+
     /// Where a range begins that lies within its region.
     #[inline]
     pub(in crate::runtime) fn range(

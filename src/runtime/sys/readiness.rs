@@ -7,14 +7,21 @@ use std::time::Duration;
 
 /// Waits up to `patience` for something to read: bytes, the end, or an error to be reported.
 pub fn wait_readable(socket: &impl AsFd, patience: Duration) -> bool {
-    let fd = socket.as_fd().as_raw_fd();
-    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    wait_readable_either(socket, socket, patience)
+}
+
+/// Waits up to `patience` until one of two descriptors has something to read.
+pub fn wait_readable_either(one: &impl AsFd, other: &impl AsFd, patience: Duration) -> bool {
+    let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let fds = [one.as_fd().as_raw_fd(), other.as_fd().as_raw_fd()];
+    let mut entries = fds.map(entry);
     let timeout = libc::timespec {
         tv_sec: patience.as_secs() as libc::time_t,
         tv_nsec: patience.subsec_nanos().into(),
     };
-    // SAFETY: one entry and one timeout, both live for the call; no signal mask is given.
-    let ready = unsafe { libc::ppoll(&raw mut entry, 1, &raw const timeout, std::ptr::null()) };
+    // SAFETY: two entries and one timeout, all live for the call; no signal mask is given.
+    let ready =
+        unsafe { libc::ppoll(entries.as_mut_ptr(), 2, &raw const timeout, std::ptr::null()) };
     ready > 0
 }
 

@@ -97,12 +97,15 @@ pub fn set_unsent_low_water(socket: &impl AsFd, bytes: u32) -> Result<(), Socket
     set(socket, "TCP_NOTSENT_LOWAT", libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
 }
 
-/// Sets the send buffer and returns what the kernel made of it (twice the value, within limits).
+/// Sets the send buffer and returns what the kernel made of it: twice the value, within its limits,
+/// which do not bind who may administer the network.
 ///
 /// # Errors
 /// [`SocketError`].
 pub fn set_send_buffer(socket: &impl AsFd, bytes: u32) -> Result<u32, SocketError> {
-    set(socket, "SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+    let level = libc::SOL_SOCKET;
+    set(socket, "SO_SNDBUFFORCE", level, libc::SO_SNDBUFFORCE, bytes)
+        .or_else(|_| set(socket, "SO_SNDBUF", level, libc::SO_SNDBUF, bytes))?;
     get_u32(socket, "SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF)
 }
 

@@ -3,7 +3,9 @@
 //! Asking and judging are apart, so that every old or locked-down kernel is a test case.
 
 use super::pagemap::Pagemap;
-use super::userfaultfd::{FEATURE_ASYNC, FEATURE_SHARED_MEMORY, FEATURE_UNPOPULATED, Userfaultfd};
+use super::userfaultfd::{
+    FEATURE_ASYNC, FEATURE_SHARED_MEMORY, FEATURE_UNPOPULATED, Faults, Userfaultfd,
+};
 use std::fmt::Write;
 use std::io;
 
@@ -121,10 +123,10 @@ pub fn probe() -> Result<Support, TrackingError> {
 
 fn ask() -> Answers {
     let code = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-    let by_call = Userfaultfd::open();
+    let by_call = Userfaultfd::open(Faults::OfUserMode);
     let by_device = match by_call {
         Ok(_) => Err(libc::ENODEV),
-        Err(_) => Userfaultfd::open_device().map_err(code),
+        Err(_) => Userfaultfd::open_device(Faults::OfUserMode).map_err(code),
     };
     let features = match (&by_call, &by_device) {
         (Ok(opened), _) | (_, Ok(opened)) => opened.enable(0).map_err(code),

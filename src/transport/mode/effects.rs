@@ -85,18 +85,22 @@ impl ModeEffects {
     /// The congestion control to choose for a connection that has `current` and this round trip;
     /// none: it stays. On a short path the system's own does best, unless that is BBR.
     pub fn congestion(&self, mode: Mode, rtt_us: u32, current: &str) -> Option<&'static str> {
-        let is_long = match mode {
-            Mode::Internet => true,
-            Mode::Datacenter => false,
-            Mode::Hybrid | Mode::V1Compat => rtt_us >= SITE_RTT_US,
-        };
-        let wanted = match (self.congestion, is_long) {
+        let wanted = match (self.congestion, is_long(mode, rtt_us)) {
             (Congestion::System, _) => return None,
             (long, true) => long.name(),
             (_, false) if current == "bbr" => Congestion::Cubic.name(),
             (_, false) => return None,
         };
         Some(wanted).filter(|wanted| *wanted != current)
+    }
+}
+
+/// Whether a path counts as a long one.
+pub fn is_long(mode: Mode, rtt_us: u32) -> bool {
+    match mode {
+        Mode::Internet => true,
+        Mode::Datacenter => false,
+        Mode::Hybrid | Mode::V1Compat => rtt_us >= SITE_RTT_US,
     }
 }
 

@@ -21,9 +21,9 @@ use std::time::Duration;
 /// How soon after the last sample or probe a path is probed whose peer is in use, or whose mode may change.
 pub const BRISK: Duration = Duration::from_millis(300);
 /// How soon any other path is probed, at the latest.
-pub const IDLE: Duration = Duration::from_millis(2_500);
+pub const IDLE: Duration = Duration::from_millis(3_200);
 /// Idle probes of different peers are spread over so much of it.
-const SPREAD_US: u64 = 500_000;
+const SPREAD_US: u64 = 400_000;
 
 /// The table takes no more peers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -309,10 +309,16 @@ impl<K: Ord + Clone> ModeTable<K> {
 
 /// Prime to [`SPREAD_US`], so that peers in a row get places far apart.
 const SPREAD_PRIME: u64 = 309_017;
+/// When a peer that must not be probed is looked at again.
+const UNPROBED: Duration = Duration::from_secs(3600);
 
 impl Peer {
     /// When the path is to be probed next, as things stand.
     fn due(&self, now: Time) -> Time {
+        if self.detector.mode() == Mode::V1Compat {
+            // It would take a probe for a chunk's number and length.
+            return now + UNPROBED;
+        }
         let news = self.sampled.max(self.probed);
         let interval = match self.is_in_use || self.detector.is_watchful(now) {
             true => BRISK,
@@ -385,6 +391,18 @@ mod tests {
             table.on_sample(&0, &PathSample::of_probe(1_000), now);
             assert_eq!(table.next_probe(2, now), None);
         }
+    }
+
+    #[test]
+    fn a_v1_peer_is_never_probed() {
+        let mut table = table(2);
+        table.set_peer_is_v1(&0, true, Time(0));
+        table.force(&1, Some(Mode::V1Compat), Time(0));
+        assert_eq!(run(&mut table, Time(0) + 30_000 * SECOND), 0);
+        let released = Time(0) + 30_001 * SECOND;
+        table.set_peer_is_v1(&0, false, released);
+        assert_eq!(table.next_probe(1, released), Some(0));
+        assert_eq!(table.next_probe(2, released), None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct ChunkHeader {
 pub struct Assembler {
     max_total_bytes: u32,
     total_bytes: Option<u32>,
+    claimed_bytes: u64,
     arrived_bytes: u64,
     chunks: BTreeMap<u32, (u32, Vec<u8>)>,
 }
@@ -97,35 +98,49 @@ pub fn chunks(
         let (what, value) = ("F16 chunk's length", chunk_bytes.into());
         return Err(WireError::Range { what, value, allowed: "4 KiB to 1 MiB" });
     }
-    let value = image.len() as u64;
-    let total_bytes = u32::try_from(value).map_err(|_| WireError::TooLong {
-        what: "F16 transfer",
-        value,
-        limit: MAX_TRANSFER_BYTES,
-    })?;
-    Ok((0..).zip(image.chunks(chunk_bytes as usize)).map(move |(id, payload)| {
-        let (offset_bytes, payload_bytes) = (id * chunk_bytes, payload.len() as u32);
-        (ChunkHeader { id, offset_bytes, payload_bytes, total_bytes }, payload)
-    }))
+    let (value, limit) = (image.len() as u64, MAX_TRANSFER_BYTES);
+    if value > limit {
+        return Err(WireError::TooLong { what: "F16 transfer", value, limit });
+    }
+    Ok((0..).map_while(move |id| chunk(image, chunk_bytes, id)))
+}
+
+/// One chunk of an image that [`chunks`] takes; none beyond its end.
+pub fn chunk(image: &[u8], chunk_bytes: u32, id: u32) -> Option<(ChunkHeader, &[u8])> {
+    let start = u64::from(id) * u64::from(chunk_bytes);
+    let rest = image.get(usize::try_from(start).ok()?..).filter(|rest| !rest.is_empty())?;
+    let payload = &rest[..rest.len().min(chunk_bytes as usize)];
+    let (offset_bytes, payload_bytes) = (start as u32, payload.len() as u32);
+    let total_bytes = image.len() as u32;
+    Some((ChunkHeader { id, offset_bytes, payload_bytes, total_bytes }, payload))
 }
 
 impl Assembler {
     /// Waits for a transfer of at most this length.
     pub fn new(max_total_bytes: u32) -> Self {
-        Self { max_total_bytes, total_bytes: None, arrived_bytes: 0, chunks: BTreeMap::new() }
+        let (total_bytes, chunks) = (None, BTreeMap::new());
+        Self { max_total_bytes, total_bytes, claimed_bytes: 0, arrived_bytes: 0, chunks }
     }
 
     /// Takes a chunk; gives the image with the last one.
     ///
     /// # Errors
-    /// [`WireError`] for a transfer over the limit, another total than before, more chunks or bytes than
-    /// fit into it, a number that was there already, and chunks whose numbers and offsets are not one
-    /// row. After an error the transfer is of no more use.
+    /// [`WireError`] as [`Self::claim`] and [`Self::fill`] have it.
     pub fn add(
         &mut self,
         header: ChunkHeader,
         payload: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, WireError> {
+        self.claim(&header)?;
+        self.fill(header.id, payload)
+    }
+
+    /// A chunk begins to come. Nothing need be reserved for it before.
+    ///
+    /// # Errors
+    /// [`WireError`] for a transfer over the limit, another total than before, more chunks or bytes than
+    /// fit into it, and a number that was there already. After an error the transfer is of no more use.
+    pub fn claim(&mut self, header: &ChunkHeader) -> Result<(), WireError> {
         let total_bytes = *self.total_bytes.get_or_insert(header.total_bytes);
         if header.total_bytes != total_bytes {
             let (what, value) = ("F16 transfer's length", header.total_bytes.into());
@@ -140,16 +155,37 @@ impl Assembler {
             let (what, value) = ("F16 chunk's number", header.id.into());
             return Err(WireError::Range { what, value, allowed: "those of chunks of 4 KiB" });
         }
-        self.arrived_bytes += payload.len() as u64;
-        if self.arrived_bytes > total_bytes.into() {
-            let (value, limit) = (self.arrived_bytes, total_bytes.into());
+        self.claimed_bytes += u64::from(header.payload_bytes);
+        if self.claimed_bytes > total_bytes.into() {
+            let (value, limit) = (self.claimed_bytes, total_bytes.into());
             return Err(WireError::TooLong { what: "F16 transfer's chunks", value, limit });
         }
-        if self.chunks.insert(header.id, (header.offset_bytes, payload)).is_some() {
+        if self.chunks.insert(header.id, (header.offset_bytes, Vec::new())).is_some() {
             let (what, value) = ("F16 chunk's number", header.id.into());
             return Err(WireError::Range { what, value, allowed: "one that has not come yet" });
         }
-        if self.arrived_bytes < total_bytes.into() { Ok(None) } else { self.join().map(Some) }
+        Ok(())
+    }
+
+    /// The bytes of a chunk that was claimed; gives the image with the last one.
+    ///
+    /// # Errors
+    /// [`WireError`] for a chunk that was not claimed, and for chunks whose numbers and offsets are not
+    /// one row.
+    pub fn fill(&mut self, id: u32, payload: Vec<u8>) -> Result<Option<Vec<u8>>, WireError> {
+        let Some((_, place)) = self.chunks.get_mut(&id) else {
+            let (what, value) = ("F16 chunk's number", id.into());
+            return Err(WireError::Range { what, value, allowed: "one that was announced" });
+        };
+        self.arrived_bytes += payload.len() as u64;
+        *place = payload;
+        let is_whole = self.total_bytes.is_some_and(|total| self.arrived_bytes >= total.into());
+        if is_whole { self.join().map(Some) } else { Ok(None) }
+    }
+
+    /// How much of the transfer is there, and how long it is once its first chunk has begun to come.
+    pub fn arrived_bytes(&self) -> (u64, Option<u32>) {
+        (self.arrived_bytes, self.total_bytes)
     }
 
     /// All chunks in the order of their numbers, if their offsets agree.

@@ -35,13 +35,19 @@ pub struct Transfer {
     chunk_bytes: u32,
 }
 
+/// Which chunks of a transfer are there, for those who put them in their places themselves.
+#[derive(Debug)]
+pub struct Arrivals {
+    transfer: Transfer,
+    claimed: Vec<bool>,
+    missing: u64,
+}
+
 /// Puts a transfer's chunks in their places, whichever streams they came from.
 #[derive(Debug)]
 pub struct Assembler {
-    transfer: Transfer,
+    arrivals: Arrivals,
     image: Vec<u8>,
-    arrived: Vec<bool>,
-    missing: u64,
 }
 
 impl Header for ChunkHeader {
@@ -131,41 +137,65 @@ impl Transfer {
     }
 }
 
+impl Arrivals {
+    /// Nothing is there. A mark is held for each chunk.
+    pub fn new(transfer: Transfer) -> Self {
+        let claimed = vec![false; transfer.chunk_count() as usize];
+        Self { transfer, claimed, missing: transfer.chunk_count() }
+    }
+
+    /// A chunk begins to come: where it belongs. Nothing need be reserved for it before.
+    ///
+    /// # Errors
+    /// [`WireError`] for a number beyond the last, one that was there already, or another length than
+    /// that chunk has.
+    pub fn claim(&mut self, header: &ChunkHeader) -> Result<Range<u64>, WireError> {
+        let range = self.transfer.range(header.id)?;
+        if u64::from(header.payload_bytes) != range.end - range.start {
+            let (what, value) = ("F8 chunk's length", header.payload_bytes.into());
+            return Err(WireError::Range { what, value, allowed: "that of the transfer's chunks" });
+        }
+        let claimed = &mut self.claimed[header.id as usize];
+        if *claimed {
+            let (what, value) = ("F8 chunk's number", header.id.into());
+            return Err(WireError::Range { what, value, allowed: "one that has not come yet" });
+        }
+        *claimed = true;
+        Ok(range)
+    }
+
+    /// A chunk that was claimed is in its place; gives whether it was the last.
+    pub fn settle(&mut self) -> bool {
+        self.missing = self.missing.saturating_sub(1);
+        self.missing == 0
+    }
+}
+
 impl Assembler {
     /// Waits for the chunks of a transfer. Its image is allocated at once: its length was not read from
     /// a peer.
     pub fn new(transfer: Transfer) -> Self {
-        let arrived = vec![false; transfer.chunk_count() as usize];
         let image = vec![0; transfer.total_bytes as usize];
-        Self { transfer, image, missing: transfer.chunk_count(), arrived }
+        Self { arrivals: Arrivals::new(transfer), image }
     }
 
     /// Takes a chunk; gives the image with the last one. v1's own receiver goes on reading on streams
     /// that did not bring the last chunk, until its peer closes them.
     ///
     /// # Errors
-    /// [`WireError`] for a number beyond the last, one that was there already, or another length than
-    /// that chunk has.
+    /// [`WireError`] as [`Arrivals::claim`] has it.
     pub fn add(
         &mut self,
         header: ChunkHeader,
         payload: &[u8],
     ) -> Result<Option<Vec<u8>>, WireError> {
-        let range = self.transfer.range(header.id)?;
-        let (expected, found) = (range.end - range.start, payload.len() as u64);
-        if found != expected || header.payload_bytes as usize != payload.len() {
+        let range = self.arrivals.claim(&header)?;
+        if header.payload_bytes as usize != payload.len() {
             let (what, value) = ("F8 chunk's length", header.payload_bytes.into());
-            return Err(WireError::Range { what, value, allowed: "that of the transfer's chunks" });
+            return Err(WireError::Range { what, value, allowed: "that of its payload" });
         }
-        let arrived = &mut self.arrived[header.id as usize];
-        if *arrived {
-            let (what, value) = ("F8 chunk's number", header.id.into());
-            return Err(WireError::Range { what, value, allowed: "one that has not come yet" });
-        }
-        *arrived = true;
-        self.missing -= 1;
         self.image[range.start as usize..range.end as usize].copy_from_slice(payload);
-        Ok((self.missing == 0).then(|| std::mem::take(&mut self.image)))
+        Ok(self.arrivals.settle().then(|| std::mem::take(&mut self.image)))
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::pair::Job;
 use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
-use dwcp::migration::{MigrationOptions, Report};
+use dwcp::migration::{MigrationOptions, PostCopyRule, Report};
 use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use serde_json::json;
 use std::io::Write;
@@ -43,6 +43,9 @@ pub struct DestinationArguments {
     /// Connections are over TLS with this identity.
     #[arg(long)]
     identity: Option<PathBuf>,
+    /// Threads of the arrived guest that read pages all over its memory.
+    #[arg(long)]
+    readers: u64,
 }
 
 /// Runs the source.
@@ -64,9 +67,17 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
         codec: CodecChoice::None.into(),
         max_downtime: Duration::from_millis(job.max_downtime_ms),
         throttle: false,
+        post_copy: match job.switch_after_ms {
+            0 => PostCopyRule::Never,
+            _ => PostCopyRule::Manual,
+        },
         ..MigrationOptions::default()
     };
     let migration = node.migrate(GUEST, &arguments.to.to_string(), options)?;
+    if job.switch_after_ms > 0 {
+        std::thread::sleep(Duration::from_millis(job.switch_after_ms));
+        migration.start_post_copy()?;
+    }
     tell(migration.wait(Some(LONGEST)), &overhead)?;
     node.stop();
     Ok(())
@@ -84,7 +95,8 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
     };
     let node = Node::start(options)?;
     let (ended, end) = channel();
-    node.add_destination(GUEST, Arc::new(guest::arriving_guest(memory, ended)))?;
+    let guest = guest::arriving_guest(memory, arguments.readers, ended);
+    node.add_destination(GUEST, Arc::new(guest))?;
     say(&json!({ "listen": node.local_address().ok_or("the node does not listen")? }))?;
     end.recv_timeout(LONGEST)?;
     let migration = node.migrations().pop().ok_or("no migration on record")?;

@@ -60,9 +60,16 @@ pub fn running_guest(memory: Arc<MappedMemory>, dirty_bytes_per_s: u64) -> Mappe
     MappedSource::new(memory, Box::new(SoftwareLog(cpu)), Box::new(control))
 }
 
-/// A guest that arrives; `ended` hears who has it.
-pub fn arriving_guest(memory: Arc<MappedMemory>, ended: Sender<Ending>) -> MappedSink {
-    MappedSink::new(memory, Box::new(Arrival(Mutex::new(ended))))
+/// A guest that arrives; `ended` hears who has it. Each of its threads then reads pages all over its
+/// memory, one after the other, until the migration is over.
+pub fn arriving_guest(
+    memory: Arc<MappedMemory>,
+    readers: u64,
+    ended: Sender<Ending>,
+) -> MappedSink {
+    let (told, runs) = (Mutex::new(ended), Arc::new(AtomicBool::new(true)));
+    let arrival = Arrival { memory: memory.clone(), readers, told, runs };
+    MappedSink::new(memory, Box::new(arrival))
 }
 
 /// Writes memory, and marks each page after it was written.
@@ -156,7 +163,23 @@ impl Drop for Control {
     }
 }
 
-struct Arrival(Mutex<Sender<Ending>>);
+struct Arrival {
+    memory: Arc<MappedMemory>,
+    readers: u64,
+    told: Mutex<Sender<Ending>>,
+    runs: Arc<AtomicBool>,
+}
+
+fn read_pages(memory: &MappedMemory, seed: u64, runs: &AtomicBool) {
+    let (mut random, mut byte) = (SplitMix(seed), [0]);
+    while runs.load(Ordering::Relaxed) {
+        let page = random.next_u64() % memory.layout().page_count();
+        if memory.read(0, page * PAGE_BYTES, &mut byte).is_err() {
+            return;
+        }
+        std::thread::sleep(READER_PAUSE);
+    }
+}
 
 impl SinkControl for Arrival {
     fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
@@ -167,11 +190,16 @@ impl SinkControl for Arrival {
     }
 
     fn resume(&self) -> Result<(), GuestError> {
+        for reader in 0..self.readers {
+            let (memory, runs) = (self.memory.clone(), self.runs.clone());
+            std::thread::spawn(move || read_pages(&memory, reader + 1, &runs));
+        }
         Ok(())
     }
 
     fn finish(&self, ending: Ending) -> Result<(), GuestError> {
-        let told = lock(&self.0).send(ending);
+        self.runs.store(false, Ordering::Relaxed);
+        let told = lock(&self.told).send(ending);
         told.map_err(|error| GuestError::new("finish", error))
     }
 }
@@ -184,3 +212,5 @@ const PAGE_BYTES: u64 = 4096;
 /// About what a small virtual machine's CPUs and devices take.
 const DEVICE_STATE_BYTES: usize = 64 * 1024;
 const WRITER_TICK: Duration = Duration::from_millis(1);
+/// What a guest does with a page before it looks at the next.
+const READER_PAUSE: Duration = Duration::from_micros(500);

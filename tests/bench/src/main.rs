@@ -7,9 +7,11 @@ mod child;
 mod guest;
 mod iperf;
 mod pair;
+mod peers;
 mod relay;
 mod results;
 mod samples;
+mod stage;
 mod suites;
 
 use clap::{Parser, Subcommand};
@@ -34,7 +36,11 @@ struct Arguments {
 #[derive(clap::Args)]
 pub struct Plan {
     /// Suites to run.
-    #[arg(long, value_delimiter = ',', default_value = "net,wan,tls,memory,modes,downtime,abi")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi"
+    )]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.
     #[arg(long, default_value_t = 5)]
@@ -66,6 +72,12 @@ pub struct Plan {
 
 #[derive(Subcommand)]
 enum Role {
+    /// A node that answers probes until its input ends; started by the benchmark itself.
+    #[command(hide = true)]
+    Answers(peers::AnswersArguments),
+    /// A node with many idle peers.
+    #[command(hide = true)]
+    Idle(peers::IdleArguments),
     /// One side of a migration; started by the benchmark itself.
     #[command(hide = true)]
     Source(child::SourceArguments),
@@ -86,6 +98,8 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.role {
+        Some(Role::Answers(arguments)) => peers::answers(&arguments).map(|()| true),
+        Some(Role::Idle(arguments)) => peers::idle(&arguments).map(|()| true),
         Some(Role::Source(arguments)) => child::source(&arguments).map(|()| true),
         Some(Role::Destination(arguments)) => child::destination(&arguments).map(|()| true),
         Some(Role::RelaySource(arguments)) => relay::source(&arguments).map(|()| true),

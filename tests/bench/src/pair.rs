@@ -13,6 +13,8 @@ use std::process::{ChildStdout, Command, Stdio};
 pub struct Outcome {
     /// The source's report.
     pub report: Value,
+    /// The destination's.
+    pub arrived: Value,
     /// Memory that the source needed beyond the guest's.
     pub source_overhead_bytes: f64,
     /// Memory that the destination needed beyond the guest's.
@@ -37,6 +39,12 @@ pub struct Job {
     /// The downtime asked for.
     #[arg(long)]
     pub max_downtime_ms: u64,
+    /// Switch to post-copy so long after the start; 0: never.
+    #[arg(long, default_value_t = 0)]
+    pub switch_after_ms: u64,
+    /// Threads of the arrived guest that read pages all over its memory.
+    #[arg(long, default_value_t = 0)]
+    pub readers: u64,
 }
 
 impl Job {
@@ -48,6 +56,7 @@ impl Job {
             ("--streams", self.streams.into()),
             ("--dirty-bytes-per-s", self.dirty_bytes_per_s),
             ("--max-downtime-ms", self.max_downtime_ms),
+            ("--switch-after-ms", self.switch_after_ms),
         ];
         options.into_iter().flat_map(|(name, value)| [name.into(), value.to_string()]).collect()
     }
@@ -82,10 +91,11 @@ pub fn migrate_as(
     let secured = |command: &mut Command| {
         identity.map(|identity| command.arg("--identity").arg(identity));
     };
-    let guest_bytes = job.guest_bytes.to_string();
+    let (guest_bytes, readers) = (job.guest_bytes.to_string(), job.readers.to_string());
     let listen = SocketAddr::new(address, 0).to_string();
     let mut command = to.command(std::env::current_exe()?);
     command.args(["destination", "--guest-bytes", &guest_bytes, "--listen", &listen]);
+    command.args(["--readers", &readers]);
     secured(&mut command);
     let mut destination = Side::start(to, command)?;
     let listening = destination.line()?;
@@ -99,6 +109,7 @@ pub fn migrate_as(
     let (sent, received) = (source.line()?, destination.line()?);
     Ok(Outcome {
         report: sent["report"].clone(),
+        arrived: received["report"].clone(),
         source_overhead_bytes: overhead(&sent)?,
         destination_overhead_bytes: overhead(&received)?,
     })

@@ -181,7 +181,7 @@ fn on_migration(migration: *mut dwcp_migration, which: u8) -> i32 {
     report.struct_size = size_of::<dwcp_report>();
     // SAFETY: variables and structs of ours.
     unsafe {
-        match which % 8 {
+        match which % 10 {
             0 => dwcp_migration_wait(migration, 1, &raw mut status),
             1 => dwcp_migration_cancel(migration),
             2 => dwcp_migration_progress(migration, &raw mut progress),
@@ -189,6 +189,8 @@ fn on_migration(migration: *mut dwcp_migration, which: u8) -> i32 {
             4 => dwcp_migration_owner(migration, &raw mut number),
             5 => dwcp_migration_side(migration, &raw mut number),
             6 => dwcp_migration_status(migration, &raw mut status),
+            7 => dwcp_migration_start_post_copy(migration),
+            8 => dwcp_migration_abandon_post_copy(migration),
             _ => dwcp_migration_set_bandwidth_limit(migration, 65_536),
         }
     }

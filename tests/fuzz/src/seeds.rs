@@ -1,9 +1,11 @@
 //! Inputs to start from: valid ones, made with the library's own encoders, so that they follow
 //! every change of a format.
 
-use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId};
+use dwcp::base::limits::MAX_MISSING_PIECE_PAGES;
+use dwcp::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, RegionLayout, StreamId};
 use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
+use dwcp::migration::missing::next_piece;
 use dwcp::migration::ownership::{Mark, Record};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::wire::hello::{Ended, Features, Purpose};
@@ -11,7 +13,7 @@ use dwcp::wire::rdma::{Endpoint, Link, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
-    PathRow, Paths, Preface,
+    PageRequest, PathRow, Paths, Preface,
 };
 
 #[path = "../../support/qemu_stream.rs"]
@@ -29,6 +31,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "control" => controls(),
         "chunk" => vec![chunk()],
         "chunk_ack" => vec![ack()],
+        "page_request" => vec![PageRequest { pages: vec![3, 99, 0] }.encode()],
+        "missing_piece" => missing_pieces(),
         "rdma" => rdma(),
         "block_decode" => blocks(),
         "block_encode" => (0..12).map(|choice| [&[choice, 40], &page()[..200]].concat()).collect(),
@@ -118,6 +122,7 @@ fn features() -> Features {
         baseline_pages: 1 << 10,
         held_pages: true,
         multifd_channels: 4,
+        post_copy: true,
     }
 }
 
@@ -134,6 +139,16 @@ fn controls() -> Vec<Vec<u8>> {
         Control::Resumed { status: 0, reason: String::new() },
         Control::Abort { status: -9, reason },
         Control::Held { key: [3; 32], last: true, hashes: vec![1, 2] },
+        Control::Missing { first_page: 1 << 20, codec: 1, bytes: vec![7; 9] },
+        Control::Switch {
+            digest: [2; 16],
+            missing_pages: 5,
+            device_state_bytes: 8,
+            device_state_crc: 3,
+        },
+        Control::Whole { digest: [3; 16] },
+        Control::Completed { digest: [4; 16] },
+        Control::Abandon { reason: "gone".into() },
     ];
     messages.iter().zip(0..).map(|(message, sequence)| message.encode(sequence)).collect()
 }
@@ -155,6 +170,20 @@ fn chunk() -> Vec<u8> {
 
 fn ack() -> Vec<u8> {
     ChunkAck { arrived: vec![ChunkId(1), ChunkId(4)], damaged: vec![ChunkId(2)] }.encode()
+}
+
+/// The second piece of a map, packed by each codec.
+fn missing_pieces() -> Vec<Vec<u8>> {
+    let mut missing = PageBitmap::new(MAX_MISSING_PIECE_PAGES + 100);
+    [1, 90].into_iter().for_each(|page| missing.insert(MAX_MISSING_PIECE_PAGES + page));
+    let choices = [CodecChoice::None, CodecChoice::Lz4, CodecChoice::Zstd(1)];
+    let piece = |choice| match next_piece(&missing, 0, choice) {
+        Ok(Some((Control::Missing { first_page, codec, bytes }, _))) => {
+            [&[codec][..], &first_page.to_le_bytes(), &bytes].concat()
+        }
+        other => panic!("{other:?}"),
+    };
+    choices.into_iter().map(piece).collect()
 }
 
 fn rdma() -> Vec<Vec<u8>> {

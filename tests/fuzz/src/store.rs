@@ -68,6 +68,7 @@ fn destination(layout: &MemoryLayout, digest: Arc<ImageDigest>) -> Destination {
         layout: layout.clone(),
         reconnect_timeout: Duration::from_secs(30),
         stall_timeout: Duration::from_secs(30),
+        post_copy: false,
     };
     let mut destination = Destination::new(setup, digest, Time(0));
     destination.stream_up(STREAM, "peer", Time(0));

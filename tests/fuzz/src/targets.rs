@@ -1,13 +1,14 @@
 //! What must hold for any bytes: no panic, and what decodes survives being encoded again.
 
-use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_PAGES, MAX_STREAM_CHUNKS};
-use dwcp::base::{ChunkId, MemoryLayout, MigrationId, RegionLayout, StreamId, Time};
+use dwcp::base::limits::{MAX_CHUNK_BYTES, MAX_MISSING_PIECE_PAGES, MAX_PAGES, MAX_STREAM_CHUNKS};
+use dwcp::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, RegionLayout, StreamId, Time};
 use dwcp::config::{Id, edit, load};
 use dwcp::encoding::baseline::PAGE_BYTES;
 use dwcp::encoding::{
     BaselineLimits, Codec, CodecChoice, Decoder, Encoder, HeldError, HeldPages, PageDecoder,
     PageKey,
 };
+use dwcp::migration::missing::take_in;
 use dwcp::migration::ownership::Record;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::transport::session::Session;
@@ -16,8 +17,8 @@ use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
 use dwcp::wire::rdma::{Endpoint, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
-    ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Paths,
-    Preface,
+    ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, PageRequest,
+    Paths, Preface,
 };
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -44,6 +45,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("control", control),
     ("chunk", chunk),
     ("chunk_ack", chunk_ack),
+    ("page_request", page_request),
+    ("missing_piece", missing_piece),
     ("rdma", rdma),
     ("block_decode", block_decode),
     ("block_encode", block_encode),
@@ -128,6 +131,28 @@ pub fn chunk(data: &[u8]) {
 pub fn chunk_ack(data: &[u8]) {
     if let Ok(ack) = ChunkAck::decode(data) {
         assert_eq!(ack.encode(), data);
+    }
+}
+
+/// Pages that are asked for, of a guest that has 100.
+pub fn page_request(data: &[u8]) {
+    if let Ok(request) = PageRequest::decode(data, 100) {
+        assert_eq!(request.encode(), data);
+        assert!(request.pages.iter().all(|page| *page < 100));
+    }
+}
+
+/// A piece of the map of missing pages: codec, where it begins (eight bytes), the packed bitmap.
+pub fn missing_piece(data: &[u8]) {
+    let Some(([codec, first @ ..], packed)) = data.split_first_chunk::<9>() else { return };
+    let mut missing = PageBitmap::new(MAX_MISSING_PIECE_PAGES + 100);
+    let first_page = u64::from_le_bytes(*first);
+    match take_in(&mut missing, (first_page, 0), codec % 4, packed) {
+        Ok(next) => {
+            let end = missing.capacity().min(next);
+            assert!(missing.iter().all(|page| (first_page..end).contains(&page)));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct LinkStats {
     pub queue_full: u64,
     /// Dropped because the link was down.
     pub link_down: u64,
+    /// Code points (DSCP) that packets were marked with, a bit each.
+    pub code_points: u64,
     /// Not taken by the receiving kernel: a defect of the emulator, or its device is down.
     pub rejected: u64,
 }
@@ -189,6 +191,7 @@ impl Pump {
     fn accept(&mut self, bytes: &[u8], stats: &mut LinkStats) {
         let now = self.now_ns();
         let packet = SuperPacket::parse(bytes);
+        stats.code_points |= 1 << packet.dscp();
         let mut run: Option<Run> = None;
         for segment in 0..packet.segments() {
             stats.offered += 1;
@@ -307,6 +310,7 @@ impl LinkStats {
         self.queue_full += more.queue_full;
         self.link_down += more.link_down;
         self.rejected += more.rejected;
+        self.code_points |= more.code_points;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::LabError;
 use crate::emulator::{Direction, Emulator, LinkStats};
-use crate::namespace::{self, DEVICE, Host};
+use crate::namespace::{self, DEVICE, Host, SECOND_DEVICE};
 use crate::shaper::LinkConfig;
 use crate::tun::Tun;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Lab {
     // First, so that the devices are closed before their namespaces go.
     emulator: Option<Emulator>,
+    second: Option<Emulator>,
     a: Host,
     b: Host,
 }
@@ -57,13 +58,38 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Adds another emulated link, on which the hosts are 10.78.0.1 and 10.78.0.2. What host A sends
+    /// from its address there takes that link, wherever it goes.
+    ///
+    /// # Errors
+    /// As [`Self::emulated`].
+    pub fn add_link(&mut self, config: LinkConfig) -> Result<(), LabError> {
+        let a = self.a.enter(|| Tun::open(SECOND_DEVICE))?;
+        let b = self.b.enter(|| Tun::open(SECOND_DEVICE))?;
+        self.a.configure_second()?;
+        self.b.configure_second()?;
+        self.second = Some(Emulator::start(a, b, &config, DEFAULT_SEED + 1)?);
+        Ok(())
+    }
+
+    /// The emulator of the link that was added.
+    ///
+    /// # Panics
+    /// None was.
+    pub fn second_emulator(&self) -> &Emulator {
+        match &self.second {
+            Some(emulator) => emulator,
+            None => panic!("there is no second link; use Lab::add_link"),
+        }
+    }
+
     fn hosts() -> Result<Self, LabError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         namespace::sweep();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let a = Host::new(namespace::name_of(number, 'a'), 1)?;
         let b = Host::new(namespace::name_of(number, 'b'), 2)?;
-        Ok(Self { emulator: None, a, b })
+        Ok(Self { emulator: None, second: None, a, b })
     }
 
     /// The first host, 10.77.0.1 and fd77::1.

@@ -108,6 +108,22 @@ impl Host {
         self.ip(&["link", "set", DEVICE, "mtu", "1500", "txqueuelen", "10000", "up"])
     }
 
+    /// Its address on the link that was added.
+    pub fn second_ipv4(&self) -> Ipv4Addr {
+        let [.., number] = self.ipv4.octets();
+        Ipv4Addr::new(10, 78, 0, number)
+    }
+
+    /// Brings up the added link's device; packets from its address leave by it.
+    pub(crate) fn configure_second(&self) -> Result<(), LabError> {
+        let source = self.second_ipv4().to_string();
+        self.ip(&["address", "add", &format!("{source}/24"), "dev", SECOND_DEVICE])?;
+        let device = ["link", "set", SECOND_DEVICE, "mtu", "1500", "txqueuelen", "10000", "up"];
+        self.ip(&device)?;
+        self.ip(&["rule", "add", "from", &source, "table", SECOND_TABLE])?;
+        self.ip(&["route", "add", "default", "dev", SECOND_DEVICE, "table", SECOND_TABLE])
+    }
+
     fn ip(&self, arguments: &[&str]) -> Result<(), LabError> {
         ip(&[&["-n", &self.name], arguments].concat())
     }
@@ -197,6 +213,9 @@ fn path_of(name: &str) -> PathBuf {
 
 /// The link's device, on either host.
 pub(crate) const DEVICE: &str = "lab0";
+/// That of the link that was added, and the routes of what leaves from its address.
+pub(crate) const SECOND_DEVICE: &str = "lab1";
+const SECOND_TABLE: &str = "78";
 /// Column of /proc/net/dev, the name not counted.
 const TRANSMIT_DROPPED: usize = 11;
 const PREFIX: &str = "dwcplab-";

@@ -46,6 +46,15 @@ impl<'a> SuperPacket<'a> {
         Self { bytes, layout }
     }
 
+    /// The code point of differentiated services that it is marked with.
+    pub fn dscp(&self) -> u8 {
+        let byte = |at: usize| self.bytes.get(VNET_HEADER_BYTES + at).copied().unwrap_or(0);
+        match byte(0) >> 4 {
+            6 => (byte(0) & 0x0f) << 2 | byte(1) >> 6,
+            _ => byte(1) >> 2,
+        }
+    }
+
     /// How many packets it is on the wire.
     pub fn segments(&self) -> usize {
         self.layout.segments
@@ -224,6 +233,18 @@ mod tests {
         let sizes: Vec<_> = (0..3).map(|at| view.segment_ip_bytes(at)).collect();
         assert_eq!(sizes, [1040, 1040, 540]);
         assert_eq!(view.cut(0..3), packet);
+    }
+
+    #[test]
+    fn the_mark_is_read_from_either_header() {
+        let mut packet = tcp4(10);
+        assert_eq!(SuperPacket::parse(&packet).dscp(), 0);
+        packet[VNET_HEADER_BYTES + 1] = 10 << 2 | 3;
+        assert_eq!(SuperPacket::parse(&packet).dscp(), 10);
+        packet[VNET_HEADER_BYTES] = 0x60 | 46 >> 2;
+        packet[VNET_HEADER_BYTES + 1] = (46 << 6) as u8;
+        assert_eq!(SuperPacket::parse(&packet).dscp(), 46);
+        assert_eq!(SuperPacket::parse(&[]).dscp(), 0);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use dwcp::encoding::CodecChoice;
 use dwcp::migration::{CodecPolicy, MigrationOptions, Owner, Report};
+use dwcp::observe::EventKind;
+use dwcp::transport::Mode;
 use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::time::Duration;
@@ -98,6 +100,38 @@ fn a_stopped_guest_arrives_stopped_and_every_byte_of_it() -> Outcome {
     assert!(!qmp.status()?.running);
     qmp.cont()?;
     drop(qmp);
+    assert_goes_on(&source, &destination)
+}
+
+#[test]
+fn a_change_of_mode_on_the_way_takes_streams_away_and_loses_nothing() -> Outcome {
+    let image = Image::cached()?;
+    let config = VmConfig { image: Some(&image), load: TEXT, ..VmConfig::default() };
+    let Pair { source, destination, here, there } = pair(&config)?;
+    let peer = there.local_address().ok_or("no address")?.to_string();
+    here.set_mode(Some(&peer), Some(Mode::Datacenter))?;
+    let mut transport = here.transport();
+    transport.effects.internet_streams = 2;
+    here.set_transport(transport);
+    let slow = Some(3 << 20);
+    let options = MigrationOptions { bandwidth_limit_bytes_per_s: slow, ..Default::default() };
+    let migration = here.migrate("vm", &peer, options)?;
+    let until = |streams: u32| {
+        while migration.progress().streams != streams {
+            assert!(migration.report().is_none(), "{streams} streams: {:?}", migration.report());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    until(4);
+    here.set_mode(Some(&peer), Some(Mode::Internet))?;
+    until(2);
+    migration.set_bandwidth_limit(None);
+    let report = migration.wait(Some(MOVE)).ok_or("the migration did not end")?;
+    assert_eq!((report.status, &*report.reason, report.reconnects), (Status::Ok, "", 0));
+    let events: Vec<_> = here.events(0).into_iter().map(|event| event.kind).collect();
+    let retired = events.iter().filter(|event| matches!(event, EventKind::StreamRetired { .. }));
+    assert_eq!(retired.count(), 2, "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, EventKind::StreamDown { .. })));
     assert_goes_on(&source, &destination)
 }
 

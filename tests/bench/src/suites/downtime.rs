@@ -18,6 +18,8 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         streams: 4,
         dirty_bytes_per_s: 50 << 20,
         max_downtime_ms: DOWNTIME_MS as u64,
+        switch_after_ms: 0,
+        readers: 0,
     };
     let (mut downtime, mut total) = (Samples::default(), Samples::default());
     let mut least = Samples::default();

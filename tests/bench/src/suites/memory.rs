@@ -53,6 +53,8 @@ fn overhead(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         streams: 4,
         dirty_bytes_per_s: 0,
         max_downtime_ms: 300,
+        switch_after_ms: 0,
+        readers: 0,
     };
     let (mut source, mut destination) = (Samples::default(), Samples::default());
     for _ in 0..plan.rounds.min(3) {

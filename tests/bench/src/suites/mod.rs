@@ -2,10 +2,13 @@
 
 mod abi;
 mod downtime;
+mod fair;
 mod memory;
 mod modes;
 mod net;
+mod post_copy;
 pub mod qemu;
+mod relearn;
 mod tls;
 
 use crate::results::Results;
@@ -20,11 +23,13 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "tls" => tls::run(plan, results),
         "modes" => modes::run(plan, results),
         "downtime" => downtime::run(plan, results),
+        "postcopy" => post_copy::run(plan, results),
+        "relearn" => relearn::run(plan, results),
+        "fair" => fair::run(plan, results),
         "abi" => abi::run(plan, results),
         "qemu" => qemu::run(plan, results),
-        _ => {
-            Err("there is no such suite; known: net, wan, tls, memory, modes, downtime, abi, qemu"
-                .into())
-        }
+        _ => Err("there is no such suite; known: net, wan, relearn, fair, tls, memory, modes, \
+                  downtime, postcopy, abi, qemu"
+            .into()),
     }
 }

@@ -19,6 +19,8 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
             streams,
             dirty_bytes_per_s: 0,
             max_downtime_ms: 2000,
+            readers: 0,
+            switch_after_ms: 0,
         };
         let migrate = |identity: Option<&Path>| {
             let (a, b) = (lab.a(), lab.b());

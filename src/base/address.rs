@@ -1,6 +1,25 @@
-//! Which addresses are of the internet at large.
+//! Addresses of peers: the form `HOST:PORT`, and which hosts are on the public internet.
 
+use crate::base::limits::MAX_ADDRESS_BYTES;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Checks the form of `HOST:PORT` without asking any name server.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_address(to: &str) -> Result<(), String> {
+    if to.len() > MAX_ADDRESS_BYTES {
+        return Err(format!("it is longer than {MAX_ADDRESS_BYTES} bytes"));
+    }
+    let (host, port) = to.rsplit_once(':').ok_or("no port")?;
+    if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err("the host is empty, or an IPv6 address without brackets".into());
+    }
+    match port.parse::<u16>() {
+        Ok(0) | Err(_) => Err(format!("port {port:?} is not 1 to 65535")),
+        Ok(_) => Ok(()),
+    }
+}
 
 /// Whether packets to this address may leave networks that are one's own: it is neither of this host,
 /// nor private (RFC 1918, 4193), link-local, shared (RFC 6598), for benchmarks or for examples.
@@ -36,6 +55,23 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_checked_before_anything_is_dialed() {
+        for good in ["host:1", "10.0.0.1:65535", "[::1]:7"] {
+            assert_eq!(check_address(good), Ok(()));
+        }
+        for (bad, text) in [
+            ("host", "no port"),
+            (":1", "empty"),
+            ("::1:7", "brackets"),
+            ("h:0", "\"0\""),
+            ("h:x", "\"x\""),
+        ] {
+            let error = check_address(bad).unwrap_err();
+            assert!(error.contains(text), "{bad}: {error}");
+        }
+    }
 
     #[test]
     fn own_networks_and_the_internet_are_told_apart() {

@@ -1,0 +1,105 @@
+//! How long a guest waited for pages, as a histogram of fixed size: answers are exact to a thirtieth.
+
+use std::time::Duration;
+
+/// Buckets for each doubling.
+const STEPS: u64 = 32;
+/// Doublings of a microsecond: two weeks.
+const DOUBLINGS: u64 = 40;
+
+/// Waiting times of one guest.
+#[derive(Clone, Debug)]
+pub struct FaultTimes {
+    buckets: Box<[u64]>,
+    count: u64,
+    longest_us: u64,
+}
+
+impl Default for FaultTimes {
+    fn default() -> Self {
+        let buckets = vec![0; (STEPS * DOUBLINGS) as usize].into_boxed_slice();
+        Self { buckets, count: 0, longest_us: 0 }
+    }
+}
+
+impl FaultTimes {
+    /// One page was waited for so long.
+    pub fn add(&mut self, waited: Duration) {
+        let us = super::micros(waited);
+        let last = self.buckets.len() - 1;
+        self.buckets[bucket(us).min(last)] += 1;
+        self.count += 1;
+        self.longest_us = self.longest_us.max(us);
+    }
+
+    /// How many pages were waited for.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The longest wait.
+    pub fn longest_us(&self) -> u64 {
+        self.longest_us
+    }
+
+    /// No more than this was waited for all pages but `per_mille` thousandths; 0 if there was none.
+    pub fn all_but_us(&self, per_mille: u64) -> u64 {
+        let rank = self.count - self.count * per_mille / 1000;
+        let mut seen = 0;
+        let reached = |in_bucket: &u64| {
+            seen += in_bucket;
+            seen >= rank
+        };
+        match self.buckets.iter().position(reached) {
+            Some(at) if self.count > 0 => upper_bound_us(at as u64).min(self.longest_us),
+            _ => 0,
+        }
+    }
+}
+
+/// Below `STEPS` microseconds one bucket each; above, `STEPS` for each doubling.
+fn bucket(us: u64) -> usize {
+    if us < STEPS {
+        return us as usize;
+    }
+    let doublings = u64::from(us.ilog2()) - u64::from(STEPS.ilog2());
+    (doublings * STEPS + (us >> doublings)) as usize
+}
+
+fn upper_bound_us(bucket: u64) -> u64 {
+    if bucket < STEPS {
+        return bucket;
+    }
+    let doublings = bucket / STEPS - 1;
+    ((bucket % STEPS + STEPS + 1) << doublings) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_near_those_of_the_sorted_times() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for most_us in [1, 31, 32, 33, 1_000, 3_000_000] {
+            let mut times = FaultTimes::default();
+            let mut all: Vec<u64> = (0..2_000).map(|_| random.u64(..=most_us)).collect();
+            all.iter().for_each(|us| times.add(Duration::from_micros(*us)));
+            all.sort_unstable();
+            for (per_mille, rank) in [(500, 1_000), (10, 1_980), (0, 2_000)] {
+                let (exact, found) = (all[rank - 1], times.all_but_us(per_mille));
+                assert!((exact..=exact + exact / 30).contains(&found), "{exact}: {found}");
+            }
+            assert_eq!((times.count(), times.longest_us()), (2_000, all[1_999]));
+        }
+    }
+
+    #[test]
+    fn no_wait_is_too_short_or_too_long() {
+        assert_eq!(FaultTimes::default().all_but_us(500), 0);
+        let mut times = FaultTimes::default();
+        times.add(Duration::ZERO);
+        times.add(Duration::MAX);
+        assert_eq!((times.all_but_us(500), times.all_but_us(0) > 1 << 40), (0, true));
+    }
+}

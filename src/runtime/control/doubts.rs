@@ -1,0 +1,44 @@
+//! Migrations of which no record says for certain who has the guest: listed, and settled.
+
+use super::Context;
+use super::error::ApiError;
+use super::request::Request;
+use crate::migration::Owner;
+use crate::runtime::record_keeper::InDoubt;
+use serde_json::{Value, json};
+
+/// `GET /v3/doubts`.
+pub(super) fn list(context: &Context) -> Result<Value, ApiError> {
+    let doubts: Vec<_> = context.node.in_doubt()?.iter().map(in_json).collect();
+    let directory = context.node.state_dir().map(|path| path.display().to_string());
+    Ok(json!({ "state_dir": directory, "doubts": doubts }))
+}
+
+/// `POST /v3/doubts/settle`.
+pub(super) fn settle(context: &Context, request: &Request) -> Result<Value, ApiError> {
+    request.allow(&[], &["migration", "owner"])?;
+    let id = request.text("migration")?.parse();
+    let id = id.map_err(|error| ApiError::argument(format!("{error}")))?;
+    let owner = match request.text("owner")? {
+        "source" => Owner::Source,
+        "destination" => Owner::Destination,
+        other => {
+            let text = format!("owner {other:?} is neither source nor destination");
+            return Err(ApiError::argument(text));
+        }
+    };
+    let settled: Vec<_> = context.node.settle(id, owner)?.iter().map(in_json).collect();
+    Ok(json!({ "owner": owner, "settled": settled }))
+}
+
+fn in_json(doubt: &InDoubt) -> Value {
+    let InDoubt { migration, side, record } = doubt;
+    json!({
+        "migration": migration,
+        "side": side.name(),
+        "guest": record.guest,
+        "peer": record.peer,
+        "mark": record.mark,
+        "advice": record.mark.advice(),
+    })
+}

@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::missing_piece`.
+#![no_main]
+
+dwcp_fuzz::target!(missing_piece);
