@@ -128,6 +128,8 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    #[command(flatten)]
+    Operations(Operations),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -221,6 +223,21 @@ pub enum Modes {
         /// Streams, at most as many as the mode allows [default: migration.streams]
         #[arg(long, value_name = "N")]
         streams: Option<u16>,
+    },
+}
+
+/// Commands that try out whether a host, and the library on it, can be relied on.
+#[derive(Subcommand, Debug)]
+pub enum Operations {
+    /// Check what this host has for each component, and say what to do where something is missing
+    ///
+    /// The node looks in its own process, at its own limits, rights and network; where no node
+    /// answers, this command does. The exit code is 1 if anything has failed; warnings alone leave
+    /// it 0.
+    ResourceCheck {
+        /// Which: all, or some of amst, rdma, hde, native, qemu, storage, host
+        #[arg(long, value_name = "all|NAME,...", value_delimiter = ',', default_value = "all")]
+        components: Vec<String>,
     },
 }
 
@@ -331,3 +348,5 @@ pub enum Generate {
 
 /// Where dwcpd serves its node.
 pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";
+/// The daemon's configuration.
+pub const DEFAULT_CONFIG: &str = "/etc/dwcp/v3-config.yaml";

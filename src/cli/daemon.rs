@@ -75,7 +75,7 @@ pub fn command() -> clap::Command {
 }
 
 fn run(daemon: &Daemon) -> Result<(), DaemonError> {
-    let path = daemon.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
+    let path = daemon.config.clone().unwrap_or_else(|| PathBuf::from(super::args::DEFAULT_CONFIG));
     if daemon.config.is_some() && !path.exists() {
         return Err(DaemonError::NoConfig(path));
     }
@@ -205,5 +205,3 @@ impl Signals {
         }
     }
 }
-
-const DEFAULT_CONFIG: &str = "/etc/dwcp/v3-config.yaml";

@@ -27,6 +27,7 @@ pub mod qemu;
 pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
+pub mod resources;
 pub mod state_file;
 pub mod stream_slots;
 pub mod sys;

@@ -25,6 +25,7 @@ fn help_is_as_agreed() {
         &["network-matrix", "--help"],
         &["set-mode", "--help"],
         &["transport-test", "--help"],
+        &["resource-check", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

@@ -9,5 +9,6 @@ mod help;
 mod interrupts;
 mod modes;
 mod operator;
+mod resources;
 mod stage;
 mod vm;

@@ -14,10 +14,11 @@ mod metrics;
 mod migrate;
 mod migrations;
 mod modes;
+mod resource_check;
 mod status;
 mod vm;
 
-use super::args::Command;
+use super::args::{Command, Operations};
 use super::client::Client;
 use super::error::CliError;
 use super::output::Output;
@@ -55,6 +56,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         }
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
+        Command::Operations(command) => return operations(command, client, output).await,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,
@@ -64,4 +66,12 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Generate(what) => return generate::run(&what, output),
     }
     Ok(0)
+}
+
+async fn operations(command: Operations, client: &Client, output: &Output) -> Result<u8, CliError> {
+    match command {
+        Operations::ResourceCheck { components } => {
+            resource_check::run(&components, client, output).await
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod integrity;
 mod memory;
 mod modes;
 mod request;
+pub mod resources;
 mod status;
 mod vm;
 mod watch;
