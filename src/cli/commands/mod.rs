@@ -15,6 +15,7 @@ mod migrate;
 mod migrations;
 mod modes;
 mod resource_check;
+mod soak_test;
 mod status;
 mod vm;
 
@@ -22,6 +23,7 @@ use super::args::{Command, Operations};
 use super::client::Client;
 use super::error::CliError;
 use super::output::Output;
+use super::trial::node;
 
 /// Runs a command; gives the exit code.
 pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u8, CliError> {
@@ -64,6 +66,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
             logs::run(component.as_deref(), level.as_deref(), follow, client, output).await?;
         }
         Command::Generate(what) => return generate::run(&what, output),
+        Command::TrialNode(options) => return node::run(&options),
     }
     Ok(0)
 }
@@ -73,5 +76,6 @@ async fn operations(command: Operations, client: &Client, output: &Output) -> Re
         Operations::ResourceCheck { components } => {
             resource_check::run(&components, client, output).await
         }
+        Operations::SoakTest(options) => soak_test::run(options, output).await,
     }
 }
