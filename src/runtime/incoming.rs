@@ -48,7 +48,8 @@ pub struct IncomingMigration {
     token: [u8; 16],
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSink>>>,
-    digest: Arc<ImageDigest>,
+    /// Let go likewise.
+    digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
     destination: Mutex<Destination>,
     news: Condvar,
@@ -71,7 +72,7 @@ impl IncomingMigration {
             setup,
             token,
             guest: Mutex::new(Some(guest)),
-            digest,
+            digest: Mutex::new(digest),
             journal,
             destination,
             news: Condvar::new(),
@@ -148,7 +149,8 @@ impl IncomingMigration {
             claimed => claimed.map_err(|error| error.to_string())?,
         }
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
-        let stored = chunks.store(header, reader.payload(), guest, layout, &self.digest);
+        let digest = lock(&self.digest).clone();
+        let stored = chunks.store(header, reader.payload(), guest, layout, &digest);
         let mut destination = lock(&self.destination);
         destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
         let news = destination.has_actions();
@@ -246,6 +248,8 @@ impl IncomingMigration {
         lock(&self.closers).values().for_each(|close| close());
         let report = lock(&self.destination).report();
         drop(lock(&self.guest).take());
+        *lock(&self.digest) = Arc::new(ImageDigest::new(0));
+        lock(&self.destination).forget_guest();
         if let Some(report) = report {
             keeper.close(report.owner);
             on_end(&report);
@@ -322,6 +326,9 @@ impl Handle for IncomingMigration {
     }
 
     fn footprint(&self) -> Footprint {
+        if self.outcome.get().is_some() {
+            return Footprint::default();
+        }
         // For each stream a chunk packed and as it is, and what is read ahead.
         let chunk = FEATURES.chunk_bytes as usize * 2 + READ_BUFFER_BYTES;
         Footprint {

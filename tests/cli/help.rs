@@ -26,6 +26,7 @@ fn help_is_as_agreed() {
         &["set-mode", "--help"],
         &["transport-test", "--help"],
         &["resource-check", "--help"],
+        &["soak-test", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

@@ -10,5 +10,6 @@ mod interrupts;
 mod modes;
 mod operator;
 mod resources;
+mod soak;
 mod stage;
 mod vm;

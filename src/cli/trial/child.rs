@@ -41,8 +41,6 @@ pub struct TrialChild {
     pub address: String,
     /// Whether its kernel notes what its guest writes.
     pub is_tracked_by_kernel: bool,
-    /// Where it keeps its records.
-    pub state_dir: PathBuf,
 }
 
 /// What a process holds.
@@ -68,14 +66,13 @@ impl TrialChild {
         std::fs::create_dir_all(&setup.directory).map_err(failed)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         let socket = setup.directory.join("control.sock");
-        let state_dir = setup.directory.join("state");
         command
             .args(["trial-node", "--name", &setup.name])
             .args(["--listen", &setup.listen.to_string()])
             .arg("--control")
             .arg(&socket)
             .arg("--state-dir")
-            .arg(&state_dir)
+            .arg(setup.directory.join("state"))
             .args(["--guest-bytes", &setup.guest_bytes.to_string()])
             .args(["--writes-per-s", &setup.writes_per_s.to_string()])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -95,7 +92,6 @@ impl TrialChild {
             client,
             address: String::new(),
             is_tracked_by_kernel: false,
-            state_dir,
         };
         let hello = child.answer("its start").await?;
         child.address = hello["listen"].as_str().unwrap_or_default().to_owned();
