@@ -1,5 +1,6 @@
 //! The operator's commands and their options.
 
+use crate::cli::trial::chaos::Scenario;
 use crate::config::units;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -253,6 +254,56 @@ pub enum Operations {
     /// the last; exit code 1 if anything of it fails or too little happened to judge. Ctrl-C ends
     /// it early, with exit code 130. No daemon is needed, and none is touched.
     SoakTest(SoakTest),
+    /// Break networks, nodes, streams and packets on purpose, and see who has the guest afterwards
+    ///
+    /// Needs root: two nodes are started in network namespaces of their own, with an emulated link
+    /// between them. During one migration after the other something is broken; after each, the
+    /// guest must run at exactly one node, with every page as it must be. The exit code is 1 if
+    /// anything of it fails, or if nothing was broken that the nodes noticed. Ctrl-C ends it early,
+    /// with exit code 130. No daemon is needed, and none is touched.
+    ChaosTest(ChaosTest),
+}
+
+/// Options of `chaos-test`.
+#[derive(Args, Debug)]
+pub struct ChaosTest {
+    /// Which [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub scenarios: Vec<Scenario>,
+    /// How long each of them; at least every variant is done once
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub duration: Duration,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = guest_memory)]
+    pub guest_memory: u64,
+    /// Decides when and where faults strike [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Spoil something on purpose, to see that the verdict fails
+    #[arg(long, value_name = "WHAT")]
+    pub spoil: Option<ChaosSpoil>,
+}
+
+/// What a chaos test can spoil on purpose.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChaosSpoil {
+    /// One byte of the guest after each migration
+    Page,
+    /// The guest is let run at both nodes
+    Owner,
+    /// No fault is done at all
+    Faults,
+}
+
+impl ChaosSpoil {
+    /// What a node is told to spoil, if it is one.
+    pub fn order(self) -> Option<&'static str> {
+        match self {
+            ChaosSpoil::Page => Some(Spoil::Page.name()),
+            ChaosSpoil::Owner => Some(Spoil::Owner.name()),
+            ChaosSpoil::Faults => None,
+        }
+    }
 }
 
 /// Options of `soak-test`.

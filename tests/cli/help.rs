@@ -27,6 +27,7 @@ fn help_is_as_agreed() {
         &["transport-test", "--help"],
         &["resource-check", "--help"],
         &["soak-test", "--help"],
+        &["chaos-test", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

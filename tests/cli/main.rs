@@ -1,5 +1,6 @@
 //! The daemon, its control server and the command line, driven as processes and over real sockets.
 
+mod chaos;
 mod compression;
 mod config_disk;
 mod control;

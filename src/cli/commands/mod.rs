@@ -1,5 +1,6 @@
 //! One file a command; each asks the node and prints the answer.
 
+mod chaos_test;
 mod cleanup_baselines;
 mod compression;
 mod config;
@@ -77,5 +78,6 @@ async fn operations(command: Operations, client: &Client, output: &Output) -> Re
             resource_check::run(&components, client, output).await
         }
         Operations::SoakTest(options) => soak_test::run(options, output).await,
+        Operations::ChaosTest(options) => chaos_test::run(options, output).await,
     }
 }

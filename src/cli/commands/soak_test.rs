@@ -3,9 +3,9 @@
 use crate::cli::args::{SoakTest, Spoil};
 use crate::cli::error::{CliError, FAILED, INTERRUPTED};
 use crate::cli::output::{Output, bytes};
-use crate::cli::signals::{self, Signal};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::{OwnProgram, Setup, TrialChild, Usage};
+use crate::cli::trial::interrupts::Interrupts;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::quantiles::Quantiles;
 use crate::cli::trial::scratch::Scratch;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub async fn run(options: SoakTest, output: &Output) -> Result<u8, CliError> {
     // Kept from here to the end: an interrupt ends the trial in an orderly way.
-    let mut interrupts = Signal::catch(signals::SIGINT).map_err(CliError::Runtime)?;
+    let mut interrupts = Interrupts::catch().map_err(CliError::Runtime)?;
     let scratch = Scratch::new()?;
     let pair = start(&options, &scratch).await?;
     announce(&options, &pair, output)?;
@@ -121,7 +121,7 @@ impl Soak {
     async fn run(
         &mut self,
         mut pair: Pair,
-        interrupts: &mut Signal,
+        interrupts: &mut Interrupts,
         output: &Output,
     ) -> Result<bool, CliError> {
         let mut is_interrupted = false;

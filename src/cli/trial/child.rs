@@ -41,6 +41,8 @@ pub struct TrialChild {
     pub address: String,
     /// Whether its kernel notes what its guest writes.
     pub is_tracked_by_kernel: bool,
+    /// Where it keeps its records.
+    pub state_dir: PathBuf,
 }
 
 /// What a process holds.
@@ -92,6 +94,7 @@ impl TrialChild {
             client,
             address: String::new(),
             is_tracked_by_kernel: false,
+            state_dir: setup.directory.join("state"),
         };
         let hello = child.answer("its start").await?;
         child.address = hello["listen"].as_str().unwrap_or_default().to_owned();

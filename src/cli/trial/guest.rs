@@ -336,7 +336,8 @@ fn last_write(page: u64, pages: u64, count: u64) -> u64 {
 /// so that codecs have something to gain and something to give up on.
 fn fill(bytes: &mut [u8; PAGE as usize], page: u64, write: u64) {
     bytes.fill(0);
-    let kind = page % 4;
+    // Of busy pages and others alike.
+    let kind = page / BUSY_SHARE % 4;
     if kind == 0 && write == 0 {
         return;
     }

@@ -1,8 +1,10 @@
 //! Trials of the library on this machine: two nodes, each a process of its own, and a guest that
 //! proves its memory and is moved between them.
 
+pub mod chaos;
 pub mod child;
 mod guest;
+pub mod interrupts;
 pub mod node;
 pub mod pair;
 pub mod quantiles;
@@ -65,6 +67,9 @@ pub enum TrialError {
         /// How long it was waited for.
         patience_s: u64,
     },
+    /// No networks for the nodes.
+    #[error(transparent)]
+    Lab(#[from] dwcp_netlab::LabError),
     /// A node's control socket.
     #[error(transparent)]
     Control(Box<CliError>),

@@ -27,8 +27,8 @@ pub struct Ended {
 /// What both nodes say of the guest, and what is wrong with that.
 #[derive(Clone, Debug, Default)]
 pub struct Sight {
-    /// Where it runs; both, if more than one.
-    pub runs_at: Vec<usize>,
+    /// Pages that were compared.
+    pub pages: u64,
     /// Pages that are not as they must be.
     pub damaged: u64,
     /// What is wrong.
@@ -104,12 +104,56 @@ impl Pair {
     /// # Errors
     /// It has no end, or a node is gone.
     pub async fn wait(&mut self, id: &str, patience: Duration) -> Result<Ended, TrialError> {
-        let report = report_of(&self.nodes[self.home], id, patience).await?;
-        let ended = Ended { id: id.to_owned(), report };
+        let ended = self.wait_at_home(id, patience).await?;
         if ended.owner() == "destination" {
             report_of(&self.nodes[self.away()], id, patience).await?;
         }
         Ok(ended)
+    }
+
+    /// Waits until the source says how a migration ended.
+    ///
+    /// # Errors
+    /// It has no end, or the node is gone.
+    pub async fn wait_at_home(&self, id: &str, patience: Duration) -> Result<Ended, TrialError> {
+        let report = report_of(&self.nodes[self.home], id, patience).await?;
+        Ok(Ended { id: id.to_owned(), report })
+    }
+
+    /// Waits until this share of the guest has been sent once, or all is over: by progress, not by
+    /// the clock, so that it means the same on any machine.
+    ///
+    /// # Errors
+    /// There is no progress, or the node is gone.
+    pub async fn wait_for_share(
+        &self,
+        id: &str,
+        share: f64,
+        patience: Duration,
+    ) -> Result<(), TrialError> {
+        let begun = Instant::now();
+        loop {
+            let migration = self.nodes[self.home].client.get(&migration_path(id)).await?;
+            let number = |field: &str| migration["progress"][field].as_f64().unwrap_or(0.0);
+            let left = number("remaining_pages") / number("pages").max(1.0);
+            if !migration["report"].is_null() || left <= 1.0 - share {
+                return Ok(());
+            }
+            if begun.elapsed() > patience {
+                let patience_s = patience.as_secs();
+                return Err(TrialError::Hangs { id: id.to_owned(), patience_s });
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Whether the source says that a migration has ended.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn has_ended(&self, id: &str) -> Result<bool, TrialError> {
+        let migration = self.nodes[self.home].client.get(&migration_path(id)).await?;
+        Ok(!migration["report"].is_null())
     }
 
     /// Moves the guest; gives the source's report.
@@ -173,13 +217,12 @@ impl Pair {
     }
 
     fn judge(&self, looks: &[Value; 2], expected: usize) -> Sight {
-        let mut sight = Sight {
-            runs_at: (0..2).filter(|at| looks[*at]["is_running"] == true).collect(),
-            damaged: looks[expected]["damaged"].as_u64().unwrap_or(0),
-            faults: Vec::new(),
-        };
+        let number = |field: &str| looks[expected][field].as_u64().unwrap_or(0);
+        let (pages, damaged) = (number("pages"), number("damaged"));
+        let mut sight = Sight { pages, damaged, faults: Vec::new() };
+        let runs_at: Vec<usize> = (0..2).filter(|at| looks[*at]["is_running"] == true).collect();
         let name = |at: usize| self.nodes[at].name();
-        match sight.runs_at[..] {
+        match runs_at[..] {
             [at] if at == expected => {}
             [at] => sight.faults.push(format!("it runs at {}, not {}", name(at), name(expected))),
             [] => sight.faults.push("it runs nowhere".to_owned()),
@@ -197,7 +240,7 @@ impl Pair {
 async fn report_of(node: &TrialChild, id: &str, patience: Duration) -> Result<Value, TrialError> {
     let begun = Instant::now();
     loop {
-        let mut migration = node.client.get(&format!("/v3/migrations/{id}")).await?;
+        let mut migration = node.client.get(&migration_path(id)).await?;
         if !migration["report"].is_null() {
             return Ok(migration["report"].take());
         }
@@ -207,6 +250,10 @@ async fn report_of(node: &TrialChild, id: &str, patience: Duration) -> Result<Va
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+fn migration_path(id: &str) -> String {
+    format!("/v3/migrations/{id}")
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);

@@ -1,0 +1,97 @@
+//! Two nodes in networks of their own, with a link between them that does as it is told.
+
+use crate::cli::trial::TrialError;
+use crate::cli::trial::child::{OwnProgram, Setup, TrialChild};
+use crate::cli::trial::pair::Pair;
+use crate::cli::trial::scratch::Scratch;
+use dwcp_netlab::shaper::SplitMix;
+use dwcp_netlab::{Direction, Lab, LinkConfig};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How a stage is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Memory of the guest.
+    pub guest_bytes: u64,
+    /// Decides when and where faults strike.
+    pub seed: u64,
+}
+
+/// The nodes, their networks, and the guest; all of it is gone when this is dropped.
+pub struct Stage {
+    // First, so that nodes end before their networks and directories go.
+    pub pair: Pair,
+    pub lab: Lab,
+    pub random: SplitMix,
+    scratch: Scratch,
+    program: OwnProgram,
+    options: Options,
+}
+
+impl Stage {
+    /// Sets all of it up.
+    ///
+    /// # Errors
+    /// No right to make networks, or a node does not start.
+    pub async fn new(options: Options) -> Result<Self, TrialError> {
+        let (program, scratch) = (OwnProgram::find()?, Scratch::new()?);
+        let link = LinkConfig::default().rate(LINK_BITS_PER_S).rtt(LINK_RTT);
+        let lab = Lab::emulated_with_seed(link, options.seed)?;
+        let [left, right] = [0, 1].map(|at| setup(at, &lab, &scratch, options));
+        let left = start(&program, &lab, 0, &left).await?;
+        let right = start(&program, &lab, 1, &right).await?;
+        let pair = Pair::boot([left, right]).await?;
+        let random = SplitMix(options.seed);
+        Ok(Self { pair, lab, random, scratch, program, options })
+    }
+
+    /// Starts a node that was killed anew, over the records that it left.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart(&mut self, at: usize) -> Result<(), TrialError> {
+        self.pair.nodes[at].kill();
+        let setup = setup(at, &self.lab, &self.scratch, self.options);
+        self.pair.nodes[at] = start(&self.program, &self.lab, at, &setup).await?;
+        Ok(())
+    }
+
+    /// The direction in which a guest's pages go.
+    pub fn direction(&self) -> Direction {
+        if self.pair.home == 0 { Direction::AToB } else { Direction::BToA }
+    }
+
+    /// A time between two, as drawn.
+    pub fn draw_ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.random.next_u64() % (to - from))
+    }
+}
+
+fn setup(at: usize, lab: &Lab, scratch: &Scratch, options: Options) -> Setup {
+    let (host, name) = if at == 0 { (lab.a(), "left") } else { (lab.b(), "right") };
+    Setup {
+        name: name.to_owned(),
+        listen: SocketAddr::from((host.ipv4(), PORT)),
+        directory: scratch.path().join(name),
+        guest_bytes: options.guest_bytes,
+        writes_per_s: WRITES_PER_S,
+    }
+}
+
+async fn start(
+    program: &OwnProgram,
+    lab: &Lab,
+    at: usize,
+    setup: &Setup,
+) -> Result<TrialChild, TrialError> {
+    let host = if at == 0 { lab.a() } else { lab.b() };
+    TrialChild::start(program.complete(host.command(OwnProgram::PATH)), setup).await
+}
+
+/// A migration of the guest takes about a second over it, which leaves time for faults.
+const LINK_BITS_PER_S: u64 = 150_000_000;
+const LINK_RTT: Duration = Duration::from_millis(4);
+const WRITES_PER_S: u64 = 1000;
+/// Nobody else is in the nodes' networks.
+const PORT: u16 = 4040;
