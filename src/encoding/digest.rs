@@ -97,6 +97,17 @@ impl ImageDigest {
         self.lanes[1].fetch_add(change.1, Ordering::Relaxed);
     }
 
+    /// The page is unset again: it is not there, or not in its last version.
+    pub fn unset(&self, page: u64) {
+        let Some(slot) = self.slot(page) else { return };
+        let old = slot.swap(UNSET, Ordering::Relaxed);
+        if old != UNSET {
+            let change = Lanes(0, 0).minus(Lanes::of(page, old));
+            self.lanes[0].fetch_add(change.0, Ordering::Relaxed);
+            self.lanes[1].fetch_add(change.1, Ordering::Relaxed);
+        }
+    }
+
     /// The hash of a page, if it was set.
     pub fn hash_of(&self, page: u64) -> Option<u64> {
         let hash = self.slot(page)?.load(Ordering::Relaxed);
@@ -283,6 +294,17 @@ mod tests {
         lacking.replace(2, zero);
         assert_eq!(all.value(), lacking.value());
         assert_eq!(lacking.hash_of(2), Some(zero));
+    }
+
+    #[test]
+    fn a_page_that_is_unset_again_leaves_no_trace() {
+        let (digest, never) = (ImageDigest::new(3), ImageDigest::new(3));
+        digest.replace_run(0, [5, 6, 7]);
+        never.replace(0, 5);
+        for page in [1, 2, 2, 9] {
+            digest.unset(page);
+        }
+        assert_eq!((digest.value(), digest.unset_pages()), (never.value(), 2));
     }
 
     #[test]
