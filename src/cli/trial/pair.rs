@@ -116,7 +116,20 @@ impl Pair {
     /// # Errors
     /// It has no end, or the node is gone.
     pub async fn wait_at_home(&self, id: &str, patience: Duration) -> Result<Ended, TrialError> {
-        let report = report_of(&self.nodes[self.home], id, patience).await?;
+        self.wait_at(self.home, id, patience).await
+    }
+
+    /// Waits until this node says how a migration ended.
+    ///
+    /// # Errors
+    /// It has no end, or the node is gone.
+    pub async fn wait_at(
+        &self,
+        at: usize,
+        id: &str,
+        patience: Duration,
+    ) -> Result<Ended, TrialError> {
+        let report = report_of(&self.nodes[at], id, patience).await?;
         Ok(Ended { id: id.to_owned(), report })
     }
 

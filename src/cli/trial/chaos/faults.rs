@@ -4,6 +4,7 @@ use super::settle::{judge, judge_lost_destination, judge_orphan};
 use super::{Scenario, Stage, Tally};
 use crate::cli::args::ChaosSpoil;
 use crate::cli::trial::TrialError;
+use crate::cli::trial::pair::Ended;
 use dwcp_netlab::Direction;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -79,6 +80,7 @@ async fn partition(stage: &mut Stage, round: u64, tally: &mut Tally) -> Result<(
     }?;
     // A cut that came when all was over has cut nothing.
     tally.injected += u64::from(dropped(stage) > before);
+    must_move(&ended, is_short, tally);
     judge(stage, &ended, tally).await
 }
 
@@ -114,6 +116,7 @@ async fn reset(stage: &mut Stage, tally: &mut Tally) -> Result<(), TrialError> {
     let ended = stage.pair.wait(&id, PATIENCE).await;
     stage.lab.reset_connections(direction, 0);
     let ended = ended?;
+    must_move(&ended, true, tally);
     tally.injected += stage.lab.stats(direction).resets - before;
     tally.noticed += ended.report["reconnects"].as_u64().unwrap_or(0);
     judge(stage, &ended, tally).await
@@ -130,9 +133,17 @@ async fn corrupt(stage: &mut Stage, tally: &mut Tally) -> Result<(), TrialError>
     let ended = stage.pair.move_guest(&patient(), PATIENCE).await;
     stage.lab.set_damage(0.0);
     let ended = ended?;
+    must_move(&ended, true, tally);
     tally.injected += damaged(stage) - before;
     tally.noticed += complaints(stage).await?.saturating_sub(heard);
     judge(stage, &ended, tally).await
+}
+
+/// Trouble that is to cost nothing but time.
+fn must_move(ended: &Ended, must: bool, tally: &mut Tally) {
+    if must && !ended.is_moved() {
+        tally.faults.push(format!("the migration did not survive: {}", ended.reason()));
+    }
 }
 
 /// Packets that were lost because the link was down.

@@ -42,6 +42,8 @@ pub struct Tally {
     pub decided: u64,
     /// Pages that were compared.
     pub pages: u64,
+    /// Why migrations failed, each reason once.
+    pub reasons: Vec<String>,
     /// What did not hold.
     pub faults: Vec<String>,
 }
@@ -77,6 +79,13 @@ impl Scenario {
 }
 
 impl Tally {
+    /// Keeps the reason of a migration that failed.
+    fn failed(&mut self, reason: String) {
+        if !self.reasons.contains(&reason) && self.reasons.len() < MAX_REASONS {
+            self.reasons.push(reason);
+        }
+    }
+
     /// The verdict: a fault that was not done, or that nobody noticed, proves nothing.
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -122,6 +131,9 @@ impl Tally {
         text
     }
 }
+
+/// Reasons that are kept.
+const MAX_REASONS: usize = 16;
 
 #[cfg(test)]
 mod tests {

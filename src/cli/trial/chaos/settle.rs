@@ -23,8 +23,12 @@ pub async fn judge(stage: &mut Stage, ended: &Ended, tally: &mut Tally) -> Resul
         return stage.pair.settle().await;
     }
     tally.noticed += 1;
+    tally.failed(ended.reason());
     match ended.owner() {
-        "source" => stay(stage, tally).await,
+        "source" => {
+            release(stage, &ended.id).await?;
+            stay(stage, tally).await
+        }
         "destination" => arrive(stage, tally).await,
         _ => decide(stage, ended, tally).await,
     }
@@ -53,11 +57,9 @@ async fn decide(stage: &mut Stage, ended: &Ended, tally: &mut Tally) -> Result<(
     if incoming_owner(&stage.pair.nodes[away], &ended.id).await? == "destination" {
         return arrive(stage, tally).await;
     }
-    // The destination is told that nothing comes any more, and then it must not have it.
-    let path = format!("/v3/migrations/{}/cancel", ended.id);
-    let cancelled = stage.pair.nodes[away].client.post(&path, json!({})).await;
-    let owner = incoming_owner(&stage.pair.nodes[away], &ended.id).await?;
-    if cancelled.is_ok() && owner == "destination" {
+    release(stage, &ended.id).await?;
+    // It may have taken the guest at the last moment.
+    if incoming_owner(&stage.pair.nodes[away], &ended.id).await? == "destination" {
         return arrive(stage, tally).await;
     }
     let home = stage.pair.home;
@@ -94,7 +96,8 @@ pub async fn judge_orphan(
         tally.faults.push("the guest runs at the destination, which was not given it".to_owned());
     }
     match recorded {
-        Some(Owner::Source) => {}
+        // Without a record it had not even begun to give the guest away.
+        None | Some(Owner::Source) => {}
         // The commit was on its way; the destination, which never got it, has said so.
         Some(Owner::InDoubt) => tally.decided += 1,
         other => tally.faults.push(format!("the killed node's record says {other:?}, not source")),
@@ -117,7 +120,10 @@ pub async fn judge_lost_destination(
     tally: &mut Tally,
 ) -> Result<(), TrialError> {
     tally.rounds += 1;
-    tally.noticed += u64::from(!ended.is_moved());
+    if !ended.is_moved() {
+        tally.noticed += 1;
+        tally.failed(ended.reason());
+    }
     let (home, away) = (stage.pair.home, stage.pair.away());
     let recorded = recorded_owner(&stage.pair.nodes[away], &ended.id);
     stage.restart(away).await?;
@@ -143,6 +149,17 @@ pub async fn judge_lost_destination(
             Ok(())
         }
     }
+}
+
+/// Tells the destination that nothing comes any more, as an operator does who does not want to wait
+/// for its timeouts: over a link that was cut, its source could not.
+async fn release(stage: &Stage, id: &str) -> Result<(), TrialError> {
+    let node = &stage.pair.nodes[stage.pair.away()];
+    if node.client.post(&format!("/v3/migrations/{id}/cancel"), json!({})).await.is_ok() {
+        stage.pair.wait_at(stage.pair.away(), id, PATIENCE).await?;
+    }
+    // Otherwise it has never heard of it.
+    Ok(())
 }
 
 fn take(tally: &mut Tally, sight: Sight) {
