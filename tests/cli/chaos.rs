@@ -56,6 +56,8 @@ fn assert_holds(scenario: &str) -> Value {
 fn a_partition_leaves_one_owner() {
     let row = assert_holds("network-partition");
     assert!(row["moved"].as_u64() > Some(0), "a short cut is survived: {row}");
+    assert!(row["failures"]["DWCP_ERR_IN_DOUBT"].as_u64() > Some(0), "cut at the commit: {row}");
+    assert_eq!(row["decided"], row["failures"]["DWCP_ERR_IN_DOUBT"], "{row}");
 }
 
 #[test]

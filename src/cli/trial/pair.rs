@@ -4,6 +4,7 @@ use super::TrialError;
 use super::child::{TrialChild, Usage};
 use super::node::GUEST;
 use crate::Status;
+use crate::migration::Phase;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -133,8 +134,8 @@ impl Pair {
         Ok(Ended { id: id.to_owned(), report })
     }
 
-    /// Waits until this share of the guest has been sent once, or all is over: by progress, not by
-    /// the clock, so that it means the same on any machine.
+    /// Waits until this share of the guest has been sent once, beyond 1 until it is paused, or all
+    /// is over: by progress, not by the clock, so that it means the same on any machine.
     ///
     /// # Errors
     /// There is no progress, or the node is gone.
@@ -144,12 +145,35 @@ impl Pair {
         share: f64,
         patience: Duration,
     ) -> Result<(), TrialError> {
+        let is_paused =
+            |phase: &str| ![Phase::Connect, Phase::Precopy].map(Phase::name).contains(&phase);
+        let is_so_far = |progress: &Value| {
+            let number = |field: &str| progress[field].as_f64().unwrap_or(0.0);
+            let left = number("remaining_pages") / number("pages").max(1.0);
+            left <= 1.0 - share || progress["phase"].as_str().is_some_and(is_paused)
+        };
+        self.wait_for_progress(id, is_so_far, patience).await
+    }
+
+    /// Waits until the source is about to give the guest away, or all is over.
+    ///
+    /// # Errors
+    /// There is no progress, or the node is gone.
+    pub async fn wait_for_commit(&self, id: &str, patience: Duration) -> Result<(), TrialError> {
+        let is_there = |progress: &Value| progress["phase"] == Phase::Handover.name();
+        self.wait_for_progress(id, is_there, patience).await
+    }
+
+    async fn wait_for_progress(
+        &self,
+        id: &str,
+        is_so_far: impl Fn(&Value) -> bool,
+        patience: Duration,
+    ) -> Result<(), TrialError> {
         let begun = Instant::now();
         loop {
             let migration = self.nodes[self.home].client.get(&migration_path(id)).await?;
-            let number = |field: &str| migration["progress"][field].as_f64().unwrap_or(0.0);
-            let left = number("remaining_pages") / number("pages").max(1.0);
-            if !migration["report"].is_null() || left <= 1.0 - share {
+            if !migration["report"].is_null() || is_so_far(&migration["progress"]) {
                 return Ok(());
             }
             if begun.elapsed() > patience {

@@ -1,6 +1,7 @@
 //! The faults of each scenario: one round is one migration in trouble, and the look afterwards.
 
 use super::settle::{judge, judge_lost_destination, judge_orphan};
+use super::stage::LINK_RTT;
 use super::{Scenario, Stage, Tally};
 use crate::cli::args::ChaosSpoil;
 use crate::cli::trial::TrialError;
@@ -20,7 +21,7 @@ pub async fn run(
 ) {
     let begun = Instant::now();
     for round in 0.. {
-        let is_enough = begun.elapsed() >= duration && round >= VARIANTS;
+        let is_enough = begun.elapsed() >= duration && round >= variants(scenario);
         if is_enough || !tally.faults.is_empty() {
             return;
         }
@@ -57,13 +58,23 @@ async fn spoil_guest(stage: &mut Stage, what: &str, tally: &mut Tally) -> Result
     Ok(())
 }
 
-/// Cuts the link at some moment: shortly, which the migration must survive, or until it gives up.
+/// Cuts the link: at some moment shortly, which the migration must survive; at some moment until it
+/// gives up; or while the guest changes hands.
 async fn partition(stage: &mut Stage, round: u64, tally: &mut Tally) -> Result<(), TrialError> {
-    let is_short = round.is_multiple_of(VARIANTS);
-    let options = if is_short { patient() } else { hasty() };
+    let variant = round % variants(Scenario::NetworkPartition);
+    let (is_short, is_at_commit) = (variant == 0, variant == 2);
+    let mut options = if is_short { patient() } else { hasty() };
+    if is_at_commit {
+        // It takes a round trip, and is to be met; over such a path downtime is not short.
+        stage.lab.set_rtt(LONG_RTT);
+        options["max_downtime"] = "10s".into();
+    }
     let id = stage.pair.start(&options).await?;
-    let (share, cut) = (stage.random.next_unit(), stage.draw_ms(300, 1500));
-    stage.pair.wait_for_share(&id, share, PATIENCE).await?;
+    let cut = stage.draw_ms(300, 1500);
+    match is_at_commit {
+        true => stage.pair.wait_for_commit(&id, PATIENCE).await?,
+        false => stage.wait_to_strike(&id, PATIENCE).await?,
+    }
     let before = dropped(stage);
     stage.lab.set_link_up(false);
     let ended = match is_short {
@@ -78,6 +89,7 @@ async fn partition(stage: &mut Stage, round: u64, tally: &mut Tally) -> Result<(
             ended
         }
     }?;
+    stage.lab.set_rtt(LINK_RTT);
     // A cut that came when all was over has cut nothing.
     tally.injected += u64::from(dropped(stage) > before);
     must_move(&ended, is_short, tally);
@@ -87,10 +99,9 @@ async fn partition(stage: &mut Stage, round: u64, tally: &mut Tally) -> Result<(
 /// Kills the destination or the source at some moment.
 async fn kill(stage: &mut Stage, round: u64, tally: &mut Tally) -> Result<(), TrialError> {
     let id = stage.pair.start(&hasty()).await?;
-    let share = stage.random.next_unit();
-    stage.pair.wait_for_share(&id, share, PATIENCE).await?;
+    stage.wait_to_strike(&id, PATIENCE).await?;
     tally.injected += 1;
-    if !round.is_multiple_of(VARIANTS) {
+    if !round.is_multiple_of(variants(Scenario::NodeFailure)) {
         stage.pair.nodes[stage.pair.home].kill();
         return judge_orphan(stage, &id, tally).await;
     }
@@ -174,12 +185,21 @@ fn hasty() -> Value {
     json!({ "streams": STREAMS, "reconnect_timeout": "2s", "stall_timeout": "2s" })
 }
 
+/// A short cut, a long one and one at the commit; this node killed and that.
+fn variants(scenario: Scenario) -> u64 {
+    match scenario {
+        Scenario::NetworkPartition => 3,
+        Scenario::NodeFailure => 2,
+        Scenario::StreamKill | Scenario::Corruption => 1,
+    }
+}
+
 const STREAMS: u64 = 4;
-/// A short cut and a long one, this node killed and that.
-const VARIANTS: u64 = 2;
-/// In one migration.
-const MOST_RESETS: u64 = 20;
 /// Of a packet.
 const DAMAGE: f64 = 0.001;
+/// While the guest changes hands.
+const LONG_RTT: Duration = Duration::from_millis(300);
+/// In one migration.
+const MOST_RESETS: u64 = 20;
 /// How long a migration in trouble may take.
 const PATIENCE: Duration = Duration::from_secs(120);

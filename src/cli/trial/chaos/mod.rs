@@ -9,6 +9,8 @@ pub use stage::{Options, Stage};
 
 use super::verdict::Outcome;
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// A kind of fault.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub struct Tally {
     pub decided: u64,
     /// Pages that were compared.
     pub pages: u64,
-    /// Why migrations failed, each reason once.
-    pub reasons: Vec<String>,
+    /// With what migrations failed, and how often.
+    pub failures: BTreeMap<String, u64>,
     /// What did not hold.
     pub faults: Vec<String>,
 }
@@ -79,11 +81,10 @@ impl Scenario {
 }
 
 impl Tally {
-    /// Keeps the reason of a migration that failed.
-    fn failed(&mut self, reason: String) {
-        if !self.reasons.contains(&reason) && self.reasons.len() < MAX_REASONS {
-            self.reasons.push(reason);
-        }
+    /// Counts a migration that failed with this status.
+    fn failed(&mut self, status: &Value) {
+        let status = status.as_str().unwrap_or_default();
+        *self.failures.entry(status.to_owned()).or_default() += 1;
     }
 
     /// The verdict: a fault that was not done, or that nobody noticed, proves nothing.
@@ -131,9 +132,6 @@ impl Tally {
         text
     }
 }
-
-/// Reasons that are kept.
-const MAX_REASONS: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ pub async fn judge(stage: &mut Stage, ended: &Ended, tally: &mut Tally) -> Resul
         return stage.pair.settle().await;
     }
     tally.noticed += 1;
-    tally.failed(ended.reason());
+    tally.failed(&ended.report["status"]);
     match ended.owner() {
         "source" => {
             release(stage, &ended.id).await?;
@@ -42,12 +42,13 @@ async fn stay(stage: &mut Stage, tally: &mut Tally) -> Result<(), TrialError> {
     Ok(())
 }
 
-/// The guest must be at the other node, though not all went well.
+/// The guest must be at the other node, though not all went well. That node would wait a minute for
+/// last words from its source, so the trial goes on with new ones.
 async fn arrive(stage: &mut Stage, tally: &mut Tally) -> Result<(), TrialError> {
     tally.moved += 1;
     let sight = stage.pair.look(stage.pair.away()).await?;
     take(tally, sight);
-    stage.pair.settle().await
+    stage.start_over().await
 }
 
 /// The link broke at the commit point: the destination's record says who has it.
@@ -122,7 +123,7 @@ pub async fn judge_lost_destination(
     tally.rounds += 1;
     if !ended.is_moved() {
         tally.noticed += 1;
-        tally.failed(ended.reason());
+        tally.failed(&ended.report["status"]);
     }
     let (home, away) = (stage.pair.home, stage.pair.away());
     let recorded = recorded_owner(&stage.pair.nodes[away], &ended.id);

@@ -57,9 +57,34 @@ impl Stage {
         Ok(())
     }
 
+    /// New nodes, and a new guest.
+    ///
+    /// # Errors
+    /// They do not start.
+    pub async fn start_over(&mut self) -> Result<(), TrialError> {
+        self.restart(0).await?;
+        self.restart(1).await?;
+        self.pair.home = 0;
+        self.pair.nodes[0].tell("boot").await
+    }
+
     /// The direction in which a guest's pages go.
     pub fn direction(&self) -> Direction {
         if self.pair.home == 0 { Direction::AToB } else { Direction::BToA }
+    }
+
+    /// Waits for the moment at which a fault is to strike: some share of the guest has been sent, or
+    /// it stands still and its ownership is about to pass.
+    ///
+    /// # Errors
+    /// A node is gone.
+    pub async fn wait_to_strike(&mut self, id: &str, patience: Duration) -> Result<(), TrialError> {
+        let (share, pause) = (self.random.next_unit() * 1.5, self.draw_ms(0, 100));
+        self.pair.wait_for_share(id, share, patience).await?;
+        if share > 1.0 {
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
     }
 
     /// A time between two, as drawn.
@@ -91,7 +116,7 @@ async fn start(
 
 /// A migration of the guest takes about a second over it, which leaves time for faults.
 const LINK_BITS_PER_S: u64 = 150_000_000;
-const LINK_RTT: Duration = Duration::from_millis(4);
+pub(super) const LINK_RTT: Duration = Duration::from_millis(4);
 const WRITES_PER_S: u64 = 1000;
 /// Nobody else is in the nodes' networks.
 const PORT: u16 = 4040;
