@@ -250,6 +250,12 @@
 #define DWCP_NODE_NO_HELD_PAGES 1
 
 /**
+ * dwcp_node_options.flags: connections are neither encrypted nor is the peer known; never to or
+ * from a public address.
+ */
+#define DWCP_NODE_PLAIN 2
+
+/**
  * dwcp_migration_options.flags: never slow the guest down.
  */
 #define DWCP_MIGRATION_NO_THROTTLE 1
@@ -554,9 +560,18 @@ typedef struct dwcp_node_options {
      */
     uint64_t held_bytes;
     /**
+     * Directory with the node's key and certificate (`dwcp-v3-cli identity issue`): connections are
+     * over TLS. NULL with DWCP_NODE_PLAIN: they are not secured; without it: there are none.
+     */
+    const char *identity_dir;
+    /**
+     * Names of the nodes that are talked to, separated by commas; NULL: all that are trusted.
+     */
+    const char *allowed_peers;
+    /**
      * Zero.
      */
-    uint64_t reserved[6];
+    uint64_t reserved[4];
 } dwcp_node_options;
 
 /**

@@ -242,6 +242,9 @@ struct NodeOptions {
     std::uint32_t request_timeout_ms = 0;
     std::uint32_t flags = 0;
     std::uint64_t held_bytes = 0;
+    std::string identity_dir;
+    /// Separated by commas.
+    std::string allowed_peers;
 };
 
 /// A node; its end stops it.
@@ -362,6 +365,8 @@ private:
         options.request_timeout_ms = from.request_timeout_ms;
         options.flags = from.flags;
         options.held_bytes = from.held_bytes;
+        options.identity_dir = text(from.identity_dir);
+        options.allowed_peers = text(from.allowed_peers);
         return dwcp_node_new(&options, &handle);
     }
     using TextCall = dwcp_status (*)(const dwcp_node *, char *, std::size_t, std::size_t *);

@@ -28,6 +28,11 @@ main() {
     say "destination: another QEMU, started with -incoming defer"
     start_guest destination incoming
 
+    say "an authority, and an identity for each node: connections are over TLS"
+    "$CLI" identity init --authority "$scratch/authority"
+    "$CLI" identity issue source --authority "$scratch/authority" --out "$scratch/source.identity"
+    "$CLI" identity issue destination --authority "$scratch/authority" \
+        --out "$scratch/destination.identity"
     say "a dwcpd on each side; each takes on its QEMU by the QMP socket"
     start_daemon source
     start_daemon destination
@@ -65,6 +70,8 @@ node:
   state_dir: $scratch/$1.state
   metrics_listen: none
   log_dir: none
+security:
+  identity_dir: $scratch/$1.identity
 CONFIG
     "$TARGET/$PROFILE/dwcpd" --config "$scratch/$1.yaml" --socket "$scratch/$1.sock" \
         9>&- 2>"$scratch/$1.log" &

@@ -12,18 +12,24 @@ destination=
 main() {
     trap clean_up EXIT
     say "building the library and the example hypervisor"
-    cargo build --release --locked --lib
+    cargo build --release --locked --lib --bins
     make --no-print-directory -C examples/c LIBRARY_DIR="$TARGET/release" OUT="$TARGET/examples" \
         "$HYPERVISOR"
 
+    say "an authority, and an identity for each node: connections are over TLS"
+    identity init --authority "$reports/authority"
+    identity issue destination --authority "$reports/authority" --out "$reports/destination"
+    identity issue source --authority "$reports/authority" --out "$reports/source"
+
     say "destination: process 1, waits on a port that the system chooses"
     "$HYPERVISOR" destination --listen 127.0.0.1:0 --json "${GUEST[@]}" \
+        --identity "$reports/destination" \
         >"$reports/destination.json" 2>"$reports/destination.log" &
     destination=$!
     await_address
     say "source: process 2, runs the guest for two seconds, then migrates it while it writes"
     "$HYPERVISOR" source --to "$address" --after-seconds 2 --codec "${CODEC:-default}" --json \
-        "${GUEST[@]}" >"$reports/source.json" || die "the migration failed"
+        --identity "$reports/source" "${GUEST[@]}" >"$reports/source.json" || die "the migration failed"
 
     wait "$destination" || failed=$?
     destination=
@@ -34,6 +40,8 @@ main() {
     python3 scripts/show-report.py "$reports/source.json" "$reports/destination.json"
     say "done: the guest went on at the destination and every page was proved"
 }
+
+identity() { "$TARGET/release/dwcp-v3-cli" identity "$@" | sed 's/^/   /'; }
 
 # The destination says where it listens.
 await_address() {

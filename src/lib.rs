@@ -27,6 +27,7 @@ pub mod wire;
 
 pub use base::status::Status;
 pub use runtime::node::{Migration, Node, NodeError, NodeOptions};
+pub use runtime::security::SecurityOptions;
 
 /// The library's version, as in its package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -3,13 +3,19 @@
 mod support;
 
 use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use std::time::Duration;
 use support::Guest;
 
 fn node(name: &str) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() }).unwrap()
+    Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })
+    .unwrap()
 }
 
 /// A source node with a running guest, a destination node that expects it.

@@ -372,6 +372,8 @@ static bool open_node(struct host *host)
         .struct_size = sizeof(options),
         .listen = host->options->listen,
         .state_dir = host->options->state_dir,
+        .identity_dir = host->options->identity,
+        .flags = host->options->identity == NULL ? DWCP_NODE_PLAIN : 0,
     };
     int32_t fd = -1;
     if (dwcp_node_new(&options, &host->node) != DWCP_OK ||

@@ -44,6 +44,7 @@ static const char usage[] =
     "  --bandwidth-mib-per-s N cap on the wire (none)\n"
     "  --no-throttle           never slow the guest down\n"
     "  --state-dir DIR         where the node keeps ownership records (in memory)\n"
+    "  --identity DIR          its certificate, by dwcp-v3-cli identity issue (plain)\n"
     "  --verify WHEN           arrival is proved on a snapshot, paused, or off (snapshot)\n"
     "the program\n"
     "  --event-loop            drive the library by its file descriptor alone, no callbacks\n"
@@ -56,7 +57,7 @@ enum { LONG_BASE = 256 };
 enum option_id {
     MEMORY = LONG_BASE, DIRTY, WORKING_SET, CONTENT, NAME, NO_KVM, TO, AFTER, LISTEN, CONTROL,
     AWAIT_RETURN, RUN, RETURN, STAY, STREAMS, CODEC, MAX_DOWNTIME, DEADLINE, BANDWIDTH, NO_THROTTLE, STATE_DIR,
-    VERIFY, EVENT_LOOP, JSON, CORRUPT, HELP
+    IDENTITY, VERIFY, EVENT_LOOP, JSON, CORRUPT, HELP
 };
 
 static const struct option long_options[] = {
@@ -81,6 +82,7 @@ static const struct option long_options[] = {
     {"bandwidth-mib-per-s", required_argument, NULL, BANDWIDTH},
     {"no-throttle", no_argument, NULL, NO_THROTTLE},
     {"state-dir", required_argument, NULL, STATE_DIR},
+    {"identity", required_argument, NULL, IDENTITY},
     {"verify", required_argument, NULL, VERIFY},
     {"event-loop", no_argument, NULL, EVENT_LOOP},
     {"json", no_argument, NULL, JSON},
@@ -188,6 +190,7 @@ static bool take_text(struct options *options, int id, const char *text)
     case LISTEN: options->listen = text; return true;
     case CONTROL: options->control = text; return true;
     case STATE_DIR: options->state_dir = text; return true;
+    case IDENTITY: options->identity = text; return true;
     case CODEC: return read_codec(options, text);
     case CONTENT:
         if (!read_name("--content", text, content_names, &index))
@@ -216,7 +219,7 @@ static bool take(struct options *options, int id, const char *name, const char *
     case NO_THROTTLE: options->no_throttle = true; return true;
     case EVENT_LOOP: options->event_loop = true; return true;
     case JSON: options->json = true; return true;
-    case NAME: case TO: case RETURN: case LISTEN: case CONTROL: case STATE_DIR: case CODEC:
+    case NAME: case TO: case RETURN: case LISTEN: case CONTROL: case STATE_DIR: case IDENTITY: case CODEC:
     case CONTENT: case VERIFY: case CORRUPT:
         return take_text(options, id, text);
     default:

@@ -28,6 +28,7 @@ struct options {
     const char *listen;
     const char *control;
     const char *state_dir;
+    const char *identity;
     uint32_t memory_mib, working_set_mib;
     uint64_t dirty_mib_per_s;
     enum content content;

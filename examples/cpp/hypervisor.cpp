@@ -146,6 +146,8 @@ public:
         dwcp::NodeOptions wanted;
         wanted.listen = options.listen ? options.listen : "";
         wanted.state_dir = options.state_dir ? options.state_dir : "";
+        wanted.identity_dir = options.identity ? options.identity : "";
+        wanted.flags = options.identity ? 0 : DWCP_NODE_PLAIN;
         try {
             node_.emplace(wanted);
             if (options.control) node_->serve_control(options.control);

@@ -95,8 +95,8 @@ def in_process(memory_mib: int, options: dict[str, Any]) -> list[dict[str, Any]]
     expected = bytearray(random.Random(0).randbytes(memory_mib * MIB))
     guest = dwcp.BufferGuest(bytearray(expected), running=True)
     with (
-        dwcp.Node(name="home", listen="127.0.0.1:0") as home,
-        dwcp.Node(name="away", listen="127.0.0.1:0") as away,
+        dwcp.Node(name="home", listen="127.0.0.1:0", plain=True) as home,
+        dwcp.Node(name="away", listen="127.0.0.1:0", plain=True) as away,
     ):
         print("there:", file=sys.stderr)
         there, guest = move(home, away, guest, expected, options)

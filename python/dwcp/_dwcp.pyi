@@ -66,6 +66,9 @@ class Node:
         state_dir: str | os.PathLike[str] | None = None,
         hold_departed_guests: bool = True,
         held_bytes: int | None = None,
+        identity_dir: str | os.PathLike[str] | None = None,
+        allowed_peers: list[str] = ...,
+        plain: bool = False,
     ) -> Node: ...
     @property
     def name(self) -> str: ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import socket
 import weakref
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -27,7 +26,7 @@ __all__ = ["Node"]
 class Node:
     """One end of migrations, in this process.
 
-    >>> with Node(name="rack1", listen="127.0.0.1:0") as node:
+    >>> with Node(name="rack1", listen="127.0.0.1:0", plain=True) as node:
     ...     node.guests()
     []
 
@@ -43,19 +42,35 @@ class Node:
         state_dir: str | os.PathLike[str] | None = None,
         hold_departed_guests: bool = True,
         held_bytes: int | None = None,
+        identity_dir: str | os.PathLike[str] | None = None,
+        allowed_peers: Sequence[str] = (),
+        plain: bool = False,
     ) -> None:
         """Starts the node.
 
-        ``name`` is shown to peers and is the host's by default. ``listen`` is ``HOST:PORT`` for
+        ``name`` is shown to peers and is the host's by default, or the one in its certificate. ``listen`` is ``HOST:PORT`` for
         incoming migrations (port 0: any, see `listen_address`); without it only guests of this process
         leave. In ``state_dir`` the node writes down who owns which guest.
 
         ``hold_departed_guests``: pages of QEMU's guests that left or came are kept, so that a guest
         which comes back brings only what differs; at most ``held_bytes`` of them (4 GiB), in
         ``state_dir``, encrypted, or, less of it, in memory without one. See `clear_held`.
+
+        Connections are over TLS with the key and certificate in ``identity_dir``, which
+        ``dwcp-v3-cli identity issue`` makes, to nodes of the same authority, or to those named in
+        ``allowed_peers`` alone. With ``plain`` they are not secured, and never go to or come from a
+        public address. A node with neither listens nowhere and sends nothing.
         """
-        name = name if name is not None else socket.gethostname()
-        self._native = _dwcp.Node(name, listen, state_dir, hold_departed_guests, held_bytes)
+        self._native = _dwcp.Node(
+            name or "",
+            listen,
+            state_dir,
+            hold_departed_guests,
+            held_bytes,
+            identity_dir,
+            list(allowed_peers),
+            plain,
+        )
         self._pump = Pump(self._native)
         _nodes.add(self)
 

@@ -31,8 +31,8 @@ class Pair:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     with (
-        dwcp.Node(name="source") as source,
-        dwcp.Node(name="destination", listen="127.0.0.1:0") as destination,
+        dwcp.Node(name="source", plain=True) as source,
+        dwcp.Node(name="destination", listen="127.0.0.1:0", plain=True) as destination,
     ):
         yield Pair(source, destination)
 

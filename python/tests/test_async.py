@@ -80,7 +80,7 @@ def test_cancelling_the_task_leaves_the_migration(pair: Pair) -> None:
 
 def test_events_in_async_for() -> None:
     async def main() -> list[str]:
-        async with dwcp.Node() as node:
+        async with dwcp.Node(plain=True) as node:
             seen: list[str] = []
 
             async def follow() -> None:

@@ -48,9 +48,9 @@ def test_a_node_is_driven_through_its_socket(pair: Pair, tmp_path: Path) -> None
 
 def test_the_socket_goes_with_the_node(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    with dwcp.Node() as node:
+    with dwcp.Node(plain=True) as node:
         node.serve_control(path)
-        with dwcp.Node() as other, pytest.raises(dwcp.AlreadyExistsError, match="in use"):
+        with dwcp.Node(plain=True) as other, pytest.raises(dwcp.AlreadyExistsError, match="in use"):
             other.serve_control(path)
     assert not path.exists()
 

@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import dwcp, sys, threading, os
 memory = bytearray(os.urandom(4 << 20))
 source = dwcp.BufferGuest(memory, running=True)
-here, there = dwcp.Node(name="a"), dwcp.Node(name="b", listen="127.0.0.1:0")
+here, there = dwcp.Node(name="a", plain=True), dwcp.Node(name="b", listen="127.0.0.1:0", plain=True)
 here.add_source("vm", source)
 there.add_destination("vm", dwcp.BufferGuest(bytearray(4 << 20)))
 migration = here.migrate("vm", there.listen_address, codec="none", bandwidth_limit_bytes_per_s=1 << 18)
@@ -137,7 +137,7 @@ def test_a_busy_interpreter_does_not_stop_a_migration(pair: Pair) -> None:
 
 def test_signals_of_the_program_stay_its_own() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGPIPE)
-    with dwcp.Node(listen="127.0.0.1:0"):
+    with dwcp.Node(listen="127.0.0.1:0", plain=True):
         pass
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGPIPE)) == before
     assert os.getpid()

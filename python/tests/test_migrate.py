@@ -56,7 +56,7 @@ def test_both_sides_report_the_same(pair: Pair) -> None:
 
 
 def test_there_and_back(pair: Pair) -> None:
-    with dwcp.Node(listen="127.0.0.1:0") as home:
+    with dwcp.Node(listen="127.0.0.1:0", plain=True) as home:
         assert home.listen_address is not None
         first = dwcp.BufferGuest(random_memory(MIB), running=True)
         second = dwcp.BufferGuest(bytearray(MIB))
@@ -117,7 +117,7 @@ def test_cancel_leaves_the_guest_at_the_source(pair: Pair) -> None:
 
 def test_nobody_listening_is_a_connection_error(pair: Pair) -> None:
     pair.source.add_source("vm", dwcp.BufferGuest(random_memory(MIB), running=True))
-    with dwcp.Node(listen="127.0.0.1:0") as gone:
+    with dwcp.Node(listen="127.0.0.1:0", plain=True) as gone:
         to = gone.listen_address
     assert to is not None
     migration = pair.source.migrate("vm", to, reconnect_timeout_s=0.3)

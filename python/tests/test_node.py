@@ -14,7 +14,7 @@ import dwcp
 
 
 def test_a_node_says_where_it_listens() -> None:
-    with dwcp.Node(name="n", listen="127.0.0.1:0") as node:
+    with dwcp.Node(name="n", listen="127.0.0.1:0", plain=True) as node:
         assert node.name == "n"
         assert node.listen_address is not None
         host, port = node.listen_address.rsplit(":", 1)
@@ -24,7 +24,7 @@ def test_a_node_says_where_it_listens() -> None:
 
 
 def test_a_node_may_have_no_listener() -> None:
-    with dwcp.Node() as node:
+    with dwcp.Node(plain=True) as node:
         assert node.listen_address is None
         assert node.name
 
@@ -32,25 +32,25 @@ def test_a_node_may_have_no_listener() -> None:
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1", "127.0.0.1:99999", ""])
 def test_bad_addresses_are_named(listen: str) -> None:
     with pytest.raises(dwcp.InvalidArgumentError, match="listen address"):
-        dwcp.Node(listen=listen)
+        dwcp.Node(listen=listen, plain=True)
 
 
 def test_a_port_in_use_is_an_os_error() -> None:
-    with dwcp.Node(listen="127.0.0.1:0") as node, pytest.raises(OSError, match="cannot listen"):
-        dwcp.Node(listen=node.listen_address)
+    with dwcp.Node(listen="127.0.0.1:0", plain=True) as node, pytest.raises(OSError, match="cannot listen"):
+        dwcp.Node(listen=node.listen_address, plain=True)
 
 
 def test_a_limit_of_held_pages_that_is_too_low_is_named() -> None:
     with pytest.raises(dwcp.InvalidArgumentError, match="held_bytes is 1048575"):
-        dwcp.Node(held_bytes=2**20 - 1)
-    dwcp.Node(held_bytes=0, hold_departed_guests=False).stop()
+        dwcp.Node(held_bytes=2**20 - 1, plain=True)
+    dwcp.Node(held_bytes=0, hold_departed_guests=False, plain=True).stop()
 
 
 def test_a_state_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
     with pytest.raises(dwcp.StateFileError, match=str(path)):
-        dwcp.Node(state_dir=path)
+        dwcp.Node(state_dir=path, plain=True)
 
 
 def test_guests_are_listed_and_removed(pair: Pair) -> None:
@@ -122,7 +122,7 @@ def test_a_destination_cannot_be_migrated(pair: Pair) -> None:
 
 
 def test_a_stopped_node_refuses_and_stops_again() -> None:
-    node = dwcp.Node(listen="127.0.0.1:0")
+    node = dwcp.Node(listen="127.0.0.1:0", plain=True)
     node.stop()
     node.stop()
     with pytest.raises(dwcp.StateError, match="stopped"):
@@ -140,19 +140,19 @@ def test_events_tell_what_happened(pair: Pair) -> None:
 
 
 def test_followed_events_end_with_the_node() -> None:
-    node = dwcp.Node()
+    node = dwcp.Node(plain=True)
     stream = node.events(follow=True)
     node.stop()
     assert [event.event for event in stream][-1] == "node_stopped"
 
 
 def test_a_forgotten_node_is_stopped_and_freed() -> None:
-    node = dwcp.Node(listen="127.0.0.1:0")
+    node = dwcp.Node(listen="127.0.0.1:0", plain=True)
     guest = dwcp.BufferGuest(bytearray(4096))
     node.add_destination("vm", guest)
     address, seen = node.listen_address, weakref.ref(guest)
     del node, guest
     gc.collect()
     assert seen() is None
-    with dwcp.Node(listen=address) as again:
+    with dwcp.Node(listen=address, plain=True) as again:
         assert again.listen_address == address

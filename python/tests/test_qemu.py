@@ -85,8 +85,8 @@ def test_a_node_keeps_pages_of_a_guest_that_left_unless_told_not_to(tmp_path: Pa
     for folder in folders:
         folder.mkdir()
     with (
-        dwcp.Node(name="keeps", held_bytes=2**20) as source,
-        dwcp.Node(name="forgets", listen="127.0.0.1:0", hold_departed_guests=False) as target,
+        dwcp.Node(name="keeps", held_bytes=2**20, plain=True) as source,
+        dwcp.Node(name="forgets", listen="127.0.0.1:0", hold_departed_guests=False, plain=True) as target,
         machine(folders[0]) as qmp,
         machine(folders[1], "-incoming", "defer") as destination,
     ):

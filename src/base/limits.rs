@@ -54,6 +54,10 @@ pub const MAX_FINISHED_MIGRATIONS: usize = 256;
 pub const MAX_GUESTS: usize = 4096;
 /// Handshakes in progress on one listener.
 pub const MAX_PENDING_HANDSHAKES: usize = 128;
+/// Handshakes from one address, or network of IPv6, that may fail in a second on average.
+pub const MAX_FAILED_HANDSHAKES_PER_S: u64 = 10;
+/// Addresses whose failed handshakes are counted.
+pub const MAX_HANDSHAKE_SOURCES: usize = 4096;
 /// Peers whose paths a node remembers.
 pub const MAX_PEERS: usize = 4096;
 /// Bytes of a peer's address, `HOST:PORT`; a name has at most 253.

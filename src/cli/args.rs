@@ -134,6 +134,11 @@ pub enum Command {
     Modes(Modes),
     #[command(flatten)]
     Operations(Operations),
+    /// Make and show the certificates by which nodes know each other
+    ///
+    /// These commands work on files and need no node.
+    #[command(subcommand)]
+    Identity(Identity),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -279,6 +284,9 @@ pub struct ChaosTest {
     /// Decides when and where faults strike [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Without TLS, so that changed bits reach what lies above it
+    #[arg(long)]
+    pub plain: bool,
     /// Spoil something on purpose, to see that the verdict fails
     #[arg(long, value_name = "WHAT")]
     pub spoil: Option<ChaosSpoil>,
@@ -321,6 +329,9 @@ pub struct SoakTest {
     /// Pages that the guest writes in a second
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub writes_per_s: u64,
+    /// Without TLS
+    #[arg(long)]
+    pub plain: bool,
     /// Spoil something on purpose, to see that the verdict fails
     #[arg(long, value_name = "WHAT")]
     pub spoil: Option<Spoil>,
@@ -369,6 +380,9 @@ pub struct TrialNode {
     /// Where it keeps its records
     #[arg(long)]
     pub state_dir: PathBuf,
+    /// Its identity; without one, connections are plain
+    #[arg(long)]
+    pub identity_dir: Option<PathBuf>,
     /// Memory of its guest
     #[arg(long)]
     pub guest_bytes: u64,
@@ -458,6 +472,63 @@ pub enum Vm {
     },
 }
 
+/// `identity` commands.
+#[derive(Subcommand, Debug)]
+pub enum Identity {
+    /// Make the authority of a fleet: the key that signs its nodes' certificates
+    Init {
+        /// The fleet's name, in the authority's certificate
+        #[arg(long, value_name = "NAME", default_value = "dwcp")]
+        name: String,
+        /// Where the authority's key is kept: on one host, or away from all of them
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+    },
+    /// Sign an identity for a node
+    Issue {
+        /// The node's name
+        node: String,
+        /// Name or address that other nodes dial it as; localhost always is one
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// How long the certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// Where the identity goes
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        out: PathBuf,
+    },
+    /// Show the certificates in an identity's or an authority's directory
+    Show {
+        /// The directory
+        #[arg(default_value = DEFAULT_IDENTITY)]
+        directory: PathBuf,
+    },
+    /// Replace a node's key and certificate, or the authority's
+    ///
+    /// Certificates of an authority's earlier keys go on being trusted by nodes that have its new
+    /// ca.pem, so first hand that out, then issue or rotate the nodes' identities.
+    Rotate {
+        /// Give the authority a new key, under this name, and not a node
+        #[arg(long, value_name = "NAME")]
+        of_authority: Option<String>,
+        /// How long the node's certificate is valid, 1 to 3650
+        #[arg(long, value_name = "N", default_value_t = 365,
+              value_parser = clap::value_parser!(u64).range(1..=3650))]
+        days: u64,
+        /// The authority
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_AUTHORITY)]
+        authority: PathBuf,
+        /// The node's identity
+        #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_IDENTITY)]
+        identity: PathBuf,
+    },
+}
+
 /// `config` commands.
 #[derive(Subcommand, Debug)]
 pub enum Config {
@@ -500,3 +571,7 @@ pub enum Generate {
 pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";
 /// The daemon's configuration.
 pub const DEFAULT_CONFIG: &str = "/etc/dwcp/v3-config.yaml";
+/// Where dwcpd looks for its identity.
+pub const DEFAULT_IDENTITY: &str = "/etc/dwcp/identity";
+/// Where the authority of a fleet is kept.
+pub const DEFAULT_AUTHORITY: &str = "/etc/dwcp/authority";

@@ -2,10 +2,12 @@
 
 use super::notify::notify;
 use super::signals::{self, Signal};
-use crate::config::{Config, ConfigStore, Id, StoreError};
+use crate::config::{Config, ConfigStore, Id, Origin, StoreError};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
+use crate::runtime::security::identity::IDENTITY_FILE;
+use crate::runtime::security::{SecurityOptions, name_list};
 use crate::{Node, NodeError, NodeOptions};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -13,6 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Serves one DWCP node: accepts migrations and takes orders on a control socket.
 ///
@@ -112,6 +115,12 @@ async fn serve(daemon: &Daemon, store: Arc<ConfigStore>) -> Result<(), DaemonErr
         if let Err(error) = server.reload_config() {
             remark(&format!("dwcpd: configuration not reloaded: {error}"));
         }
+        if let Err(error) = node.reload_identity() {
+            let text = format!("identity not reloaded: {error}");
+            server.log(Level::Error, text.clone());
+            remark(&format!("dwcpd: {text}"));
+        }
+        warn_of_expiry(&node, &server);
     }
     tell("STOPPING=1");
     server.log(Level::Info, "stopping on a signal".to_owned());
@@ -131,7 +140,23 @@ fn announce(node: &Node, server: &ControlServer) {
     server.log(Level::Info, text.clone());
     remark(&format!("dwcpd: {text}"));
     tell("READY=1");
+    warn_of_expiry(node, server);
 }
+
+/// A certificate that ends soon is told of while there is time.
+fn warn_of_expiry(node: &Node, server: &ControlServer) {
+    let Some(certificate) = node.certificate() else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let left_days = (certificate.not_after_s - now.try_into().unwrap_or(i64::MAX)) / 86_400;
+    if left_days < EXPIRY_NOTICE_DAYS {
+        let text =
+            format!("the node's certificate ends in {left_days} days; see `identity rotate`");
+        server.log(Level::Warn, text.clone());
+        remark(&format!("dwcpd: {text}"));
+    }
+}
+
+const EXPIRY_NOTICE_DAYS: i64 = 30;
 
 fn remark(text: &str) {
     // Whoever started the daemon may have closed the pipe; that is no reason to die.
@@ -162,6 +187,19 @@ fn node_options(config: &Config) -> NodeOptions {
             enabled: config.truth(Id::HdeHoldDepartedGuests),
             max_bytes: config.integer(Id::HdeHeldBytes),
         },
+        security: security_options(config),
+    }
+}
+
+fn security_options(config: &Config) -> SecurityOptions {
+    let identity_dir = config.path(Id::SecurityIdentityDir).unwrap_or_default();
+    let is_default = config.get(Id::SecurityIdentityDir).origin == Origin::Default;
+    let allowed_peers = name_list(config.text(Id::SecurityAllowedPeers));
+    match config.text(Id::SecurityTransport) {
+        "plain" => SecurityOptions::Plain,
+        // A daemon that neither listens nor dials needs none; one that does says what is missing.
+        _ if is_default && !identity_dir.join(IDENTITY_FILE).exists() => SecurityOptions::Undecided,
+        _ => SecurityOptions::Tls { identity_dir, allowed_peers },
     }
 }
 

@@ -43,6 +43,9 @@ pub enum CliError {
     /// A codec failed.
     #[error(transparent)]
     Analyze(#[from] crate::runtime::compression::analysis::AnalyzeError),
+    /// A certificate.
+    #[error(transparent)]
+    Identity(#[from] crate::runtime::security::IdentityError),
     /// A file could not be written.
     #[error("cannot write {path}: {source}", path = path.display())]
     File {
@@ -83,6 +86,7 @@ impl CliError {
             CliError::Argument(_) => crate::Status::InvalidArgument.name(),
             CliError::Sample(error) => error.status().name(),
             CliError::Analyze(_) => crate::Status::Corrupt.name(),
+            CliError::Identity(error) => error.status().name(),
             CliError::Trial(_)
             | CliError::File { .. }
             | CliError::Output(_)

@@ -156,6 +156,13 @@ keys! {
     NodeLogKeep "node.log_keep" Kind::Integer(0, 100), "4", Live,
         "Closed log files that are kept.";
 
+    SecurityTransport "security.transport" Kind::Choice(&["tls", "plain"]), "tls", Restart,
+        "How connections between nodes are secured; plain: not at all, and never over public addresses.";
+    SecurityIdentityDir "security.identity_dir" Kind::Path, "/etc/dwcp/identity", Restart,
+        "Where the node's key and certificate are, and what it trusts.";
+    SecurityAllowedPeers "security.allowed_peers" Kind::Text(8192), "", Restart,
+        "Names of the nodes that are talked to, separated by commas; empty: all that are trusted.";
+
     MigrationStreams "migration.streams" Kind::Integer(1, 64), "4", NextMigration,
         "Data streams of a migration.";
     MigrationCodec "migration.codec" Kind::Codec, "auto", NextMigration,

@@ -94,6 +94,9 @@ pub const DWCP_CODEC_ZSTD: u32 = 3;
 /// dwcp_node_options.flags: keep no pages of QEMU's guests that left or came; see
 /// dwcp_node_clear_held().
 pub const DWCP_NODE_NO_HELD_PAGES: u32 = 1;
+/// dwcp_node_options.flags: connections are neither encrypted nor is the peer known; never to or
+/// from a public address.
+pub const DWCP_NODE_PLAIN: u32 = 2;
 
 /// dwcp_migration_options.flags: never slow the guest down.
 pub const DWCP_MIGRATION_NO_THROTTLE: u32 = 1;

@@ -10,6 +10,7 @@ use super::structs::{self, SizedStruct};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
+use crate::runtime::security::{SecurityOptions, name_list};
 use crate::runtime::sys::spawn_named;
 use crate::{Node, NodeOptions, Status};
 use std::ffi::c_char;
@@ -47,8 +48,13 @@ pub struct dwcp_node_options {
     /// How much is kept of the pages of QEMU's guests that left or came, at least 1048576: in
     /// state_dir, encrypted, or, less of it, in memory if that is NULL; 0 means 4 GiB.
     pub held_bytes: u64,
+    /// Directory with the node's key and certificate (`dwcp-v3-cli identity issue`): connections are
+    /// over TLS. NULL with DWCP_NODE_PLAIN: they are not secured; without it: there are none.
+    pub identity_dir: *const c_char,
+    /// Names of the nodes that are talked to, separated by commas; NULL: all that are trusted.
+    pub allowed_peers: *const c_char,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 4],
 }
 
 /// Starts a node. Threads: shared.
@@ -321,7 +327,7 @@ unsafe impl SizedStruct for dwcp_node_options {
     const FIRST_SIZE: usize = size_of::<Self>();
 
     fn reserved_is_zero(&self) -> bool {
-        self.padding == 0 && self.reserved == [0; 6]
+        self.padding == 0 && self.reserved == [0; 4]
     }
 }
 
@@ -345,11 +351,37 @@ unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Fai
         listen: listen.transpose()?,
         state_dir: state_dir.map(Into::into),
         held: held_options(options)?,
+        // SAFETY: as above.
+        security: unsafe { security_options(options)? },
     })
 }
 
+/// # Safety
+/// As [`facade_options`].
+unsafe fn security_options(options: &dwcp_node_options) -> Result<SecurityOptions, Failure> {
+    // SAFETY: the caller of this function vouches for the texts.
+    let (identity_dir, allowed_peers) = unsafe {
+        (
+            strings::optional_text_in("identity_dir", options.identity_dir)?,
+            strings::optional_text_in("allowed_peers", options.allowed_peers)?,
+        )
+    };
+    let is_plain = options.flags & DWCP_NODE_PLAIN != 0;
+    match identity_dir {
+        Some(_) if is_plain => {
+            Err(Failure::invalid("identity_dir and DWCP_NODE_PLAIN exclude each other"))
+        }
+        Some(identity_dir) => Ok(SecurityOptions::Tls {
+            identity_dir: identity_dir.into(),
+            allowed_peers: name_list(allowed_peers.as_deref().unwrap_or_default()),
+        }),
+        None if is_plain => Ok(SecurityOptions::Plain),
+        None => Ok(SecurityOptions::Undecided),
+    }
+}
+
 fn held_options(options: &dwcp_node_options) -> Result<HeldOptions, Failure> {
-    if options.flags & !DWCP_NODE_NO_HELD_PAGES != 0 {
+    if options.flags & !(DWCP_NODE_NO_HELD_PAGES | DWCP_NODE_PLAIN) != 0 {
         let text = format!("flags {:#x} holds unknown DWCP_NODE_ bits", options.flags);
         return Err(Failure::invalid(text));
     }

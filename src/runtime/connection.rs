@@ -3,20 +3,22 @@
 //! Reading and writing are separate halves over one socket, each used by one thread at a time.
 
 use crate::migration::page_io::EncodedChunk;
+use crate::runtime::channel::{ChannelReader, ChannelWriter, MOST_PIECES};
+use crate::runtime::security::SecurityError;
+use crate::runtime::security::session::HandshakeError;
 use crate::runtime::sys::readiness;
 use crate::wire::chunk::{CHUNK_HEADER_BYTES, EXTENT_BYTES};
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES};
 use crate::wire::segment::{SEGMENT_HEADER_BYTES, SegmentPayload};
 use crate::wire::{ChunkHeader, Frame, FrameHeader, FrameKind, Preface, WireError};
-use std::io::{self, BufReader, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::io::{self, BufReader, Read};
+use std::net::Shutdown;
 use std::time::Duration;
 
 /// Enough for the headers of a chunk; payloads bypass it.
 pub const READ_BUFFER_BYTES: usize = 16 * 1024;
-/// Of a payload that is written.
-const MOST_PIECES: usize = 3;
+/// Of a payload that is written; its frame's header goes before it.
+pub const PAYLOAD_PIECES: usize = MOST_PIECES - 1;
 
 /// A connection failed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,9 @@ pub enum ConnectionError {
     /// The peer broke the protocol.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// The peer is not one to talk to.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// A frame came where another kind is due.
     #[error("{found:?} frame where {expected:?} is due")]
     Kind {
@@ -48,6 +53,10 @@ pub enum ConnectionError {
 
 impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
+        // A peer that does not accept our certificate says so after its part of the handshake.
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::Security(HandshakeError::from(tls.clone()).into());
+        }
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Cut,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
@@ -69,32 +78,23 @@ pub enum Incoming {
 
 /// The reading half.
 pub struct FrameReader {
-    stream: BufReader<SharedSocket>,
+    stream: BufReader<ChannelReader>,
     sequence: u64,
     /// For the next segment.
     buffer: Vec<u8>,
 }
 
-/// A socket that a buffered reader can read although others hold it too.
-struct SharedSocket(Arc<TcpStream>);
-
-impl Read for SharedSocket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(into)
-    }
-}
-
 /// The writing half.
 pub struct FrameWriter {
-    stream: Arc<TcpStream>,
+    stream: ChannelWriter,
     sequence: u64,
 }
 
 impl FrameReader {
-    /// Reads from `socket`, preface first.
-    pub fn new(socket: Arc<TcpStream>) -> Self {
+    /// Reads from `stream`, preface first.
+    pub fn new(stream: ChannelReader) -> Self {
         Self {
-            stream: BufReader::with_capacity(READ_BUFFER_BYTES, SharedSocket(socket)),
+            stream: BufReader::with_capacity(READ_BUFFER_BYTES, stream),
             sequence: 0,
             buffer: Vec::new(),
         }
@@ -166,13 +166,15 @@ impl FrameReader {
     /// Breaks the connection; both halves fail from now on.
     pub fn shutdown(&self) {
         // An error means that it is broken already.
-        let _ = self.stream.get_ref().0.shutdown(Shutdown::Both);
+        let _ = self.stream.get_ref().socket().shutdown(Shutdown::Both);
     }
 
     /// Whether more bytes are here or come within `patience`.
     pub fn has_more(&self, patience: Duration) -> bool {
-        let socket = self.stream.get_ref().0.as_ref();
-        !self.stream.buffer().is_empty() || readiness::wait_readable(socket, patience)
+        let stream = self.stream.get_ref();
+        !self.stream.buffer().is_empty()
+            || stream.has_pending()
+            || readiness::wait_readable(stream.socket().as_ref(), patience)
     }
 
     fn header(&mut self) -> Result<FrameHeader, ConnectionError> {
@@ -247,9 +249,9 @@ impl FrameReader {
 }
 
 impl FrameWriter {
-    /// Writes to `socket`.
-    pub fn new(socket: Arc<TcpStream>) -> Self {
-        Self { stream: socket, sequence: 0 }
+    /// Writes to `stream`.
+    pub fn new(stream: ChannelWriter) -> Self {
+        Self { stream, sequence: 0 }
     }
 
     /// Writes our preface and a first frame.
@@ -257,8 +259,9 @@ impl FrameWriter {
     /// # Errors
     /// The socket's error.
     pub fn open(&mut self, first: &Frame) -> io::Result<()> {
-        (&*self.stream).write_all(&Preface { minor: MINOR }.encode())?;
-        self.frame(first)
+        let header = first.header(self.sequence).encode();
+        self.sequence += 1;
+        self.stream.write_all(&[&Preface { minor: MINOR }.encode(), &header, &first.payload])
     }
 
     /// Writes a frame.
@@ -269,13 +272,13 @@ impl FrameWriter {
         self.payload(frame.kind, &[&frame.payload])
     }
 
-    /// Writes a frame whose payload lies elsewhere, in at most `MOST_PIECES` pieces.
+    /// Writes a frame whose payload lies elsewhere, in at most [`PAYLOAD_PIECES`] pieces.
     ///
     /// # Errors
     /// As [`Self::frame`].
     pub fn payload(&mut self, kind: FrameKind, payload: &[&[u8]]) -> io::Result<()> {
         let header = FrameHeader::of(kind, payload, self.sequence).encode();
-        let mut all = [&header[..]; MOST_PIECES + 1];
+        let mut all = [&header[..]; MOST_PIECES];
         all[1..].fill(&[]);
         all[1..].iter_mut().zip(payload).for_each(|(to, piece)| *to = piece);
         self.all(&all)
@@ -284,13 +287,13 @@ impl FrameWriter {
     /// Breaks the connection; both halves fail from now on.
     pub fn shutdown(&self) {
         // An error means that it is broken already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
     }
 
     /// Breaks the connection as [`Self::shutdown`] does, from another thread.
     pub fn closer(&self) -> Box<dyn Fn() + Send> {
-        let stream = self.stream.clone();
-        Box::new(move || drop(stream.shutdown(Shutdown::Both)))
+        let socket = self.stream.socket().clone();
+        Box::new(move || drop(socket.shutdown(Shutdown::Both)))
     }
 
     /// The number that the next frame gets.
@@ -308,20 +311,7 @@ impl FrameWriter {
 
     fn all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         self.sequence += 1;
-        let mut slices = [IoSlice::new(&[]); MOST_PIECES + 1];
-        slices.iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
-        let mut rest = &mut slices[..];
-        // Leaves out what is empty.
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match (&*self.stream).write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.stream.write_all(pieces)
     }
 }
 
@@ -334,6 +324,7 @@ impl ConnectionError {
             | ConnectionError::Cut
             | ConnectionError::Silent => crate::Status::ConnectionLost,
             ConnectionError::Wire(error) => error.status(),
+            ConnectionError::Security(error) => error.status(),
             ConnectionError::Kind { .. } => crate::Status::UnexpectedMessage,
         }
     }

@@ -7,9 +7,11 @@ use crate::base::limits::{
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
+use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
 use crate::runtime::modes::Modes;
+use crate::runtime::security::{Security, SecurityError, check_claim};
 use crate::runtime::tuning;
 use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply};
@@ -52,14 +54,16 @@ pub struct Dialer {
     /// How long the peer may leave written data untouched.
     pub stall_timeout: Duration,
     modes: Arc<Modes>,
+    security: Arc<Security>,
     opened: Mutex<Opened>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Opened {
     No,
     UnderWay,
-    Yes([u8; 16]),
+    /// With this token, by the node of this name.
+    Yes([u8; 16], String),
 }
 
 /// What an attempt brought.
@@ -84,6 +88,8 @@ pub enum Dialed {
         /// Set if it says that the migration is over.
         ended: Ended,
     },
+    /// One side does not trust the other.
+    Distrusted(SecurityError),
     /// Another stream is opening the migration.
     Waiting,
 }
@@ -94,11 +100,12 @@ impl Dialer {
         id: MigrationId,
         (opening, features): (Purpose, Features),
         node: String,
-        (to, modes): (String, Arc<Modes>),
+        to: String,
+        (modes, security): (Arc<Modes>, Arc<Security>),
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        Self { id, opening, features, node, to, stall_timeout, modes, opened }
+        Self { id, opening, features, node, to, stall_timeout, modes, security, opened }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -125,16 +132,24 @@ impl Dialer {
     ) -> Result<Dialed, ConnectionError> {
         let before = {
             let mut opened = lock(&self.opened);
-            let before = *opened;
+            let before = opened.clone();
             match before {
                 Opened::UnderWay => return Ok(Dialed::Waiting),
                 Opened::No => *opened = Opened::UnderWay,
-                Opened::Yes(_) => {}
+                Opened::Yes(..) => {}
             }
             before
         };
-        let dialed = self.shake_hands(stream, before, register);
-        if let (Opened::No, Ok(Dialed::Refused { .. }) | Err(_)) = (before, &dialed) {
+        let is_first = matches!(before, Opened::No);
+        let dialed = match self.shake_hands(stream, &before, register) {
+            // Trying again would end alike. Once the migration is under way it is tried all the same:
+            // one forged packet must not be worth more than a link that is down.
+            Err(ConnectionError::Security(error)) if is_first && !error.is_passing() => {
+                Ok(Dialed::Distrusted(error))
+            }
+            dialed => dialed,
+        };
+        if is_first && !matches!(dialed, Ok(Dialed::Up { .. })) {
             *lock(&self.opened) = Opened::No;
         }
         dialed
@@ -143,30 +158,32 @@ impl Dialer {
     fn shake_hands(
         &self,
         stream: StreamId,
-        opened: Opened,
+        opened: &Opened,
         register: &dyn Fn(&Arc<TcpStream>),
     ) -> Result<Dialed, ConnectionError> {
-        let socket = Arc::new(connect(&self.to)?);
+        let socket = Arc::new(connect(&self.to, &self.security)?);
         register(&socket);
         tuning::tune_sender(&socket, self.stall_timeout)?;
         self.modes.tune(&self.to, &socket);
+        let Channel { reader, writer, peer } =
+            self.security.dial(socket.clone(), &self.to, HELLO_TIMEOUT)?;
         socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let purpose = match opened {
-            Opened::Yes(token) => Purpose::Join { token },
+            Opened::Yes(token, _) => Purpose::Join { token: *token },
             Opened::No | Opened::UnderWay => self.opening.clone(),
         };
         let (migration, node) = (self.id, self.node.clone());
         let hello = Hello { migration, stream, node, features: self.features, purpose };
-        let mut writer = FrameWriter::new(socket.clone());
+        let (mut writer, mut reader) = (FrameWriter::new(writer), FrameReader::new(reader));
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
-        let mut reader = FrameReader::new(socket.clone());
         reader.preface()?;
         match HelloReply::decode(&reader.expect(FrameKind::HelloReply)?)? {
             HelloReply::Refuse { status, reason, ended } => {
                 Ok(Dialed::Refused { status, reason, ended })
             }
             HelloReply::Accept { token, features, node } => {
-                *lock(&self.opened) = Opened::Yes(token);
+                check_node(opened, peer.as_deref(), &node)?;
+                *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.modes.watch(&self.to, &socket);
                 socket.set_read_timeout(None)?;
                 let features = self.features.common(features);
@@ -175,6 +192,19 @@ impl Dialer {
                 Ok(Dialed::Up { writer, reader, features, peer: format!("{node} at {address}") })
             }
         }
+    }
+}
+
+/// The node that answers must be who it says, and on further connections the same as on the first.
+fn check_node(
+    opened: &Opened,
+    certified: Option<&str>,
+    claimed: &str,
+) -> Result<(), SecurityError> {
+    check_claim(certified, claimed)?;
+    match opened {
+        Opened::Yes(_, first) => check_claim(certified.map(|_| first.as_str()), claimed),
+        Opened::No | Opened::UnderWay => Ok(()),
     }
 }
 
@@ -196,17 +226,26 @@ pub fn check_address(to: &str) -> Result<(), String> {
     }
 }
 
-/// Tries every address of the name, in order.
+/// Tries every address of the name, in order; plain connections to public ones are not tried.
 ///
 /// # Errors
 /// That of the last address.
-pub fn connect(to: &str) -> io::Result<TcpStream> {
+pub fn connect(to: &str, security: &Security) -> Result<TcpStream, ConnectionError> {
+    security.check_decided()?;
     let addresses: Vec<SocketAddr> = to.to_socket_addrs()?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    let nowhere = io::Error::new(io::ErrorKind::NotFound, format!("{to} has no address"));
+    let mut last = ConnectionError::Io(nowhere);
     for address in addresses {
+        if let Err(error) = security.check_plain(address.ip()) {
+            last = error.into();
+            continue;
+        }
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(socket) => return Ok(socket),
-            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(error) => {
+                let text = format!("{address}: {error}");
+                last = ConnectionError::Io(io::Error::new(error.kind(), text));
+            }
         }
     }
     Err(last)

@@ -6,7 +6,7 @@ use crate::migration::{Owner, Progress, Report};
 use crate::runtime::connection::{FrameReader, FrameWriter};
 use crate::runtime::dial::FEATURES;
 use crate::runtime::footprint::Footprint;
-use crate::runtime::listener::Refusal;
+use crate::runtime::listener::{JoinKey, Refusal};
 use crate::wire::Hello;
 use crate::wire::hello::Features;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub trait Handle: Send + Sync {
 /// A migration that connections come in for.
 pub trait Arrival: Handle {
     /// What further connections must show.
-    fn token(&self) -> [u8; 16];
+    fn join_key(&self) -> &JoinKey;
     /// What this side can do for it.
     fn features(&self) -> Features {
         FEATURES

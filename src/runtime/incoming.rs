@@ -18,7 +18,7 @@ use crate::runtime::dial::FEATURES;
 use crate::runtime::footprint::{Footprint, HASH_BYTES};
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Refusal, check_join, no_room};
+use crate::runtime::listener::{JoinKey, Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
@@ -45,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// An incoming migration, shared by its threads and its handles.
 pub struct IncomingMigration {
     setup: DestinationSetup,
-    token: [u8; 16],
+    join_key: JoinKey,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSink>>>,
     /// Let go likewise.
@@ -62,7 +62,7 @@ impl IncomingMigration {
     /// A migration that has not started.
     pub fn new(
         setup: DestinationSetup,
-        token: [u8; 16],
+        join_key: JoinKey,
         guest: Arc<dyn GuestSink>,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
@@ -70,7 +70,7 @@ impl IncomingMigration {
         let destination = Mutex::new(Destination::new(setup.clone(), digest.clone(), now()));
         Arc::new(Self {
             setup,
-            token,
+            join_key,
             guest: Mutex::new(Some(guest)),
             digest: Mutex::new(digest),
             journal,
@@ -340,8 +340,8 @@ impl Handle for IncomingMigration {
 }
 
 impl Arrival for IncomingMigration {
-    fn token(&self) -> [u8; 16] {
-        self.token
+    fn join_key(&self) -> &JoinKey {
+        &self.join_key
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {

@@ -4,12 +4,15 @@ use crate::Status;
 use crate::base::limits::MAX_PENDING_HANDSHAKES;
 use crate::base::{MigrationId, StreamId};
 use crate::observe::EventKind;
+use crate::runtime::channel::Channel;
+use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::connections::Connections;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
-use crate::runtime::probe_answers::ProbeAnswers;
+use crate::runtime::probe_answers::{Answers, ProbeAnswers};
+use crate::runtime::security::{Security, SecurityError, begins_with_tls, check_claim};
 use crate::runtime::sys::readiness::stop_listening;
 use crate::runtime::sys::thread::spawn_named;
 use crate::runtime::tuning;
@@ -37,6 +40,15 @@ pub struct Refusal {
     pub reason: String,
     /// Set if the migration is over.
     pub ended: Ended,
+}
+
+/// What a connection must show to be part of a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinKey {
+    /// Drawn when the migration was opened, and told to who opened it alone.
+    pub token: [u8; 16],
+    /// The node that opened it.
+    pub node: String,
 }
 
 /// Who decides which hello belongs where: the node.
@@ -83,6 +95,7 @@ impl Listener {
     pub fn start(
         address: SocketAddr,
         reception: Weak<dyn Reception>,
+        security: Arc<Security>,
         journal: Arc<Journal>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address)?;
@@ -92,7 +105,7 @@ impl Listener {
         let connections = Arc::new(Connections::default());
         let accepted = connections.clone();
         let thread = spawn_named("dwcp-listen", move || {
-            accept_all(&accepting, &stop, &reception, &journal, &accepted);
+            accept_all(&accepting, &stop, &reception, (&security, &journal), &accepted);
         })?;
         Ok(Self { socket, address, stopped, connections, thread: Some(thread) })
     }
@@ -122,7 +135,7 @@ fn accept_all(
     listener: &TcpListener,
     stopped: &AtomicBool,
     reception: &Weak<dyn Reception>,
-    journal: &Arc<Journal>,
+    (security, journal): (&Arc<Security>, &Arc<Journal>),
     connections: &Connections,
 ) {
     let pending = Arc::new(Mutex::new(Pending::default()));
@@ -140,12 +153,17 @@ fn accept_all(
             }
         };
         let Some(reception) = reception.upgrade() else { return };
+        if !security.listens_to(peer.ip(), now()) {
+            continue;
+        }
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
         let number = lock(&pending).begin(socket.clone());
         let (waiting, news, answers) = (pending.clone(), journal.clone(), answers.clone());
+        let security = security.clone();
         let spawned = spawn_named("dwcp-recv", move || {
-            let accepted = shake_hands(socket, peer, reception.as_ref(), &answers);
+            let accepted =
+                shake_hands(socket, peer, reception.as_ref(), (&security, answers.as_ref()));
             lock(&waiting).sockets.remove(&number);
             drop(reception);
             match accepted {
@@ -153,8 +171,11 @@ fn accept_all(
                     migration.serve(stream, reader, writer, &format!("{name} at {peer}"));
                 }
                 Ok(None) => {}
-                Err(reason) => {
-                    let peer = peer.to_string();
+                Err(rejected) => {
+                    if rejected.is_stranger {
+                        security.count_failure(peer.ip(), now());
+                    }
+                    let (peer, reason) = (peer.to_string(), rejected.reason);
                     news.publish(None, None, EventKind::PeerRefused { peer, reason });
                 }
             }
@@ -168,64 +189,118 @@ fn accept_all(
 
 type Accepted = (Arc<dyn Arrival>, StreamId, FrameReader, FrameWriter, String);
 
+/// Why a connection was closed before it was part of anything.
+struct Rejected {
+    reason: String,
+    /// Whether the peer did not get as far as to show that it belongs here.
+    is_stranger: bool,
+}
+
 /// None: the connection was a probe, and all is said.
 fn shake_hands(
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     reception: &dyn Reception,
-    answers: &ProbeAnswers,
-) -> Result<Option<Accepted>, String> {
-    let hello = read_hello(&socket);
-    let (mut writer, node) = (FrameWriter::new(socket.clone()), reception.node_name());
+    (security, answers): (&Security, &ProbeAnswers),
+) -> Result<Option<Accepted>, Rejected> {
+    let (channel, trust) = secure(&socket, security)?;
+    let certified = channel.peer;
+    let (mut reader, mut writer) =
+        (FrameReader::new(channel.reader), FrameWriter::new(channel.writer));
+    let node = reception.node_name();
     let answer = |writer: &mut FrameWriter, reply: &HelloReply| {
         let frame = Frame { kind: FrameKind::HelloReply, payload: reply.encode() };
-        writer.open(&frame).map_err(|error| error.to_string())
+        writer.open(&frame)
     };
-    let (mut reader, hello) = match hello {
-        Ok(hello) => hello,
+    let refuse = |writer: &mut FrameWriter, refusal: &Refusal| answer(writer, &refusal.reply());
+    let first = match read_first(&socket, &mut reader) {
+        Ok(first) => first,
         Err(error) => {
             // Another version may understand this answer. To damaged bytes there is none: a peer
             // whose bytes the network damaged is to try again.
             if let ConnectionError::Wire(WireError::Version { .. }) = &error {
-                answer(&mut writer, &Refusal::new(error.status(), error.to_string()).reply())?;
+                refuse(&mut writer, &Refusal::new(error.status(), error.to_string()))?;
             }
-            return Err(error.to_string());
+            return Err(Rejected::stranger(error));
         }
     };
-    if hello.kind == FrameKind::Probe {
-        socket.set_nodelay(true).map_err(|error| error.to_string())?;
-        return answers.serve(hello, &mut reader, &mut writer).map(|()| None);
+    if first.kind == FrameKind::Probe {
+        socket.set_nodelay(true)?;
+        let allowed = if trust.is_ok() { Answers::All } else { Answers::Probes };
+        let served = answers.serve(first, allowed, &mut reader, &mut writer);
+        return served.map(|()| None).map_err(Rejected::stranger);
     }
-    let hello = match Hello::decode(&hello.payload) {
+    if let Err(error) = trust {
+        refuse(&mut writer, &Refusal::new(error.status(), error.to_string()))?;
+        return Err(Rejected::stranger(error));
+    }
+    let hello = match Hello::decode(&first.payload) {
         Ok(hello) => hello,
         Err(error) => {
-            let refusal = Refusal::new(error.status(), error.to_string());
-            answer(&mut writer, &refusal.reply())?;
-            return Err(error.to_string());
+            refuse(&mut writer, &Refusal::new(error.status(), error.to_string()))?;
+            return Err(Rejected::stranger(error));
         }
     };
-    match reception.receive(&hello, peer) {
+    let received = check_claim(certified.as_deref(), &hello.node)
+        .map_err(|error| Refusal::new(error.status(), error.to_string()))
+        .and_then(|()| reception.receive(&hello, peer));
+    match received {
         Ok(migration) => {
-            tuning::tune_receiver(&socket, STALL_TIMEOUT).map_err(|error| error.to_string())?;
-            let (token, features) =
-                (migration.token(), migration.features().common(hello.features));
+            tuning::tune_receiver(&socket, STALL_TIMEOUT)?;
+            let token = migration.join_key().token;
+            let features = migration.features().common(hello.features);
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
             Ok(Some((migration, hello.stream, reader, writer, hello.node)))
         }
         Err(refusal) => {
-            answer(&mut writer, &refusal.reply())?;
-            Err(refusal.reason)
+            refuse(&mut writer, &refusal)?;
+            Err(Rejected { reason: refusal.reason, is_stranger: false })
         }
     }
 }
 
-fn read_hello(socket: &Arc<TcpStream>) -> Result<(FrameReader, Frame), ConnectionError> {
+/// The connection, and why its peer is to be told no; a probe may come from anybody.
+fn secure(
+    socket: &Arc<TcpStream>,
+    security: &Security,
+) -> Result<(Channel, Result<(), SecurityError>), Rejected> {
     socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
     socket.set_write_timeout(Some(HELLO_TIMEOUT))?;
-    let mut reader = FrameReader::new(socket.clone());
+    let is_tls = begins_with_tls(socket).map_err(ConnectionError::from)?;
+    match (security.identity().is_some(), is_tls) {
+        (true, false) => Ok((Channel::plain(socket.clone()), Err(SecurityError::PlainPeer))),
+        (false, true) => Err(Rejected::stranger("the peer speaks TLS, this node does not")),
+        _ => {
+            let channel = security.accept(socket.clone(), HELLO_TIMEOUT);
+            let channel = channel.map_err(Rejected::stranger)?;
+            let trust = security.check_allowed(channel.peer.as_deref());
+            Ok((channel, trust))
+        }
+    }
+}
+
+fn read_first(socket: &TcpStream, reader: &mut FrameReader) -> Result<Frame, ConnectionError> {
+    socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
     reader.preface()?;
-    let first = reader.expect_either(FrameKind::Hello, FrameKind::Probe)?;
-    Ok((reader, first))
+    reader.expect_either(FrameKind::Hello, FrameKind::Probe)
+}
+
+impl Rejected {
+    fn stranger(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), is_stranger: true }
+    }
+}
+
+impl From<io::Error> for Rejected {
+    fn from(error: io::Error) -> Self {
+        ConnectionError::from(error).into()
+    }
+}
+
+impl From<ConnectionError> for Rejected {
+    fn from(error: ConnectionError) -> Self {
+        Self { reason: error.to_string(), is_stranger: true }
+    }
 }
 
 impl Pending {
@@ -255,8 +330,12 @@ impl Refusal {
 /// [`Refusal`] names what differs.
 pub fn check_join(migration: &dyn Arrival, hello: &Hello) -> Result<(), Refusal> {
     match &hello.purpose {
-        Purpose::Join { token } if *token != migration.token() => {
+        Purpose::Join { token } if *token != migration.join_key().token => {
             Err(Refusal::new(Status::Refused, "the token is not this migration's"))
+        }
+        _ if hello.node != migration.join_key().node => {
+            let text = format!("migration {} is another node's", hello.migration);
+            Err(Refusal::new(Status::Refused, text))
         }
         Purpose::Open { guest, .. } | Purpose::Relay { guest, .. }
             if guest != migration.guest() =>

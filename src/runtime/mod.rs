@@ -1,5 +1,6 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
+pub mod channel;
 pub mod clock;
 pub mod compression;
 pub mod connection;
@@ -28,6 +29,7 @@ pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
 pub mod resources;
+pub mod security;
 pub mod state_file;
 pub mod stream_slots;
 pub mod sys;

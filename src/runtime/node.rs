@@ -28,6 +28,7 @@ use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{RecordKeeper, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
+use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
 use crate::transport::mode::TableError;
 use crate::wire::hello::{Features, Purpose};
@@ -50,6 +51,8 @@ pub struct NodeOptions {
     pub state_dir: Option<PathBuf>,
     /// What is kept of the pages of guests of QEMU's that left or came.
     pub held: HeldOptions,
+    /// How connections are secured.
+    pub security: SecurityOptions,
 }
 
 /// An operation on a node failed.
@@ -63,6 +66,9 @@ pub enum NodeError {
         /// Why.
         source: io::Error,
     },
+    /// Connections cannot be made as things are.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The state directory.
     #[error("cannot use state directory {path}: {source}")]
     StateDir {
@@ -186,6 +192,11 @@ impl NodeError {
     pub fn status(&self) -> Status {
         match self {
             NodeError::Listen { .. } | NodeError::Io { .. } => Status::Io,
+            NodeError::Security(error) => match error {
+                SecurityError::Undecided => Status::BadState,
+                SecurityError::Identity(error) => error.status(),
+                error => error.status(),
+            },
             NodeError::StateDir { .. } => Status::StateFile,
             NodeError::NameTaken(_) | NodeError::QemuTaken { .. } => Status::AlreadyExists,
             NodeError::UnknownGuest { .. } | NodeError::UnknownMigration(_) => Status::NotFound,
@@ -234,6 +245,7 @@ struct Inner {
     listener: Mutex<Option<Listener>>,
     address: Option<SocketAddr>,
     modes: Arc<Modes>,
+    security: Arc<Security>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -251,10 +263,10 @@ impl Node {
     /// # Errors
     /// The name, the listener or the state directory cannot be used.
     pub fn start(mut options: NodeOptions) -> Result<Node, NodeError> {
-        if options.name.is_empty() {
-            options.name = host_name();
-        }
+        let security = Security::open(options.security.clone())?;
+        options.name = own_name(options.name, &security)?;
         check_name(&options.name)?;
+        options.listen.map_or(Ok(()), |address| security.check_listen(address))?;
         if options.held.enabled && options.held.max_bytes < MIN_HELD_BYTES {
             return Err(NodeError::HeldBytes(options.held.max_bytes));
         }
@@ -271,14 +283,16 @@ impl Node {
             registry.remember(path.clone(), kept.incoming);
         }
         let listener = match options.listen {
-            Some(address) => Some(listen(address, &registry, journal.clone())?),
+            Some(address) => Some(listen(address, &registry, &security, journal.clone())?),
             None => None,
         };
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let (listener, modes) = (Mutex::new(listener), Modes::new(journal));
-        Ok(Node { inner: Arc::new(Inner { options, registry, listener, address, modes }) })
+        let modes = Modes::new(journal, security.clone());
+        let listener = Mutex::new(listener);
+        let inner = Inner { options, registry, listener, address, modes, security };
+        Ok(Node { inner: Arc::new(inner) })
     }
 
     /// The node's name.
@@ -289,6 +303,25 @@ impl Node {
     /// Where it listens, with the port that was chosen.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.inner.address
+    }
+
+    /// What its certificate says; none without TLS.
+    pub fn certificate(&self) -> Option<CertificateFacts> {
+        let identity = self.inner.security.identity()?;
+        CertificateFacts::read(&identity.certificate).ok()
+    }
+
+    /// Whether its connections are plain, because it was told so.
+    pub fn is_plain(&self) -> bool {
+        *self.inner.security.options() == SecurityOptions::Plain
+    }
+
+    /// Reads its identity anew, for connections from now on.
+    ///
+    /// # Errors
+    /// It cannot be used, or is of another node; the one that was in use stays.
+    pub fn reload_identity(&self) -> Result<(), NodeError> {
+        Ok(self.inner.security.reload()?)
     }
 
     /// Registers a running guest, so that it can be migrated away. The registration ends when it
@@ -425,6 +458,7 @@ impl Node {
         mut options: MigrationOptions,
     ) -> Result<Migration, NodeError> {
         options.validate()?;
+        self.inner.security.check_decided()?;
         check_address(to).map_err(|reason| NodeError::Address { address: clip(to), reason })?;
         options.streams = self.inner.modes.stream_count(to, options.streams);
         let registry = &self.inner.registry;
@@ -450,7 +484,8 @@ impl Node {
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        listen(address, &self.inner.registry, self.inner.registry.journal().clone())
+        let Inner { registry, security, .. } = self.inner.as_ref();
+        listen(address, registry, security, registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -527,7 +562,8 @@ impl Node {
             id,
             (opening, Features { multifd_channels: 0, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            to.to_string(),
+            (self.inner.modes.clone(), self.inner.security.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -561,7 +597,8 @@ impl Node {
             id,
             (opening, Features { baseline_pages, multifd_channels, ..FEATURES }),
             self.inner.options.name.clone(),
-            (to.to_string(), self.inner.modes.clone()),
+            to.to_string(),
+            (self.inner.modes.clone(), self.inner.security.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
@@ -679,10 +716,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
+    security: &Arc<Security>,
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, journal)
+    Listener::start(address, reception, security.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 
@@ -701,6 +739,16 @@ pub fn check_name(name: &str) -> Result<(), NodeError> {
 /// At most as much of a caller's text as an error message should hold.
 pub(crate) fn clip(text: &str) -> String {
     text.chars().take(MAX_NAME_BYTES).collect()
+}
+
+/// The name in its certificate, unless that contradicts the one asked for; the host's without both.
+fn own_name(wanted: String, security: &Security) -> Result<String, SecurityError> {
+    match security.identity().map(|identity| identity.node.clone()) {
+        Some(found) if wanted.is_empty() || wanted == found => Ok(found),
+        Some(found) => Err(SecurityError::OwnName { wanted, found }),
+        None if wanted.is_empty() => Ok(host_name()),
+        None => Ok(wanted),
+    }
 }
 
 fn host_name() -> String {

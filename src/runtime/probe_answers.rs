@@ -9,6 +9,7 @@ use crate::base::limits::{MAX_CONNECTION_PROBES, MAX_FILLER_CONNECTIONS, MAX_PRO
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lock::lock;
+use crate::runtime::security::SecurityError;
 use crate::transport::Pacer;
 use crate::wire::{Frame, FrameKind};
 use std::sync::Mutex;
@@ -19,6 +20,15 @@ use std::time::Duration;
 const AHEAD: Duration = Duration::from_millis(80);
 /// How long one connection may go on.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// What a connection may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Numbers are sent back, which gives nothing away.
+    Probes,
+    /// Filler is taken too.
+    All,
+}
 
 /// What all connections of a listener share.
 pub struct ProbeAnswers {
@@ -42,6 +52,7 @@ impl ProbeAnswers {
     pub fn serve(
         &self,
         first: Frame,
+        allowed: Answers,
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
     ) -> Result<(), String> {
@@ -63,6 +74,9 @@ impl ProbeAnswers {
                 return Err(format!("a probing connection that lasts for more than {LONGEST:?}"));
             }
             if frame.kind == FrameKind::Filler {
+                if allowed == Answers::Probes {
+                    return Err(SecurityError::PlainPeer.to_string());
+                }
                 permit = Some(permit.map_or_else(|| Permit::take(&self.filling), Ok)?);
                 continue;
             }

@@ -14,7 +14,7 @@ use crate::runtime::handle::Arrival;
 use crate::runtime::held::HeldStore;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Reception, Refusal, STALL_TIMEOUT, unknown};
+use crate::runtime::listener::{JoinKey, Reception, Refusal, STALL_TIMEOUT, unknown};
 use crate::runtime::lock::lock;
 use crate::runtime::node::{GuestInfo, Migration, NodeError, check_name};
 use crate::runtime::qemu::VmInfo;
@@ -442,7 +442,7 @@ impl Registry {
         (guest, layout): (&str, &MemoryLayout),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
-        let token = new_token()?;
+        let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let sink = tables.claim_destination(guest, layout, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
@@ -455,7 +455,7 @@ impl Registry {
             stall_timeout: STALL_TIMEOUT,
         };
         let on_end = self.on_end(guest, hello.migration);
-        let migration = IncomingMigration::new(setup, token, sink, self.journal.clone());
+        let migration = IncomingMigration::new(setup, join_key, sink, self.journal.clone());
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -466,7 +466,7 @@ impl Registry {
         (guest, facts): (&str, &MachineFacts),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
-        let token = new_token()?;
+        let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
         let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
@@ -484,7 +484,7 @@ impl Registry {
         let on_end = self.on_end(guest, hello.migration);
         let (journal, held) = (self.journal.clone(), self.held.clone());
         let migration =
-            QemuIncoming::new(setup, (token, features), (qemu, patience), held, journal);
+            QemuIncoming::new(setup, (join_key, features), (qemu, patience), held, journal);
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }

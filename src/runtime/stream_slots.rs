@@ -247,6 +247,12 @@ impl<M: StreamMachine> StreamSlots<M> {
                 self.wake();
                 return None;
             }
+            Ok(Dialed::Distrusted(error)) => {
+                machine.fail(Failure::new(error.status(), error.to_string()), now());
+                drop(machine);
+                self.wake();
+                return None;
+            }
             Ok(Dialed::Waiting) => return None,
             Err(error) => {
                 machine.connect_failed(&error.to_string());

@@ -59,6 +59,7 @@ public:
 
 dwcp::NodeOptions listening() {
     dwcp::NodeOptions options;
+    options.flags = DWCP_NODE_PLAIN;
     options.listen = "127.0.0.1:0";
     return options;
 }
@@ -77,7 +78,7 @@ void a_qemu_that_is_not_there_throws() {
 
 void a_guest_moves() {
     auto from_memory = memory(), to_memory = memory();
-    dwcp::Node from, to(listening());
+    dwcp::Node from(listening()), to(listening());
     auto machine = std::make_shared<Machine>(from_memory);
     auto shell = std::make_shared<Shell>();
     for (std::size_t page = 0; page < kPages; page += 5) machine->write(page, 1 + page % 200);
@@ -99,7 +100,7 @@ void a_guest_moves() {
 
 void an_exception_in_a_guest_becomes_the_reason() {
     auto from_memory = memory(), to_memory = memory();
-    dwcp::Node from, to(listening());
+    dwcp::Node from(listening()), to(listening());
     auto machine = std::make_shared<Machine>(from_memory);
     machine->refuse = true;
     from.add_source("vm", machine, regions(from_memory));
@@ -111,7 +112,9 @@ void an_exception_in_a_guest_becomes_the_reason() {
 }
 
 void errors_are_exceptions_or_codes() {
-    dwcp::Node node;
+    dwcp::NodeOptions plain;
+    plain.flags = DWCP_NODE_PLAIN;
+    dwcp::Node node(plain);
     bool thrown = false;
     try {
         node.remove_guest("nobody");
@@ -120,6 +123,7 @@ void errors_are_exceptions_or_codes() {
     }
     CHECK(thrown);
     dwcp::NodeOptions bad;
+    bad.flags = DWCP_NODE_PLAIN;
     bad.listen = "nowhere";
     dwcp_status code = DWCP_OK;
     CHECK(!dwcp::Node::open(bad, code, std::nothrow) && code == DWCP_ERR_INVALID_ARGUMENT);

@@ -222,6 +222,7 @@ dwcp_node *new_node(const char *listen) {
     options.struct_size = sizeof options;
     options.listen = listen;
     options.request_timeout_ms = 20000;
+    options.flags = DWCP_NODE_PLAIN;
     dwcp_status code = dwcp_node_new(&options, &node);
     if (code != DWCP_OK) {
         char text[1024] = "";

@@ -97,7 +97,8 @@ static void no_function_takes_a_bad_handle(void) {
 
 static void no_function_takes_null_where_it_needs_a_pointer(void) {
     dwcp_node *node = new_node(NULL), *other = NULL;
-    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_migration *migration = NULL;
     dwcp_completion completion;
     size_t count = 0;
@@ -127,7 +128,8 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
 
 static void struct_sizes_are_checked(void) {
     static const size_t bad[] = {0, 1, 7, 8, 64, 4097, (size_t)1 << 40, SIZE_MAX};
-    dwcp_node_options options = {0, 0, 0, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {0, 0, 0, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_completion completion;
     dwcp_node *node = NULL, *live = new_node(NULL);
     size_t count;
@@ -156,14 +158,15 @@ static void a_newer_struct_is_fine_while_its_new_fields_are_zero(void) {
     CHECK_STATUS(DWCP_ERR_BAD_STRUCT_SIZE, dwcp_node_new(&big.options, &node));
     CHECK(last_error_has("fields that this library does not know"));
     big.newer[3] = 0;
-    big.options.reserved[5] = 1;
+    big.options.reserved[3] = 1;
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_new(&big.options, &node));
 }
 
 static void node_options_are_checked(void) {
     static const char *const addresses[] = {"", "x", "127.0.0.1", "127.0.0.1:99999", "a\xff:1"};
     static char long_text[8192];
-    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_node *node = NULL;
     for (size_t i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
         options.listen = addresses[i];
@@ -174,6 +177,21 @@ static void node_options_are_checked(void) {
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_new(&options, &node));
     CHECK(last_error_has("event_level 99"));
     options.event_level = 0;
+    options.identity_dir = "/nowhere";
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_new(&options, &node));
+    CHECK(last_error_has("exclude each other"));
+    options.flags = 0;
+    CHECK_STATUS(DWCP_ERR_IO, dwcp_node_new(&options, &node));
+    CHECK(last_error_has("/nowhere/node.pem"));
+    options.identity_dir = NULL;
+    options.listen = "127.0.0.1:0";
+    CHECK_STATUS(DWCP_ERR_BAD_STATE, dwcp_node_new(&options, &node));
+    CHECK(last_error_has("identity issue"));
+    options.listen = "8.8.8.8:0";
+    options.flags = DWCP_NODE_PLAIN;
+    CHECK_STATUS(DWCP_ERR_REFUSED, dwcp_node_new(&options, &node));
+    CHECK(last_error_has("public address"));
+    options.listen = NULL;
     options.flags = 6;
     CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_new(&options, &node));
     CHECK(last_error_has("flags 0x6"));
@@ -375,7 +393,8 @@ static void control_sockets_are_checked(void) {
 
 static void a_port_in_use_is_named(void) {
     dwcp_node *node = new_node("127.0.0.1:0"), *other = NULL;
-    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     const char *address = address_of(node);
     options.listen = address;
     CHECK_STATUS(DWCP_ERR_IO, dwcp_node_new(&options, &other));

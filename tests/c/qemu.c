@@ -123,9 +123,10 @@ static void a_guest_that_is_to_come_is_taken_on(void) { take_on(1, "\"destinatio
 
 /* A node that keeps nothing of guests that left or came. */
 static dwcp_node *forgetful_node(const char *listen) {
-    dwcp_node_options options = {sizeof options, 0, listen, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, listen, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     dwcp_node *node = NULL;
-    options.flags = DWCP_NODE_NO_HELD_PAGES;
+    options.flags |= DWCP_NODE_NO_HELD_PAGES;
     OK(dwcp_node_new(&options, &node));
     return node;
 }

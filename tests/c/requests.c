@@ -23,7 +23,8 @@ typedef struct side {
 static void make_sides(side *from, side *to, uint32_t timeout_ms) {
     memset(from, 0, sizeof *from);
     memset(to, 0, sizeof *to);
-    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = {sizeof options, 0, 0, 0, 0, 0, DWCP_NODE_PLAIN,
+                                 0, 0, 0, 0, {0}};
     options.request_timeout_ms = timeout_ms;
     OK(dwcp_node_new(&options, &from->node));
     options.listen = "127.0.0.1:0";

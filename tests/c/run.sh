@@ -118,12 +118,16 @@ sanitize() {
 
 valgrind_all() {
     build "$scratch/valgrind"
-    run valgrind "$scratch/valgrind" valgrind -q --leak-check=full --show-leak-kinds=definite \
+    run valgrind "$scratch/valgrind" valgrind -q --suppressions=tests/c/valgrind.supp --leak-check=full --show-leak-kinds=definite \
         --errors-for-leak-kinds=definite --error-exitcode=99 --fair-sched=yes
 }
 
 sed -n 's/^#define \(DWCP_OK\|DWCP_ERR_[A-Z_]*\) .*/STATUS(\1)/p' include/dwcp.h \
     >"$scratch/status_table.inc"
+cli=$(dirname "$library")/dwcp-v3-cli
+export DWCP_IDENTITY="$scratch/identity"
+"$cli" identity init --authority "$scratch/authority" >/dev/null &&
+    "$cli" identity issue tester --authority "$scratch/authority" --out "$DWCP_IDENTITY" >/dev/null
 [ -e "$library" ] || { echo "$library is not built" >&2; exit 1; }
 # shellcheck disable=SC2048 # words are wanted
 for mode in ${*:-headers golden plain sanitize valgrind}; do

@@ -41,6 +41,16 @@ static int32_t no_writes(void *ctx, uint32_t region, uint64_t *log, size_t words
     return 0;
 }
 
+/* Over TLS, so that nothing of that stays either. */
+static dwcp_node_options secured(void) {
+    dwcp_node_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.listen = "127.0.0.1:0";
+    options.identity_dir = getenv("DWCP_IDENTITY");
+    return options;
+}
+
 /* A migration to another node, so that every kind of thread has run. */
 static void move_a_guest(void *library, dwcp_node *node) {
     static unsigned char from[64 * 4096], to[64 * 4096];
@@ -54,7 +64,7 @@ static void move_a_guest(void *library, dwcp_node *node) {
     dwcp_status (*migration_free)(dwcp_migration *);
     dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
     dwcp_status (*node_free)(dwcp_node *);
-    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = secured();
     dwcp_region region = {sizeof region, "ram", 0, sizeof from, from, {0}};
     dwcp_source source = {0};
     dwcp_destination destination = {0};
@@ -106,7 +116,7 @@ static void use_once(const char *path) {
     dwcp_status (*node_free)(dwcp_node *);
     dwcp_status (*node_fd)(const dwcp_node *, int32_t *);
     dwcp_status (*last_error)(char *, size_t, size_t *);
-    dwcp_node_options options = {sizeof options, 0, "127.0.0.1:0", 0, 0, 0, 0, 0, 0, {0}};
+    dwcp_node_options options = secured();
     dwcp_node *node = NULL;
     char text[256] = "";
     int fd = -1;
@@ -128,7 +138,7 @@ static void use_once(const char *path) {
 
 static void the_library_unloads_with_threads_and_descriptors(void) {
     const char *path = getenv("DWCP_LIBRARY");
-    CHECK(path != NULL && !is_mapped());
+    CHECK(path != NULL && getenv("DWCP_IDENTITY") != NULL && !is_mapped());
     int descriptors = entries("/proc/self/fd"), threads = entries("/proc/self/task");
     for (int round = 0; round < ROUNDS; round++) {
         use_once(path);

@@ -40,8 +40,8 @@ fn networks(pid: u32) -> usize {
 }
 
 /// A scenario that holds: something was done, the nodes noticed, and the guest is whole.
-fn assert_holds(scenario: &str) -> Value {
-    let (code, verdict) = chaos(scenario, &[]);
+fn assert_holds(scenario: &str, args: &[&str]) -> Value {
+    let (code, verdict) = chaos(scenario, args);
     assert_eq!((code, &verdict["passed"]), (Some(0), &true.into()), "{verdict}");
     let row = verdict["scenarios"][0].clone();
     assert_eq!((&row["scenario"], &row["outcome"]), (&scenario.into(), &"held".into()), "{row}");
@@ -54,7 +54,7 @@ fn assert_holds(scenario: &str) -> Value {
 
 #[test]
 fn a_partition_leaves_one_owner() {
-    let row = assert_holds("network-partition");
+    let row = assert_holds("network-partition", &[]);
     assert!(row["moved"].as_u64() > Some(0), "a short cut is survived: {row}");
     assert!(row["failures"]["DWCP_ERR_IN_DOUBT"].as_u64() > Some(0), "cut at the commit: {row}");
     assert_eq!(row["decided"], row["failures"]["DWCP_ERR_IN_DOUBT"], "{row}");
@@ -62,20 +62,23 @@ fn a_partition_leaves_one_owner() {
 
 #[test]
 fn a_killed_node_leaves_one_owner() {
-    let row = assert_holds("node-failure");
+    let row = assert_holds("node-failure", &[]);
     assert!(row["died"].as_u64() > Some(0), "a guest dies with its node: {row}");
 }
 
 #[test]
 fn reset_streams_cost_only_time() {
-    let row = assert_holds("stream-kill");
+    let row = assert_holds("stream-kill", &[]);
     assert_eq!(row["moved"], row["rounds"], "{row}");
 }
 
 #[test]
 fn changed_bits_are_found_and_made_good() {
-    let row = assert_holds("corruption");
-    assert_eq!(row["moved"], row["rounds"], "{row}");
+    // Found by TLS, and by the library's own checks.
+    for args in [&[][..], &["--plain"]] {
+        let row = assert_holds("corruption", args);
+        assert_eq!(row["moved"], row["rounds"], "{args:?} {row}");
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_reload_is_whole_or_refused() {
     write_config(&scratch, &config, "migration: {streams: 9}\nnonsense: 1\n");
     daemon.process.signal(libc::SIGHUP);
     wait_until("the refusal is logged", || {
-        logged("c.yaml:9:1: unknown section \\\"nonsense\\\"").or(logged("c.yaml:9:1: unknown"))
+        logged("c.yaml:11:1: unknown section \\\"nonsense\\\"").or(logged("c.yaml:11:1: unknown"))
     });
     assert_eq!(streams(), "2\n");
     write_config(&scratch, &config, "migration: {streams: 9}\n");
@@ -79,11 +79,11 @@ fn a_bad_file_is_refused_with_every_place() {
         let text = refusal(&output, 1);
         assert!(
             text.contains(
-                "c.yaml:9:3: unknown key \"migration.steams\"; did you mean migration.streams?"
+                "c.yaml:11:3: unknown key \"migration.steams\"; did you mean migration.streams?"
             ),
             "{text}"
         );
-        assert!(text.contains("c.yaml:10:10: migration.codec: codec \"zip\" is none of"), "{text}");
+        assert!(text.contains("c.yaml:12:10: migration.codec: codec \"zip\" is none of"), "{text}");
     }
     write_config(&scratch, &config, "");
     let output = Daemon::command(&scratch, &config).arg("--check-config").output().unwrap();
@@ -109,6 +109,7 @@ fn taken_ports_and_sockets_are_named() {
         let mut command = Daemon::command(&scratch, &config);
         if key == "listen" {
             command.env("DWCP_NODE_METRICS_LISTEN", "none");
+            command.env("DWCP_SECURITY_TRANSPORT", "plain");
         }
         let text = refusal(&command.output().unwrap(), 1);
         assert!(text.contains(&address) && text.contains("in use"), "{key}: {text}");

@@ -7,6 +7,7 @@ mod control;
 mod daemon;
 mod guest;
 mod help;
+mod identity;
 mod interrupts;
 mod modes;
 mod operator;

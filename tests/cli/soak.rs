@@ -108,6 +108,7 @@ fn nodes_end_with_a_test_that_is_killed() {
     let mut process = Process::spawn(command.env("TMPDIR", &scratch.0));
     let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("moves over TLS"), "{first}");
     let words: Vec<&str> = first.split(' ').collect();
     let pid_of = |name: &str| words[words.iter().position(|word| *word == name).unwrap() + 1];
     let nodes = ["left", "right"].map(|name| format!("/proc/{}", pid_of(name)));

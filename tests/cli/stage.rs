@@ -2,7 +2,7 @@
 
 use crate::guest::MemoryGuest;
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
-use dwcp::{Node, NodeOptions};
+use dwcp::{Node, NodeOptions, SecurityOptions};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -48,8 +48,13 @@ impl Pair {
         let scratch = Scratch::new();
         let node = |name: &str| {
             let listen = Some("127.0.0.1:0".parse().unwrap());
-            Node::start(NodeOptions { name: name.to_owned(), listen, ..NodeOptions::default() })
-                .unwrap()
+            Node::start(NodeOptions {
+                name: name.to_owned(),
+                listen,
+                security: SecurityOptions::Plain,
+                ..NodeOptions::default()
+            })
+            .unwrap()
         };
         let (source, destination) = (node("here"), node("there"));
         let options = ControlOptions {
@@ -196,7 +201,8 @@ pub fn write_config(scratch: &Scratch, path: &Path, more: &str) {
     let root = scratch.0.display();
     let text = format!(
         "# a node of the tests\nnode:\n  name: testling\n  listen: 127.0.0.1:0 # any port\n  \
-         state_dir: {root}/state\n  metrics_listen: 127.0.0.1:0\n  log_dir: {root}/log\n{more}"
+         state_dir: {root}/state\n  metrics_listen: 127.0.0.1:0\n  log_dir: {root}/log\n\
+         security:\n  transport: plain\n{more}"
     );
     std::fs::write(path, text).unwrap();
 }

@@ -5,7 +5,7 @@ use crate::process::{tell, wait_for_the_end};
 use crate::stage::{PAGES, address, at_phase, node, patient};
 use crate::support::Guest;
 use dwcp::migration::Phase;
-use dwcp::{Node, NodeOptions};
+use dwcp::{Node, NodeOptions, SecurityOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ fn be_destination(guest: &Guest, listen: &str, state_dir: Option<PathBuf>) -> No
         name: "beta".into(),
         listen,
         state_dir,
+        security: SecurityOptions::Plain,
         ..NodeOptions::default()
     })
     .unwrap();

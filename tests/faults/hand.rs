@@ -4,6 +4,7 @@ use dwcp::base::{ChunkId, MemoryLayout, MigrationId, StreamId};
 use dwcp::encoding::Codec;
 use dwcp::encoding::digest::{ChunkChecksum, page_hash};
 use dwcp::migration::page_io::EncodedChunk;
+use dwcp::runtime::channel::Channel;
 use dwcp::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
 use dwcp::wire::hello::{Features, Purpose};
 use dwcp::wire::{
@@ -47,13 +48,24 @@ impl Hand {
         // So that a test fails instead of hanging.
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let socket = Arc::new(socket);
-        let reader = FrameReader::new(socket.clone());
-        Self { reader, writer: FrameWriter::new(socket.clone()), socket, control: 0 }
+        Self::over(Channel::plain(socket))
+    }
+
+    /// Over a connection that is secured already.
+    pub fn over(channel: Channel) -> Self {
+        let socket = channel.socket().clone();
+        let (reader, writer) = (FrameReader::new(channel.reader), FrameWriter::new(channel.writer));
+        Self { reader, writer, socket, control: 0 }
     }
 
     /// Connects and says hello.
     pub fn dial(to: &str, hello: &Hello) -> (Self, HelloReply) {
-        let mut hand = Self::new(TcpStream::connect(to).unwrap());
+        Self::new(TcpStream::connect(to).unwrap()).hello(hello)
+    }
+
+    /// Says hello.
+    pub fn hello(self, hello: &Hello) -> (Self, HelloReply) {
+        let mut hand = self;
         hand.writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() }).unwrap();
         hand.reader.preface().unwrap();
         let reply = hand.reader.expect(FrameKind::HelloReply).unwrap();

@@ -16,6 +16,7 @@ mod links;
 mod listener;
 mod process;
 mod proxy;
+mod security;
 mod source_lies;
 mod stage;
 mod storage;

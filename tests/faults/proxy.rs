@@ -28,6 +28,8 @@ struct Shared {
     passed: [AtomicU64; 2],
     /// The byte of a direction that is to be damaged, 0 for none.
     damage_at: [AtomicU64; 2],
+    /// What went to the destination, all connections mixed.
+    tape: Mutex<Vec<u8>>,
 }
 
 /// What a test does to the proxy, also from a node's own threads.
@@ -89,6 +91,11 @@ impl Handle {
         self.0.damage_at[direction].store(position.max(1), SeqCst);
     }
 
+    /// What went to the destination so far.
+    pub fn tape(&self) -> Vec<u8> {
+        self.0.tape.lock().unwrap().clone()
+    }
+
     /// Bytes that have passed.
     pub fn passed(&self, direction: usize) -> u64 {
         self.0.passed[direction].load(SeqCst)
@@ -142,6 +149,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: usize, shared: &Share
         if (start + 1..=start + length as u64).contains(&at) {
             buffer[(at - start - 1) as usize] ^= 1 << (at % 8);
             shared.damage_at[direction].store(0, SeqCst);
+        }
+        if direction == FORWARD {
+            shared.tape.lock().unwrap().extend_from_slice(&buffer[..length]);
         }
         if to.write_all(&buffer[..length]).is_err() {
             break;

@@ -4,7 +4,7 @@ use crate::support::{Guest, layout};
 use dwcp::base::MemoryLayout;
 use dwcp::migration::{Ending, MigrationOptions, Owner, Phase, Report};
 use dwcp::observe::EventKind;
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -24,8 +24,14 @@ pub struct Stage {
 pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
     let listen = Some("127.0.0.1:0".parse().unwrap());
     let state_dir = state_dir.map(Path::to_path_buf);
-    Node::start(NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() })
-        .unwrap()
+    Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        state_dir,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })
+    .unwrap()
 }
 
 pub fn address(node: &Node) -> String {
@@ -64,6 +70,13 @@ impl Stage {
         let beta = node("beta", state.1);
         beta.add_destination("vm", there.sink()).unwrap();
         Self::at(node("alpha", state.0), here, beta, there)
+    }
+
+    /// Between nodes that were set up otherwise.
+    pub fn between(alpha: Node, beta: Node) -> Self {
+        let there = Guest::new(PAGES, 1000);
+        beta.add_destination("vm", there.sink()).unwrap();
+        Self::at(alpha, Guest::new(PAGES, 1000), beta, there)
     }
 
     /// A new source for a destination that has seen better ones.

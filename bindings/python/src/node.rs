@@ -12,6 +12,7 @@ use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
 use dwcp::runtime::held::HeldOptions;
+use dwcp::runtime::security::SecurityOptions;
 use dwcp::runtime::telemetry::Telemetry;
 use dwcp::{NodeOptions, Status};
 use pyo3::prelude::*;
@@ -41,7 +42,9 @@ impl Node {
     #[new]
     #[pyo3(signature = (
         name, listen = None, state_dir = None, hold_departed_guests = true, held_bytes = None,
+        identity_dir = None, allowed_peers = Vec::new(), plain = false,
     ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python constructor")]
     fn new(
         py: Python<'_>,
         name: String,
@@ -49,6 +52,9 @@ impl Node {
         state_dir: Option<PathBuf>,
         hold_departed_guests: bool,
         held_bytes: Option<u64>,
+        identity_dir: Option<PathBuf>,
+        allowed_peers: Vec<String>,
+        plain: bool,
     ) -> PyResult<Self> {
         let held = HeldOptions {
             enabled: hold_departed_guests,
@@ -56,7 +62,8 @@ impl Node {
         };
         let start = || -> Result<_, (Status, String)> {
             let listen = listen.as_deref().map(resolve).transpose()?;
-            dwcp::Node::start(NodeOptions { name, listen, state_dir, held })
+            let security = security(identity_dir, allowed_peers, plain)?;
+            dwcp::Node::start(NodeOptions { name, listen, state_dir, held, security })
                 .map_err(|failure| (failure.status(), failure.to_string()))
         };
         let inner =
@@ -331,6 +338,22 @@ fn event_to_python<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, P
     dict.set_item("component", convert::to_python(py, &event.kind.component())?)?;
     dict.set_item("level", convert::to_python(py, &event.kind.level())?)?;
     Ok(dict)
+}
+
+fn security(
+    identity_dir: Option<PathBuf>,
+    allowed_peers: Vec<String>,
+    plain: bool,
+) -> Result<SecurityOptions, (Status, String)> {
+    match identity_dir {
+        Some(_) if plain => {
+            let text = "identity_dir and plain exclude each other".to_owned();
+            Err((Status::InvalidArgument, text))
+        }
+        Some(identity_dir) => Ok(SecurityOptions::Tls { identity_dir, allowed_peers }),
+        None if plain => Ok(SecurityOptions::Plain),
+        None => Ok(SecurityOptions::Undecided),
+    }
 }
 
 fn resolve(listen: &str) -> Result<std::net::SocketAddr, (Status, String)> {

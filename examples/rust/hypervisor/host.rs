@@ -9,7 +9,7 @@ use crate::program::Proof;
 use crate::verify::{self, Verification};
 use dwcp::migration::{CodecPolicy, MigrationOptions, Owner, Report};
 use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,7 +83,12 @@ impl<'a> Host<'a> {
         let guest = open_guest(options, console)?;
         console.guest(&guest, options);
         let (listen, state_dir) = (options.listen, options.state_dir.clone());
-        let node = Node::start(NodeOptions { listen, state_dir, ..NodeOptions::default() });
+        let security = match options.identity.clone() {
+            Some(identity_dir) => SecurityOptions::Tls { identity_dir, allowed_peers: Vec::new() },
+            None => SecurityOptions::Plain,
+        };
+        let node =
+            Node::start(NodeOptions { listen, state_dir, security, ..NodeOptions::default() });
         let node = node.map_err(|error| format!("starting a node: {error}"))?;
         if let Some(address) = node.local_address() {
             console.say(format!("listening on {address}"));

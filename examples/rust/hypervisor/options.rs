@@ -74,6 +74,9 @@ pub struct Options {
     /// Where the node keeps ownership records; none: in memory.
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
+    /// The node's identity, made by `dwcp-v3-cli identity issue`; none: connections are plain.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub identity: Option<PathBuf>,
     /// When arrival is proved.
     #[arg(long, default_value = "snapshot")]
     pub verify: Verify,

@@ -21,7 +21,8 @@ pub async fn run(options: ChaosTest, output: &Output) -> Result<u8, CliError> {
     };
     if !output.json() {
         output.line(&format!(
-            "two nodes in networks of their own, {} for each of {} scenarios, seed {seed}",
+            "two nodes in networks of their own, over {}, {} for each of {} scenarios, seed {seed}",
+            if options.plain { "plain TCP" } else { "TLS" },
             format_duration(options.duration),
             scenarios.len(),
         ))?;
@@ -51,8 +52,8 @@ async fn run_all(
     output: &Output,
 ) -> Result<(), CliError> {
     for scenario in scenarios {
-        let guest_bytes = options.guest_memory;
-        let mut stage = Stage::new(Options { guest_bytes, seed }).await?;
+        let (guest_bytes, is_plain) = (options.guest_memory, options.plain);
+        let mut stage = Stage::new(Options { guest_bytes, is_plain, seed }).await?;
         let mut tally = Tally::default();
         run_scenario(&mut stage, *scenario, options.duration, options.spoil, &mut tally).await;
         drop(stage);

@@ -8,6 +8,7 @@ mod encoding_test;
 mod events;
 pub mod generate;
 mod guests;
+mod identity;
 mod integrity;
 mod logs;
 mod memory;
@@ -60,6 +61,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
+        Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,

@@ -5,6 +5,7 @@ use crate::cli::error::{CliError, FAILED, INTERRUPTED};
 use crate::cli::output::{Output, bytes};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::{OwnProgram, Setup, TrialChild, Usage};
+use crate::cli::trial::fleet::Fleet;
 use crate::cli::trial::interrupts::Interrupts;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::quantiles::Quantiles;
@@ -12,6 +13,7 @@ use crate::cli::trial::scratch::Scratch;
 use crate::cli::trial::verdict::{self, Series, Verdict, all_held};
 use crate::config::units::format_duration;
 use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -44,16 +46,21 @@ pub async fn run(options: SoakTest, output: &Output) -> Result<u8, CliError> {
 
 async fn start(options: &SoakTest, scratch: &Scratch) -> Result<Pair, TrialError> {
     let program = OwnProgram::find()?;
-    let setup = |name: &str| Setup {
-        name: name.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        directory: scratch.path().join(name),
-        guest_bytes: options.guest_memory,
-        writes_per_s: options.writes_per_s,
+    let fleet = Fleet::found(scratch.path(), options.plain)?;
+    let setup = |name: &str| -> Result<Setup, TrialError> {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Ok(Setup {
+            name: name.to_owned(),
+            listen,
+            directory: scratch.path().join(name),
+            identity_dir: fleet.issue(name, listen.ip())?,
+            guest_bytes: options.guest_memory,
+            writes_per_s: options.writes_per_s,
+        })
     };
     let command = || program.complete(Command::new(OwnProgram::PATH));
-    let left = TrialChild::start(command(), &setup("left")).await?;
-    let right = TrialChild::start(command(), &setup("right")).await?;
+    let left = TrialChild::start(command(), &setup("left")?).await?;
+    let right = TrialChild::start(command(), &setup("right")?).await?;
     Pair::boot([left, right]).await
 }
 
@@ -65,10 +72,11 @@ fn announce(options: &SoakTest, pair: &Pair, output: &Output) -> Result<(), CliE
         true => "the kernel",
         false => "the guest itself, as this kernel cannot",
     };
+    let over = if pair.nodes[0].is_secured { "TLS" } else { "plain TCP" };
     let processes = pair.nodes.each_ref().map(|node| format!("{} {}", node.name(), node.pid()));
     output.line(&format!(
-        "a guest of {} that writes {} pages/s, noted by {tracked}, moves between nodes in processes \
-         {} for {}",
+        "a guest of {} that writes {} pages/s, noted by {tracked}, moves over {over} between nodes \
+         in processes {} for {}",
         bytes(options.guest_memory),
         options.writes_per_s,
         processes.join(" and "),

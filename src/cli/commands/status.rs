@@ -3,7 +3,9 @@
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
+use humantime::format_rfc3339_seconds;
 use serde_json::Value;
+use std::time::{Duration, UNIX_EPOCH};
 
 pub async fn run(verbose: bool, client: &Client, output: &Output) -> Result<(), CliError> {
     let status = client.get("/v3/status").await?;
@@ -19,6 +21,12 @@ pub async fn run(verbose: bool, client: &Client, output: &Output) -> Result<(), 
         node["uptime_ms"].as_f64().unwrap_or(0.0) / 1e3
     ))?;
     output.line(&format!("accepts migrations at: {}", text(&node["listen"])))?;
+    let security = &node["security"];
+    let until = security["certificate"]["not_after_s"].as_u64().map_or(String::new(), |until_s| {
+        let until = UNIX_EPOCH + Duration::from_secs(until_s);
+        format!(", certificate valid until {}", format_rfc3339_seconds(until))
+    });
+    output.line(&format!("connections: {}{until}", text(&security["transport"])))?;
     output.line(&format!("guests: {}", status["guests"]))?;
     let migrations = &status["migrations"];
     output.line(&format!(

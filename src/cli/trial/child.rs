@@ -4,7 +4,7 @@ use super::TrialError;
 use super::node::GUEST;
 use crate::cli::client::Client;
 use serde_json::{Value, json};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -24,6 +24,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// A directory of its own.
     pub directory: PathBuf,
+    /// Its identity; without one, connections are plain.
+    pub identity_dir: Option<PathBuf>,
     /// Memory of its guest.
     pub guest_bytes: u64,
     /// Pages that its guest writes.
@@ -41,6 +43,8 @@ pub struct TrialChild {
     pub address: String,
     /// Whether its kernel notes what its guest writes.
     pub is_tracked_by_kernel: bool,
+    /// Whether its connections are over TLS.
+    pub is_secured: bool,
     /// Where it keeps its records.
     pub state_dir: PathBuf,
 }
@@ -77,6 +81,12 @@ impl TrialChild {
             .arg(setup.directory.join("state"))
             .args(["--guest-bytes", &setup.guest_bytes.to_string()])
             .args(["--writes-per-s", &setup.writes_per_s.to_string()])
+            .args(
+                setup
+                    .identity_dir
+                    .iter()
+                    .flat_map(|dir| [OsStr::new("--identity-dir"), dir.as_ref()]),
+            )
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             // Ctrl-C is for the trial, which ends its nodes in its own time.
@@ -94,11 +104,13 @@ impl TrialChild {
             client,
             address: String::new(),
             is_tracked_by_kernel: false,
+            is_secured: false,
             state_dir: setup.directory.join("state"),
         };
         let hello = child.answer("its start").await?;
         child.address = hello["listen"].as_str().unwrap_or_default().to_owned();
         child.is_tracked_by_kernel = hello["is_tracked_by_kernel"] == true;
+        child.is_secured = hello["is_secured"] == true;
         Ok(child)
     }
 

@@ -3,6 +3,7 @@
 
 pub mod chaos;
 pub mod child;
+pub mod fleet;
 mod guest;
 pub mod interrupts;
 pub mod node;
@@ -12,6 +13,7 @@ pub mod scratch;
 pub mod verdict;
 
 use crate::cli::error::CliError;
+use crate::runtime::security::IdentityError;
 use std::io;
 
 /// A trial could not go on. That is no verdict about the library, unless the trial says so.
@@ -23,6 +25,9 @@ pub enum TrialError {
     /// A directory for the nodes.
     #[error("cannot make a directory for the nodes: {0}")]
     Scratch(io::Error),
+    /// Certificates for the nodes.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A node.
     #[error("cannot start node {name}: {source}")]
     Start {

@@ -10,7 +10,7 @@ use crate::cli::error::{CliError, FAILED};
 use crate::migration::Ending;
 use crate::runtime::control::{ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
-use crate::{Node, NodeOptions};
+use crate::{Node, NodeOptions, SecurityOptions};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -71,6 +71,10 @@ fn serve(options: &TrialNode) -> Result<(), NodeFailure> {
         listen: Some(options.listen),
         state_dir: Some(options.state_dir.clone()),
         held: HeldOptions { enabled: false, ..HeldOptions::default() },
+        security: match options.identity_dir.clone() {
+            Some(identity_dir) => SecurityOptions::Tls { identity_dir, allowed_peers: vec![] },
+            None => SecurityOptions::Plain,
+        },
     })?;
     let control = ControlOptions {
         log_dirs: vec![options.state_dir.join("log")],
@@ -86,6 +90,7 @@ fn serve(options: &TrialNode) -> Result<(), NodeFailure> {
         json!({
             "listen": served.node.local_address().map(|address| address.to_string()),
             "is_tracked_by_kernel": served.guest.is_tracked_by_kernel(),
+            "is_secured": served.node.certificate().is_some(),
         })
     )?;
     for line in BufReader::new(orders).lines() {

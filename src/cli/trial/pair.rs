@@ -155,6 +155,19 @@ impl Pair {
         self.wait_for_progress(id, is_so_far, patience).await
     }
 
+    /// Waits until source and destination have agreed on the migration, or all is over.
+    ///
+    /// # Errors
+    /// There is no progress, or the node is gone.
+    pub async fn wait_for_connection(
+        &self,
+        id: &str,
+        patience: Duration,
+    ) -> Result<(), TrialError> {
+        let is_there = |progress: &Value| progress["phase"] != Phase::Connect.name();
+        self.wait_for_progress(id, is_there, patience).await
+    }
+
     /// Waits until the source is about to give the guest away, or all is over.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub(super) fn document(context: &Context) -> Value {
         "node": {
             "name": node.name(),
             "listen": node.local_address().map(|address| address.to_string()),
+            "security": security(node),
             "process": std::process::id(),
             "uptime_ms": context.started.elapsed().as_secs_f64() * 1e3,
         },
@@ -30,6 +31,14 @@ pub(super) fn document(context: &Context) -> Value {
 /// What a component is for, if it is known and not built yet.
 pub(super) fn not_built(name: &str) -> Option<&'static str> {
     NOT_BUILT.iter().find(|(known, _)| *known == name).map(|(_, title)| *title)
+}
+
+fn security(node: &Node) -> Value {
+    match node.certificate() {
+        Some(certificate) => json!({ "transport": "tls", "certificate": certificate }),
+        None if node.is_plain() => json!({ "transport": "plain" }),
+        None => json!({ "transport": "undecided" }),
+    }
 }
 
 fn components(node: &Node, migrations: &[Migration]) -> Vec<Value> {

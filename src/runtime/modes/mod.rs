@@ -20,6 +20,7 @@ use crate::runtime::clock::now;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::path_reader::PathReader;
+use crate::runtime::security::Security;
 use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
@@ -52,6 +53,8 @@ pub struct TransportOptions {
 /// The modes of a node's peers.
 pub struct Modes {
     journal: Arc<Journal>,
+    /// For tests of paths.
+    security: Arc<Security>,
     state: Mutex<State>,
 }
 
@@ -93,7 +96,7 @@ struct DueProbe {
 
 impl Modes {
     /// No peers yet.
-    pub fn new(journal: Arc<Journal>) -> Arc<Self> {
+    pub fn new(journal: Arc<Journal>, security: Arc<Security>) -> Arc<Self> {
         let options = TransportOptions::default();
         let state = State {
             table: ModeTable::new(options.policy),
@@ -107,7 +110,12 @@ impl Modes {
             stopped: false,
             has_complained: false,
         };
-        Arc::new(Self { journal, state: Mutex::new(state) })
+        Arc::new(Self { journal, security, state: Mutex::new(state) })
+    }
+
+    /// How connections to peers are secured.
+    pub fn security(&self) -> &Arc<Security> {
+        &self.security
     }
 
     /// Replaces what holds for all peers.
@@ -374,11 +382,16 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::security::SecurityOptions;
     use crate::runtime::sys::socket::congestion_control;
     use crate::transport::mode::Congestion;
     use std::net::TcpListener;
 
     const PEER: &str = "127.0.0.1:1";
+
+    fn modes() -> Arc<Modes> {
+        Modes::new(Arc::default(), Security::open(SecurityOptions::Plain).unwrap())
+    }
 
     fn pair() -> (Arc<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -394,7 +407,7 @@ mod tests {
 
     #[test]
     fn open_streams_follow_their_peers_mode() {
-        let modes = Modes::new(Arc::default());
+        let modes = modes();
         let effects = ModeEffects { congestion: Congestion::Reno, ..ModeEffects::default() };
         modes.set_options(TransportOptions { effects, ..TransportOptions::default() });
         let (near, _far) = pair();
@@ -410,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_in_use_as_long_as_its_streams_are_open() {
-        let modes = Modes::new(Arc::default());
+        let modes = modes();
         assert!(lock(&modes.state).thread.is_none(), "without peers there is no thread");
         let (near, _far) = pair();
         modes.watch(PEER, &near);
@@ -424,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_refuses_is_said_to_and_forgotten_whole() {
-        let modes = Modes::new(Arc::default());
+        let modes = modes();
         modes.add(PEER).unwrap();
         until(|| modes.views()[0].2.as_ref().is_some_and(|why| why.contains("refused")));
         modes.remove(PEER);

@@ -6,6 +6,7 @@
 use super::Modes;
 use super::probe::random_number;
 use crate::base::limits::MAX_FILLER_BYTES;
+use crate::runtime::channel::Channel;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::dial;
@@ -14,7 +15,6 @@ use crate::runtime::tuning;
 use crate::transport::Mode;
 use crate::wire::{Frame, FrameKind};
 use serde::Serialize;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -76,21 +76,22 @@ pub fn run(
     let streams = effects.streams(mode, wanted_streams);
     let mut connections = Vec::new();
     for _ in 0..streams {
-        let socket = Arc::new(dial::connect(peer)?);
+        let socket = Arc::new(dial::connect(peer, modes.security())?);
         tuning::tune_sender(&socket, STALL_TIMEOUT)?;
-        socket.set_read_timeout(Some(STALL_TIMEOUT))?;
         // Read back below; what the kernel does not have is told there by its absence.
         let _ = tuning::choose_congestion_control(&socket, mode, &effects);
-        modes.watch(peer, &socket);
-        connections.push(socket);
+        let channel = modes.security().dial(socket, peer, STALL_TIMEOUT)?;
+        channel.socket().set_read_timeout(Some(STALL_TIMEOUT))?;
+        modes.watch(peer, channel.socket());
+        connections.push(channel);
     }
     let began = now();
     let until = began + duration;
-    let carry = |socket: Arc<TcpStream>| {
-        spawn_named("dwcp-test", move || carry_filler(&socket, || now() < until))
+    let carry = |channel: Channel| {
+        spawn_named("dwcp-test", move || carry_filler(channel, || now() < until))
     };
     let threads: Vec<JoinHandle<_>> =
-        connections.iter().cloned().map(carry).collect::<Result<_, _>>()?;
+        connections.into_iter().map(carry).collect::<Result<_, _>>()?;
     let mut carried = Vec::new();
     for thread in threads {
         let ended = thread.join();
@@ -101,12 +102,10 @@ pub fn run(
 }
 
 /// Sends filler as long as it may go on, then waits until the peer has read all of it.
-fn carry_filler(
-    socket: &Arc<TcpStream>,
-    go_on: impl Fn() -> bool,
-) -> Result<Carried, ConnectionError> {
-    let mut writer = FrameWriter::new(socket.clone());
-    let mut reader = FrameReader::new(socket.clone());
+fn carry_filler(channel: Channel, go_on: impl Fn() -> bool) -> Result<Carried, ConnectionError> {
+    let socket = channel.socket().clone();
+    let mut writer = FrameWriter::new(channel.writer);
+    let mut reader = FrameReader::new(channel.reader);
     let probe = || Frame { kind: FrameKind::Probe, payload: random_number().to_le_bytes().into() };
     writer.open(&probe())?;
     reader.preface()?;
@@ -124,8 +123,8 @@ fn carry_filler(
         return Err(ConnectionError::Closed);
     }
     let failed = |error: socket::SocketError| ConnectionError::Io(error.source);
-    let info = socket::tcp_info(socket).map_err(failed)?;
-    let congestion = socket::congestion_control(socket).map_err(failed)?;
+    let info = socket::tcp_info(&socket).map_err(failed)?;
+    let congestion = socket::congestion_control(&socket).map_err(failed)?;
     Ok(Carried { bytes, info, congestion })
 }
 

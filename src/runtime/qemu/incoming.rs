@@ -25,7 +25,7 @@ use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::held::{HeldSet, HeldStore, HeldWriter};
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{Refusal, check_join, no_room};
+use crate::runtime::listener::{JoinKey, Refusal, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
 use crate::runtime::qemu::door::QemuDoor;
@@ -55,7 +55,7 @@ const PAGE_BYTES: u32 = crate::qemu::PAGE_BYTES as u32;
 /// An arriving guest, shared by its threads and its handles.
 pub struct QemuIncoming {
     setup: RelaySetup,
-    token: [u8; 16],
+    join_key: JoinKey,
     /// What this side can do, and how many pages both remember.
     features: Features,
     /// While the stream flows.
@@ -81,7 +81,7 @@ impl QemuIncoming {
     /// A migration that has not started.
     pub fn new(
         setup: RelaySetup,
-        (token, features): ([u8; 16], Features),
+        (join_key, features): (JoinKey, Features),
         (guest, patience): (Arc<QemuGuest>, Patience),
         store: Arc<HeldStore>,
         journal: Arc<Journal>,
@@ -95,7 +95,7 @@ impl QemuIncoming {
         let held = Mutex::new((announced, store.begin(name, ram_bytes)));
         Arc::new(Self {
             setup,
-            token,
+            join_key,
             features,
             unpacker: Mutex::new(None),
             store,
@@ -443,8 +443,8 @@ impl Handle for QemuIncoming {
 }
 
 impl Arrival for QemuIncoming {
-    fn token(&self) -> [u8; 16] {
-        self.token
+    fn join_key(&self) -> &JoinKey {
+        &self.join_key
     }
 
     fn features(&self) -> Features {

@@ -9,10 +9,11 @@ use crate::pair::Job;
 use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
 use dwcp::migration::{MigrationOptions, Report};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use serde_json::json;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub struct SourceArguments {
     /// Where the destination listens.
     #[arg(long)]
     to: SocketAddr,
+    /// Connections are over TLS with this identity.
+    #[arg(long)]
+    identity: Option<PathBuf>,
 }
 
 /// What the destination is to do.
@@ -36,6 +40,9 @@ pub struct DestinationArguments {
     /// Where to listen.
     #[arg(long)]
     listen: SocketAddr,
+    /// Connections are over TLS with this identity.
+    #[arg(long)]
+    identity: Option<PathBuf>,
 }
 
 /// Runs the source.
@@ -45,7 +52,10 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     let memory = guest::untouched(job.guest_bytes)?;
     guest::fill_incompressible(&memory, job.filled_bytes, GUEST_SEED)?;
     let overhead = Overhead::begin()?;
-    let node = Node::start(NodeOptions { name: "bench-source".into(), ..NodeOptions::default() })?;
+    let node = Node::start(NodeOptions {
+        security: security(arguments.identity.as_ref()),
+        ..NodeOptions::default()
+    })?;
     node.add_source(GUEST, Arc::new(guest::running_guest(memory, job.dirty_bytes_per_s)))?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
@@ -68,8 +78,8 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
     let memory = guest::prefaulted(arguments.guest_bytes)?;
     let overhead = Overhead::begin()?;
     let options = NodeOptions {
-        name: "bench-destination".into(),
         listen: Some(arguments.listen),
+        security: security(arguments.identity.as_ref()),
         ..NodeOptions::default()
     };
     let node = Node::start(options)?;
@@ -81,6 +91,13 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
     tell(migration.wait(Some(LONGEST)), &overhead)?;
     node.stop();
     Ok(())
+}
+
+fn security(identity: Option<&PathBuf>) -> SecurityOptions {
+    match identity.cloned() {
+        Some(identity_dir) => SecurityOptions::Tls { identity_dir, allowed_peers: Vec::new() },
+        None => SecurityOptions::Plain,
+    }
 }
 
 /// Tells the parent how it ended.

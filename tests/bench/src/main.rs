@@ -34,7 +34,7 @@ struct Arguments {
 #[derive(clap::Args)]
 pub struct Plan {
     /// Suites to run.
-    #[arg(long, value_delimiter = ',', default_value = "net,wan,memory,modes,downtime,abi")]
+    #[arg(long, value_delimiter = ',', default_value = "net,wan,tls,memory,modes,downtime,abi")]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.
     #[arg(long, default_value_t = 5)]

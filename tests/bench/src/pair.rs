@@ -5,6 +5,7 @@ use dwcp_netlab::{Host, Running};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
 /// What both sides said in the end.
@@ -65,17 +66,33 @@ impl Outcome {
     }
 }
 
-/// Migrates a guest from `from` to `to`, where it is expected on `address`.
+/// Migrates a guest from `from` to `to`, where it is expected on `address`, over plain connections.
 pub fn migrate(from: &Host, to: &Host, address: IpAddr, job: Job) -> Result<Outcome, Failure> {
+    migrate_as(from, to, address, job, None)
+}
+
+/// As [`migrate`]; with an identity, which serves both sides, over TLS.
+pub fn migrate_as(
+    from: &Host,
+    to: &Host,
+    address: IpAddr,
+    job: Job,
+    identity: Option<&Path>,
+) -> Result<Outcome, Failure> {
+    let secured = |command: &mut Command| {
+        identity.map(|identity| command.arg("--identity").arg(identity));
+    };
     let guest_bytes = job.guest_bytes.to_string();
     let listen = SocketAddr::new(address, 0).to_string();
     let mut command = to.command(std::env::current_exe()?);
     command.args(["destination", "--guest-bytes", &guest_bytes, "--listen", &listen]);
+    secured(&mut command);
     let mut destination = Side::start(to, command)?;
     let listening = destination.line()?;
     let to_address = listening["listen"].as_str().ok_or("no address from the destination")?;
     let mut command = from.command(std::env::current_exe()?);
     command.args(["source", "--to", to_address]).args(job.arguments());
+    secured(&mut command);
     let mut source = Side::start(from, command)?;
     source.line()?;
     source.go()?;

@@ -10,7 +10,7 @@ use crate::Failure;
 use crate::child::{say, status_bytes};
 use crate::pair::Side;
 use dwcp::migration::{CodecPolicy, MigrationOptions, Report};
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use dwcp_netlab::Host;
 use dwcp_qemulab::Vm;
 use serde_json::{Value, json};
@@ -69,6 +69,7 @@ pub fn host(arguments: &HostArguments) -> Result<(), Failure> {
         name: "relay-host".into(),
         listen: Some(arguments.listen),
         state_dir: Some(arguments.state_dir.clone()),
+        security: SecurityOptions::Plain,
         ..NodeOptions::default()
     };
     let node = Node::start(options)?;
@@ -168,7 +169,13 @@ pub fn destination(arguments: &DestinationArguments) -> Result<(), Failure> {
 /// A node as a daemon runs it, with a place for its records and for what it holds.
 fn options(name: &str, listen: Option<SocketAddr>, state_dir: &Path) -> NodeOptions {
     let state_dir = Some(state_dir.to_path_buf());
-    NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() }
+    NodeOptions {
+        name: name.into(),
+        listen,
+        state_dir,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    }
 }
 
 /// A directory of a node that this process removes.

@@ -6,7 +6,7 @@ use dwcp::runtime::modes::PeerMode;
 use dwcp::transport::Mode;
 use dwcp::transport::mode::transition::{Cause, Figure};
 use dwcp::transport::mode::{ModePolicy, Transition};
-use dwcp::{Node, NodeOptions};
+use dwcp::{Node, NodeOptions, SecurityOptions};
 use dwcp_netlab::{Host, Lab, LinkConfig};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -100,7 +100,12 @@ fn a_peer_that_is_cut_off_keeps_its_mode_and_says_why_nothing_comes() -> Outcome
 /// A node on each host; the second one listens.
 fn nodes(lab: &Lab) -> Result<(Node, Node), Box<dyn std::error::Error>> {
     let start = |host: &Host, name: &str, listen| {
-        let options = NodeOptions { name: name.to_owned(), listen, ..NodeOptions::default() };
+        let options = NodeOptions {
+            name: name.to_owned(),
+            listen,
+            security: SecurityOptions::Plain,
+            ..NodeOptions::default()
+        };
         host.enter(|| Node::start(options))
     };
     let address = SocketAddr::from((lab.b().ipv4(), 0));

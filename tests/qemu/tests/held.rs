@@ -2,7 +2,7 @@
 
 use dwcp::migration::{MigrationOptions, Owner, Report};
 use dwcp::observe::EventKind;
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,13 @@ const WAIT: Duration = Duration::from_secs(90);
 
 fn node(name: &str, state_dir: Option<PathBuf>) -> Made<Node> {
     let listen = Some("127.0.0.1:0".parse()?);
-    Ok(Node::start(NodeOptions { name: name.into(), listen, state_dir, ..NodeOptions::default() })?)
+    Ok(Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        state_dir,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })?)
 }
 
 fn migrate(from: &Node, to: &Node, guest: &str) -> Made<Report> {

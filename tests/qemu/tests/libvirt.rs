@@ -2,7 +2,7 @@
 //! docs/qemu.md has it. Skipped where libvirt is not installed.
 
 use dwcp::migration::{MigrationOptions, Owner};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, SerialLog, VmConfig, kernel_command_line};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -169,7 +169,12 @@ fn lacks() -> Option<&'static str> {
 
 fn node(name: &str) -> Result<Node, Box<dyn std::error::Error>> {
     let listen = Some("127.0.0.1:0".parse()?);
-    Ok(Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() })?)
+    Ok(Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })?)
 }
 
 /// Stopped before it moves, as in the other tests: libvirt gives guests whole megabytes of memory, of

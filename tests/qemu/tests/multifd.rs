@@ -1,7 +1,7 @@
 //! Unmodified QEMUs that hand their pages on over multifd channels, beside the main stream.
 
 use dwcp::migration::{MigrationOptions, Owner};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::time::Duration;
 
@@ -12,7 +12,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 fn node(name: &str) -> Result<Node, Box<dyn std::error::Error>> {
     let listen = Some("127.0.0.1:0".parse()?);
-    Ok(Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() })?)
+    Ok(Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })?)
 }
 
 /// A guest goes from one QEMU to the other over so many channels; both had other settings before.

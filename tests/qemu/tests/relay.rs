@@ -2,7 +2,7 @@
 
 use dwcp::encoding::CodecChoice;
 use dwcp::migration::{CodecPolicy, MigrationOptions, Owner, Report};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::time::Duration;
 
@@ -14,7 +14,12 @@ const MOVE: Duration = Duration::from_secs(90);
 
 fn node(name: &str) -> Result<Node, Box<dyn std::error::Error>> {
     let listen = Some("127.0.0.1:0".parse()?);
-    Ok(Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() })?)
+    Ok(Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })?)
 }
 
 fn migrate(from: &Node, to: &Node, guest: &str) -> Result<Report, Box<dyn std::error::Error>> {

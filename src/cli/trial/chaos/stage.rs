@@ -2,10 +2,11 @@
 
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::{OwnProgram, Setup, TrialChild};
+use crate::cli::trial::fleet::Fleet;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::scratch::Scratch;
 use dwcp_netlab::shaper::SplitMix;
-use dwcp_netlab::{Direction, Lab, LinkConfig};
+use dwcp_netlab::{Direction, Host, Lab, LinkConfig};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub struct Options {
     /// Memory of the guest.
     pub guest_bytes: u64,
+    /// Without TLS.
+    pub is_plain: bool,
     /// Decides when and where faults strike.
     pub seed: u64,
 }
@@ -24,9 +27,9 @@ pub struct Stage {
     pub pair: Pair,
     pub lab: Lab,
     pub random: SplitMix,
-    scratch: Scratch,
+    _scratch: Scratch,
     program: OwnProgram,
-    options: Options,
+    setups: [Setup; 2],
 }
 
 impl Stage {
@@ -38,12 +41,23 @@ impl Stage {
         let (program, scratch) = (OwnProgram::find()?, Scratch::new()?);
         let link = LinkConfig::default().rate(LINK_BITS_PER_S).rtt(LINK_RTT);
         let lab = Lab::emulated_with_seed(link, options.seed)?;
-        let [left, right] = [0, 1].map(|at| setup(at, &lab, &scratch, options));
-        let left = start(&program, &lab, 0, &left).await?;
-        let right = start(&program, &lab, 1, &right).await?;
+        let fleet = Fleet::found(scratch.path(), options.is_plain)?;
+        let setup = |name: &str, host: &Host| -> Result<Setup, TrialError> {
+            Ok(Setup {
+                name: name.to_owned(),
+                listen: SocketAddr::from((host.ipv4(), PORT)),
+                directory: scratch.path().join(name),
+                identity_dir: fleet.issue(name, host.ipv4().into())?,
+                guest_bytes: options.guest_bytes,
+                writes_per_s: WRITES_PER_S,
+            })
+        };
+        let setups = [setup("left", lab.a())?, setup("right", lab.b())?];
+        let left = start(&program, lab.a(), &setups[0]).await?;
+        let right = start(&program, lab.b(), &setups[1]).await?;
         let pair = Pair::boot([left, right]).await?;
         let random = SplitMix(options.seed);
-        Ok(Self { pair, lab, random, scratch, program, options })
+        Ok(Self { pair, lab, random, _scratch: scratch, program, setups })
     }
 
     /// Starts a node that was killed anew, over the records that it left.
@@ -52,8 +66,8 @@ impl Stage {
     /// It does not start.
     pub async fn restart(&mut self, at: usize) -> Result<(), TrialError> {
         self.pair.nodes[at].kill();
-        let setup = setup(at, &self.lab, &self.scratch, self.options);
-        self.pair.nodes[at] = start(&self.program, &self.lab, at, &setup).await?;
+        let host = if at == 0 { self.lab.a() } else { self.lab.b() };
+        self.pair.nodes[at] = start(&self.program, host, &self.setups[at]).await?;
         Ok(())
     }
 
@@ -93,24 +107,7 @@ impl Stage {
     }
 }
 
-fn setup(at: usize, lab: &Lab, scratch: &Scratch, options: Options) -> Setup {
-    let (host, name) = if at == 0 { (lab.a(), "left") } else { (lab.b(), "right") };
-    Setup {
-        name: name.to_owned(),
-        listen: SocketAddr::from((host.ipv4(), PORT)),
-        directory: scratch.path().join(name),
-        guest_bytes: options.guest_bytes,
-        writes_per_s: WRITES_PER_S,
-    }
-}
-
-async fn start(
-    program: &OwnProgram,
-    lab: &Lab,
-    at: usize,
-    setup: &Setup,
-) -> Result<TrialChild, TrialError> {
-    let host = if at == 0 { lab.a() } else { lab.b() };
+async fn start(program: &OwnProgram, host: &Host, setup: &Setup) -> Result<TrialChild, TrialError> {
     TrialChild::start(program.complete(host.command(OwnProgram::PATH)), setup).await
 }
 

@@ -2,7 +2,7 @@
 //! node for each.
 
 use dwcp::migration::{MigrationOptions, Owner, Report};
-use dwcp::{Migration, Node, NodeOptions, Status};
+use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,7 +30,13 @@ pub fn node(name: &str) -> Node {
 
 pub fn node_at(name: &str, address: SocketAddr) -> Node {
     let listen = Some(address);
-    Node::start(NodeOptions { name: name.into(), listen, ..NodeOptions::default() }).unwrap()
+    Node::start(NodeOptions {
+        name: name.into(),
+        listen,
+        security: SecurityOptions::Plain,
+        ..NodeOptions::default()
+    })
+    .unwrap()
 }
 
 pub fn address(node: &Node) -> String {
