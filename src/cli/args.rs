@@ -247,7 +247,7 @@ pub enum Operations {
     /// answers, this command does. The exit code is 1 if anything has failed; warnings alone leave
     /// it 0.
     ResourceCheck {
-        /// Which: all, or some of amst, rdma, hde, native, qemu, storage, host
+        /// Which: all, or some of amst, rdma, hde, native, qemu, security, storage, host
         #[arg(long, value_name = "all|NAME,...", value_delimiter = ',', default_value = "all")]
         components: Vec<String>,
     },

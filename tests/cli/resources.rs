@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-const COMPONENTS: [&str; 7] = ["amst", "rdma", "hde", "native", "qemu", "storage", "host"];
+const COMPONENTS: [&str; 8] =
+    ["amst", "rdma", "hde", "native", "qemu", "security", "storage", "host"];
 
 #[test]
 fn the_node_answers_for_its_own_process() {
@@ -29,6 +30,7 @@ fn the_node_answers_for_its_own_process() {
         check.expect(what)["found"].as_str().unwrap().to_owned()
     };
     assert!(found("memory").contains("migrating all 1 guests"), "{answer}");
+    assert_eq!(found("connections"), "plain TCP");
     assert!(found("cost of zstd").contains("packs guest vm"), "the guest's own memory is packed");
     let text = stdout(&pair.run(&["resource-check"]));
     for what in ["node here, process", "BBR congestion control", "not built yet", " failed\n"] {

@@ -2,6 +2,7 @@
 
 use crate::cli::args::DEFAULT_CONFIG;
 use crate::cli::client::Client;
+use crate::cli::daemon::security_options;
 use crate::cli::error::{CliError, FAILED};
 use crate::cli::output::{Output, text};
 use crate::config::{Config, ConfigStore};
@@ -63,7 +64,8 @@ fn without_node(list: &str) -> Result<Value, CliError> {
         }
         false => Config::default(),
     };
-    let checks = check(&components, &Settings::of_config(config));
+    let security = security_options(&config);
+    let checks = check(&components, &Settings::of_config(config, security));
     let checks = serde_json::to_value(checks);
     let checks = checks.map_err(|error| CliError::Answer(error.to_string()))?;
     Ok(json!({ "node": null, "process": null, "checks": checks, "not_built": missing }))

@@ -11,11 +11,13 @@ mod native;
 mod proc_files;
 mod qemu;
 mod rdma;
+mod security;
 mod storage;
 
 use crate::Node;
 use crate::config::{Config, Id};
 use crate::runtime::compression::Sample;
+use crate::runtime::security::SecurityOptions;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -33,6 +35,8 @@ pub enum Component {
     Native,
     /// Guests of unmodified QEMUs.
     Qemu,
+    /// Identities of nodes.
+    Security,
     /// Records, held pages, log.
     Storage,
     /// What all of them stand on.
@@ -82,6 +86,8 @@ pub struct KnownPath {
 pub struct Settings {
     /// The configuration.
     pub config: Config,
+    /// How connections are secured.
+    pub security: SecurityOptions,
     /// Where ownership records are kept.
     pub state_dir: Option<PathBuf>,
     /// Memory of the guests that are registered.
@@ -98,12 +104,13 @@ pub struct Settings {
 
 impl Component {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Component; 7] = [
+    pub const ALL: [Component; 8] = [
         Component::Amst,
         Component::Rdma,
         Component::Hde,
         Component::Native,
         Component::Qemu,
+        Component::Security,
         Component::Storage,
         Component::Host,
     ];
@@ -116,6 +123,7 @@ impl Component {
             Component::Hde => "hde",
             Component::Native => "native",
             Component::Qemu => "qemu",
+            Component::Security => "security",
             Component::Storage => "storage",
             Component::Host => "host",
         }
@@ -129,9 +137,9 @@ impl Component {
 
 impl Settings {
     /// As a daemon would have them that was started with this configuration.
-    pub fn of_config(config: Config) -> Self {
+    pub fn of_config(config: Config, security: SecurityOptions) -> Self {
         let state_dir = config.path(Id::NodeStateDir);
-        Self { config, state_dir, ..Self::default() }
+        Self { config, security, state_dir, ..Self::default() }
     }
 
     /// As a node has them. Looks at the memory of one of its guests, without stopping it.
@@ -148,6 +156,7 @@ impl Settings {
         });
         Self {
             config,
+            security: node.security().clone(),
             state_dir: node.state_dir().map(PathBuf::from),
             guest_bytes: guests.iter().map(|guest| guest.ram_bytes).collect(),
             attached: node.vms().into_iter().map(|vm| (vm.name, vm.qemu_version)).collect(),
@@ -180,6 +189,7 @@ pub fn check(components: &[Component], settings: &Settings) -> Vec<Check> {
         Component::Hde => hde::check(settings),
         Component::Native => native::check(),
         Component::Qemu => qemu::check(settings),
+        Component::Security => security::check(settings),
         Component::Storage => storage::check(settings),
         Component::Host => host::check(),
     };

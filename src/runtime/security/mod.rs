@@ -12,7 +12,7 @@ pub mod identity;
 mod reach;
 pub mod session;
 
-pub use certificate::CertificateFacts;
+pub use certificate::{CertificateFacts, EXPIRY_NOTICE_DAYS};
 pub use identity::{Identity, IdentityError};
 
 use crate::Status;
