@@ -4,9 +4,9 @@
 
 "$ROOT/scripts/bootstrap.sh" packages tools
 [ "$(id -u)" -eq 0 ] || have sudo || die "network namespaces need root or sudo"
-need_file tests/net/Cargo.toml
+need_file netlab/Cargo.toml
 cargo build --locked
 runner=()
 [ "$(id -u)" -eq 0 ] || runner=(--config "target.'cfg(unix)'.runner = ['sudo', '-E', '-n']")
 cargo "${runner[@]}" nextest run --locked --profile ci --run-ignored all \
-    --package dwcp-netlab --package dwcp-qemulab
+    --package dwcp-netlab --package dwcp-nettests --package dwcp-qemulab

@@ -1,7 +1,11 @@
 //! The operator's commands and their options.
 
+use crate::cli::trial::chaos::Scenario;
+use crate::config::units;
 use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Migrates running virtual machines and watches the node that does it.
 #[derive(Parser, Debug)]
@@ -152,6 +156,8 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    #[command(flatten)]
+    Operations(Operations),
     /// Make and show the certificates by which nodes know each other
     ///
     /// These commands work on files and need no node.
@@ -183,6 +189,9 @@ pub enum Command {
     /// Write man pages or shell completions
     #[command(subcommand, hide = true)]
     Generate(Generate),
+    /// Be a node of a soak or chaos test
+    #[command(hide = true)]
+    TrialNode(TrialNode),
 }
 
 /// Commands about the paths to peers.
@@ -268,6 +277,173 @@ pub struct Status {
     /// Show instead in which mode each component and peer is
     #[arg(long, conflicts_with = "verbose")]
     pub check_mode: bool,
+}
+
+/// Commands that try out whether a host, and the library on it, can be relied on.
+#[derive(Subcommand, Debug)]
+pub enum Operations {
+    /// Check what this host has for each component, and say what to do where something is missing
+    ///
+    /// The node looks in its own process, at its own limits, rights and network; where no node
+    /// answers, this command does. The exit code is 1 if anything has failed; warnings alone leave
+    /// it 0.
+    ResourceCheck {
+        /// Which: all, or some of amst, rdma, hde, native, qemu, security, storage, host
+        #[arg(long, value_name = "all|NAME,...", value_delimiter = ',', default_value = "all")]
+        components: Vec<String>,
+    },
+    /// Move a guest between two nodes of this machine for a long time, and look for leaks and damage
+    ///
+    /// Starts two nodes as processes of their own, and a guest that keeps writing. After each move
+    /// every page is compared with what it must be. At the end a table judges migrations, the
+    /// guest, and growth of memory, descriptors and threads from the second third of the time to
+    /// the last; exit code 1 if anything of it fails or too little happened to judge. Ctrl-C ends
+    /// it early, with exit code 130. No daemon is needed, and none is touched.
+    SoakTest(SoakTest),
+    /// Break networks, nodes, streams and packets on purpose, and see who has the guest afterwards
+    ///
+    /// Needs root: two nodes are started in network namespaces of their own, with an emulated link
+    /// between them. During one migration after the other something is broken; after each, the
+    /// guest must run at exactly one node, with every page as it must be. The exit code is 1 if
+    /// anything of it fails, or if nothing was broken that the nodes noticed. Ctrl-C ends it early,
+    /// with exit code 130. No daemon is needed, and none is touched.
+    ChaosTest(ChaosTest),
+}
+
+/// Options of `chaos-test`.
+#[derive(Args, Debug)]
+pub struct ChaosTest {
+    /// Which [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub scenarios: Vec<Scenario>,
+    /// How long each of them; at least every variant is done once
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub duration: Duration,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = guest_memory)]
+    pub guest_memory: u64,
+    /// Decides when and where faults strike [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Without TLS, so that changed bits reach what lies above it
+    #[arg(long)]
+    pub plain: bool,
+    /// Spoil something on purpose, to see that the verdict fails
+    #[arg(long, value_name = "WHAT")]
+    pub spoil: Option<ChaosSpoil>,
+}
+
+/// What a chaos test can spoil on purpose.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChaosSpoil {
+    /// One byte of the guest after each migration
+    Page,
+    /// The guest is let run at both nodes
+    Owner,
+    /// No fault is done at all
+    Faults,
+}
+
+impl ChaosSpoil {
+    /// What a node is told to spoil, if it is one.
+    pub fn order(self) -> Option<&'static str> {
+        match self {
+            ChaosSpoil::Page => Some(Spoil::Page.name()),
+            ChaosSpoil::Owner => Some(Spoil::Owner.name()),
+            ChaosSpoil::Faults => None,
+        }
+    }
+}
+
+/// Options of `soak-test`.
+#[derive(Args, Debug)]
+pub struct SoakTest {
+    /// How long, such as 10m or 168h
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub duration: Duration,
+    /// How often a line tells how it goes
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub monitor_interval: Duration,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = guest_memory)]
+    pub guest_memory: u64,
+    /// Pages that the guest writes in a second
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub writes_per_s: u64,
+    /// Without TLS
+    #[arg(long)]
+    pub plain: bool,
+    /// Spoil something on purpose, to see that the verdict fails
+    #[arg(long, value_name = "WHAT")]
+    pub spoil: Option<Spoil>,
+}
+
+/// What a trial can spoil on purpose.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoil {
+    /// One byte of the guest after each move
+    Page,
+    /// The guest is let run at both nodes
+    Owner,
+    /// 4 MiB after each move are never given back
+    Memory,
+    /// A descriptor after each move is never closed
+    Descriptors,
+    /// A thread after each move never ends
+    Threads,
+}
+
+impl Spoil {
+    /// The name as in orders.
+    pub fn name(self) -> &'static str {
+        match self {
+            Spoil::Page => "page",
+            Spoil::Owner => "owner",
+            Spoil::Memory => "memory",
+            Spoil::Descriptors => "descriptors",
+            Spoil::Threads => "threads",
+        }
+    }
+}
+
+/// Options of a node that belongs to a trial.
+#[derive(Args, Debug)]
+pub struct TrialNode {
+    /// Its name
+    #[arg(long)]
+    pub name: String,
+    /// Where it listens
+    #[arg(long)]
+    pub listen: SocketAddr,
+    /// Its control socket
+    #[arg(long)]
+    pub control: PathBuf,
+    /// Where it keeps its records
+    #[arg(long)]
+    pub state_dir: PathBuf,
+    /// Its identity; without one, connections are plain
+    #[arg(long)]
+    pub identity_dir: Option<PathBuf>,
+    /// Memory of its guest
+    #[arg(long)]
+    pub guest_bytes: u64,
+    /// Pages that its guest writes in a second
+    #[arg(long)]
+    pub writes_per_s: u64,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        short if short < Duration::from_secs(1) => Err("it must be 1s at least".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn guest_memory(text: &str) -> Result<u64, String> {
+    match units::parse_bytes(text)? {
+        bytes @ 0x10_0000..=0x10_0000_0000 => Ok(bytes),
+        _ => Err("it must be 1MiB to 64GiB".to_owned()),
+    }
 }
 
 /// Options of `migrate`; what is not given comes from the node's configuration.
@@ -458,6 +634,8 @@ pub enum Generate {
 
 /// Where dwcpd serves its node.
 pub const DEFAULT_SOCKET: &str = "/run/dwcp/dwcp.sock";
+/// The daemon's configuration.
+pub const DEFAULT_CONFIG: &str = "/etc/dwcp/v3-config.yaml";
 /// Where dwcpd looks for its identity.
 pub const DEFAULT_IDENTITY: &str = "/etc/dwcp/identity";
 /// Where the authority of a fleet is kept.

@@ -7,7 +7,7 @@ use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
 use crate::runtime::security::identity::IDENTITY_FILE;
-use crate::runtime::security::{SecurityOptions, name_list};
+use crate::runtime::security::{EXPIRY_NOTICE_DAYS, SecurityOptions, name_list};
 use crate::{Node, NodeError, NodeOptions};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -78,7 +78,7 @@ pub fn command() -> clap::Command {
 }
 
 fn run(daemon: &Daemon) -> Result<(), DaemonError> {
-    let path = daemon.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
+    let path = daemon.config.clone().unwrap_or_else(|| PathBuf::from(super::args::DEFAULT_CONFIG));
     if daemon.config.is_some() && !path.exists() {
         return Err(DaemonError::NoConfig(path));
     }
@@ -152,7 +152,7 @@ fn announce(node: &Node, server: &ControlServer) {
 fn warn_of_expiry(node: &Node, server: &ControlServer) {
     let Some(certificate) = node.certificate() else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let left_days = (certificate.not_after_s - now.try_into().unwrap_or(i64::MAX)) / 86_400;
+    let left_days = certificate.days_left(now);
     if left_days < EXPIRY_NOTICE_DAYS {
         let text =
             format!("the node's certificate ends in {left_days} days; see `identity rotate`");
@@ -160,8 +160,6 @@ fn warn_of_expiry(node: &Node, server: &ControlServer) {
         remark(&format!("dwcpd: {text}"));
     }
 }
-
-const EXPIRY_NOTICE_DAYS: i64 = 30;
 
 fn remark(text: &str) {
     // Whoever started the daemon may have closed the pipe; that is no reason to die.
@@ -196,7 +194,8 @@ fn node_options(config: &Config) -> NodeOptions {
     }
 }
 
-fn security_options(config: &Config) -> SecurityOptions {
+/// How a daemon with this configuration secures its connections.
+pub fn security_options(config: &Config) -> SecurityOptions {
     let identity_dir = config.path(Id::SecurityIdentityDir).unwrap_or_default();
     let is_default = config.get(Id::SecurityIdentityDir).origin == Origin::Default;
     let allowed_peers = name_list(config.text(Id::SecurityAllowedPeers));
@@ -248,5 +247,3 @@ impl Signals {
         }
     }
 }
-
-const DEFAULT_CONFIG: &str = "/etc/dwcp/v3-config.yaml";

@@ -57,6 +57,9 @@ pub enum CliError {
     /// The output is closed.
     #[error("cannot print: {0}")]
     Output(io::Error),
+    /// A trial could not go on.
+    #[error(transparent)]
+    Trial(#[from] super::trial::TrialError),
     /// No runtime.
     #[error("cannot start: {0}")]
     Runtime(io::Error),
@@ -84,9 +87,10 @@ impl CliError {
             CliError::Sample(error) => error.status().name(),
             CliError::Analyze(_) => crate::Status::Corrupt.name(),
             CliError::Identity(error) => error.status().name(),
-            CliError::File { .. } | CliError::Output(_) | CliError::Runtime(_) => {
-                crate::Status::Io.name()
-            }
+            CliError::Trial(_)
+            | CliError::File { .. }
+            | CliError::Output(_)
+            | CliError::Runtime(_) => crate::Status::Io.name(),
         };
         let message = match self {
             CliError::Refused { message, .. } => message.clone(),

@@ -9,6 +9,7 @@ mod notify;
 mod output;
 mod plot;
 mod signals;
+mod trial;
 
 use args::{Command, Operator};
 use clap::Parser;
@@ -49,6 +50,9 @@ pub fn run_operator(args: Vec<OsString>) -> i32 {
 fn run(operator: Operator, output: &Output) -> Result<u8, CliError> {
     if let Command::Generate(what) = &operator.command {
         return commands::generate::run(what, output);
+    }
+    if let Command::TrialNode(options) = &operator.command {
+        return trial::node::run(options);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

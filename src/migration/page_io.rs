@@ -194,11 +194,27 @@ pub enum StoreError {
 impl ChunkReader {
     /// Takes the payload off `stream` and stores all pages of the chunk.
     ///
-    /// False: the bytes came damaged. Pages may then hold anything, and the digest is unchanged.
+    /// False: the bytes came damaged. Pages may then hold anything, and are unset in the digest: what
+    /// they held before may have been the last version already.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; pages may hold anything then, too.
     pub fn store(
+        &mut self,
+        header: &ChunkHeader,
+        stream: &mut dyn Read,
+        guest: &dyn GuestSink,
+        layout: &MemoryLayout,
+        digest: &ImageDigest,
+    ) -> Result<bool, StoreError> {
+        let stored = self.try_store(header, stream, guest, layout, digest);
+        if !matches!(stored, Ok(true)) {
+            header.extents.iter().flat_map(Extent::range).for_each(|page| digest.unset(page));
+        }
+        stored
+    }
+
+    fn try_store(
         &mut self,
         header: &ChunkHeader,
         stream: &mut dyn Read,
@@ -393,3 +409,7 @@ fn ranges<'a>(
     let pages = |extent: &Extent| -> Range<u64> { extent.range() };
     header.extents.iter().filter(of_kind).flat_map(move |extent| layout.ranges(pages(extent)))
 }
+
+#[cfg(test)]
+#[path = "page_io_tests.rs"]
+mod tests;

@@ -54,7 +54,8 @@ pub struct IncomingMigration {
     join_key: JoinKey,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSink>>>,
-    digest: Arc<ImageDigest>,
+    /// Let go likewise.
+    digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
     destination: Mutex<Destination>,
     news: Condvar,
@@ -80,7 +81,7 @@ impl IncomingMigration {
             setup,
             join_key,
             guest: Mutex::new(Some(guest)),
-            digest,
+            digest: Mutex::new(digest),
             journal,
             destination,
             news: Condvar::new(),
@@ -163,9 +164,10 @@ impl IncomingMigration {
         }
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let (missing, payload) = (lock(&self.missing).clone(), reader.payload());
+        let digest = lock(&self.digest).clone();
         let stored = match &missing {
-            Some(pages) => chunks.place(header, payload, pages.as_ref(), layout, &self.digest),
-            None => chunks.store(header, payload, guest, layout, &self.digest),
+            Some(pages) => chunks.place(header, payload, pages.as_ref(), layout, &digest),
+            None => chunks.store(header, payload, guest, layout, &digest),
         };
         let mut destination = lock(&self.destination);
         destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
@@ -265,6 +267,8 @@ impl IncomingMigration {
         lock(&self.closers).values().for_each(|close| close());
         let report = lock(&self.destination).report();
         drop((lock(&self.guest).take(), lock(&self.missing).take()));
+        *lock(&self.digest) = Arc::new(ImageDigest::new(0));
+        lock(&self.destination).forget_guest();
         if let Some(report) = report {
             keeper.close(report.owner, report.status);
             on_end(&report);
@@ -423,6 +427,9 @@ impl Handle for IncomingMigration {
     }
 
     fn footprint(&self) -> Footprint {
+        if self.outcome.get().is_some() {
+            return Footprint::default();
+        }
         // For each stream a chunk packed and as it is, and what is read ahead.
         let chunk = FEATURES.chunk_bytes as usize * 2 + READ_BUFFER_BYTES;
         Footprint {

@@ -30,6 +30,7 @@ pub mod qemu;
 pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
+pub mod resources;
 pub mod security;
 pub mod sources;
 pub mod state_file;

@@ -352,9 +352,14 @@ impl Node {
         CertificateFacts::read(&identity.certificate).ok()
     }
 
+    /// How its connections are secured.
+    pub fn security(&self) -> &SecurityOptions {
+        self.inner.security.options()
+    }
+
     /// Whether its connections are plain, because it was told so.
     pub fn is_plain(&self) -> bool {
-        *self.inner.security.options() == SecurityOptions::Plain
+        *self.security() == SecurityOptions::Plain
     }
 
     /// Reads its identity anew, for connections from now on.

@@ -41,7 +41,8 @@ pub struct Outgoing {
     setup: SourceSetup,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSource>>>,
-    digest: Arc<ImageDigest>,
+    /// Let go likewise.
+    digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
     slots: Arc<StreamSlots<Source>>,
     outcome: Outcome,
@@ -59,7 +60,7 @@ impl Outgoing {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
         let source = Source::new(setup.clone(), digest.clone(), FEATURES.chunk_bytes, now());
         let slots = StreamSlots::new(source, dialer, setup.options.streams);
-        let guest = Mutex::new(Some(guest));
+        let (guest, digest) = (Mutex::new(Some(guest)), Mutex::new(digest));
         let (outcome, encoding) = (Outcome::default(), Mutex::default());
         Arc::new(Self { setup, guest, digest, journal, slots, outcome, encoding })
     }
@@ -116,6 +117,8 @@ impl Outgoing {
         self.slots.join();
         let report = self.slots.machine().report();
         drop(lock(&self.guest).take());
+        *lock(&self.digest) = Arc::new(ImageDigest::new(0));
+        self.slots.machine().forget_guest();
         if let Some(report) = report {
             keeper.close(report.owner, report.status);
             on_end(&report);
@@ -224,11 +227,13 @@ impl Handle for Outgoing {
 
     fn footprint(&self) -> Footprint {
         let progress = self.progress();
-        let running = self.outcome.get().is_none();
+        if self.outcome.get().is_some() {
+            return Footprint::default();
+        }
         // For each stream a chunk as it is and packed, and what is read from the peer.
         let chunk = u64::from(FEATURES.chunk_bytes) * 2 + READ_BUFFER_BYTES as u64;
         Footprint {
-            stream_bytes: if running { u64::from(progress.streams) * chunk } else { 0 },
+            stream_bytes: u64::from(progress.streams) * chunk,
             page_table_bytes: page_table_bytes(self.setup.layout.page_count()),
             ..Footprint::default()
         }
@@ -256,8 +261,9 @@ impl Carrier for Outgoing {
         let codec = self.slots.machine().codec();
         let guest = self.guest_for("read_pages").ok()?;
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
+        let digest = lock(&self.digest).clone();
         let pages = (plan.id, plan.runs.as_slice());
-        let encoded = writer.encode(pages, guest, layout, codec, &self.digest, socket.sequence());
+        let encoded = writer.encode(pages, guest, layout, codec, &digest, socket.sequence());
         let mut source = self.slots.machine();
         match encoded {
             Ok(chunk) => {

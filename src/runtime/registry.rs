@@ -393,6 +393,7 @@ impl Registry {
                 tables.migrations.remove(at);
             }
         }
+        tables.join_ended();
         tables.migrations.push((migration, None));
         // Under the lock: whoever stops the node finds the thread to be joined.
         let started = start();
@@ -642,6 +643,16 @@ impl Tables {
             && earlier.progress().streams == 0
         {
             earlier.cancel();
+        }
+    }
+
+    /// Joins threads that are over: until then they keep their stacks.
+    fn join_ended(&mut self) {
+        for (_, thread) in &mut self.migrations {
+            if let Some(thread) = thread.take_if(|thread| thread.is_finished()) {
+                // That it may have panicked was told when it did.
+                let _ = thread.join();
+            }
         }
     }
 

@@ -29,6 +29,9 @@ fn help_is_as_agreed() {
         &["network-matrix", "--help"],
         &["set-mode", "--help"],
         &["transport-test", "--help"],
+        &["resource-check", "--help"],
+        &["soak-test", "--help"],
+        &["chaos-test", "--help"],
         &["config", "--help"],
         &["config", "set", "--help"],
     ] {

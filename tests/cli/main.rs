@@ -1,5 +1,6 @@
 //! The daemon, its control server and the command line, driven as processes and over real sockets.
 
+mod chaos;
 mod compression;
 mod config_disk;
 mod control;
@@ -10,6 +11,8 @@ mod identity;
 mod interrupts;
 mod modes;
 mod operator;
+mod resources;
+mod soak;
 mod stage;
 mod v1;
 mod vm;

@@ -1,5 +1,6 @@
 //! One file a command; each asks the node and prints the answer.
 
+mod chaos_test;
 mod cleanup_baselines;
 mod compression;
 mod config;
@@ -15,15 +16,18 @@ mod metrics;
 mod migrate;
 mod migrations;
 mod modes;
+mod resource_check;
 mod settle;
+mod soak_test;
 mod status;
 mod v1;
 mod vm;
 
-use super::args::Command;
+use super::args::{Command, Operations};
 use super::client::Client;
 use super::error::CliError;
 use super::output::Output;
+use super::trial::node;
 
 /// Runs a command; gives the exit code.
 pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u8, CliError> {
@@ -65,6 +69,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         }
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
+        Command::Operations(command) => return operations(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
@@ -73,6 +78,17 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
             logs::run(component.as_deref(), level.as_deref(), follow, client, output).await?;
         }
         Command::Generate(what) => return generate::run(&what, output),
+        Command::TrialNode(options) => return node::run(&options),
     }
     Ok(0)
+}
+
+async fn operations(command: Operations, client: &Client, output: &Output) -> Result<u8, CliError> {
+    match command {
+        Operations::ResourceCheck { components } => {
+            resource_check::run(&components, client, output).await
+        }
+        Operations::SoakTest(options) => soak_test::run(options, output).await,
+        Operations::ChaosTest(options) => chaos_test::run(options, output).await,
+    }
 }

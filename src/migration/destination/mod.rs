@@ -310,6 +310,17 @@ impl Destination {
         })
     }
 
+    /// Lets go of what grows with the guest. The migration is over and reported, and what is
+    /// remembered of it is little.
+    pub fn forget_guest(&mut self) {
+        // A chunk that is still being stored gives its claim back.
+        if self.storing == 0 {
+            self.claimed = PageBitmap::new(0);
+        }
+        self.digest = Arc::new(ImageDigest::new(0));
+        self.device_state = Vec::new();
+    }
+
     /// Who owns the guest, as far as this side can say now.
     pub fn owner(&self) -> Owner {
         self.owner

@@ -414,6 +414,15 @@ impl Source {
         })
     }
 
+    /// Lets go of what grows with the guest. The migration is over and reported, and what is
+    /// remembered of it is little.
+    pub fn forget_guest(&mut self) {
+        self.flights.clear();
+        self.plan = PagePlan::new(0);
+        self.digest = Arc::new(ImageDigest::new(0));
+        self.device_state = None;
+    }
+
     /// Who owns the guest, as far as this side can say now.
     pub fn owner(&self) -> Owner {
         match self.commitment {

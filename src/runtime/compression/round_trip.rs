@@ -66,6 +66,23 @@ struct Tally {
 
 /// Kinds of contents that encoders treat differently, each of a megabyte or more.
 pub fn generated() -> Vec<(&'static str, Sample)> {
+    vec![
+        ("zeros", fill(&mut |_, _| 0)),
+        ("noise", fill(&mut |random, _| random)),
+        ("text", text()),
+        ("pointers", fill(&mut |random, at| 0x7f00_0000_0000 + at as u64 * 64 + (random & 0xff8))),
+        ("sparse", fill(&mut |random, _| if random % 61 == 0 { random } else { 0 })),
+        ("repeats", fill(&mut |_, at| (at / 512 % 5 * 0x0101) as u64)),
+    ]
+}
+
+/// Letters and spaces without much order.
+pub fn text() -> Sample {
+    fill(&mut |random, _| 0x2020_6165_6174_6f20 | random & 0x0f00_0f00_0707_000f)
+}
+
+/// Pages of words, each made of a random one and its place.
+fn fill(make: &mut dyn FnMut(u64, usize) -> u64) -> Sample {
     let mut word = 0x5851_f42d_4c95_7f2d_u64;
     let mut next = move || {
         // Xorshift.
@@ -74,20 +91,10 @@ pub fn generated() -> Vec<(&'static str, Sample)> {
         word ^= word << 17;
         word
     };
-    let mut fill = |make: &mut dyn FnMut(u64, usize) -> u64| {
-        let words = (0..(SEGMENT_PAGES + 3) * PAGE_BYTES / 8).map(|at| make(next(), at));
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        let of_pages = (bytes.len() / PAGE_BYTES) as u64;
-        Sample { page_bytes: PAGE_BYTES, bytes, of_pages }
-    };
-    vec![
-        ("zeros", fill(&mut |_, _| 0)),
-        ("noise", fill(&mut |random, _| random)),
-        ("text", fill(&mut |random, _| 0x2020_6165_6174_6f20 | random & 0x0f00_0f00_0707_000f)),
-        ("pointers", fill(&mut |random, at| 0x7f00_0000_0000 + at as u64 * 64 + (random & 0xff8))),
-        ("sparse", fill(&mut |random, _| if random % 61 == 0 { random } else { 0 })),
-        ("repeats", fill(&mut |_, at| (at / 512 % 5 * 0x0101) as u64)),
-    ]
+    let words = (0..(SEGMENT_PAGES + 3) * PAGE_BYTES / 8).map(|at| make(next(), at));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let of_pages = (bytes.len() / PAGE_BYTES) as u64;
+    Sample { page_bytes: PAGE_BYTES, bytes, of_pages }
 }
 
 /// Sends a memory through everything there is.
@@ -97,10 +104,8 @@ pub fn round_trips(memory: &str, sample: &Sample) -> Vec<Verdict> {
         let failure = work(&mut tally).err();
         tally.verdict(what, memory, failure)
     };
-    let mut verdicts: Vec<Verdict> = CODECS
-        .iter()
-        .map(|choice| verdict(format!("codec {choice}"), &|tally| codec(*choice, sample, tally)))
-        .collect();
+    let mut verdicts: Vec<Verdict> =
+        CODECS.iter().map(|choice| one_codec(*choice, memory, sample)).collect();
     verdicts.push(verdict("selector cost".to_owned(), &|tally| selected(sample, tally)));
     // The other three need pages as QEMU has them.
     if sample.page_bytes == PAGE_BYTES {
@@ -110,6 +115,13 @@ pub fn round_trips(memory: &str, sample: &Sample) -> Vec<Verdict> {
         verdicts.push(verdict("v1 packets".to_owned(), &|tally| v1_packets(sample, tally)));
     }
     verdicts
+}
+
+/// Sends a memory through one codec.
+pub fn one_codec(choice: CodecChoice, memory: &str, sample: &Sample) -> Verdict {
+    let mut tally = Tally::default();
+    let failure = codec(choice, sample, &mut tally).err();
+    tally.verdict(format!("codec {choice}"), memory, failure)
 }
 
 fn codec(choice: CodecChoice, sample: &Sample, tally: &mut Tally) -> Result<(), String> {

@@ -4,7 +4,7 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{compression, doubts, integrity, memory, modes, status, v1, vm, watch};
+use super::{compression, doubts, integrity, memory, modes, resources, status, v1, vm, watch};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -33,6 +33,7 @@ pub(super) async fn handle(
         ["v3", "config", key] if put => set_config(context, key, &request).await,
         ["v3", "vms", "status"] if get => vm::status(context, &request).await,
         ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
+        ["v3", "resources"] if get => resources::answer(context, &request).await,
         ["v3", "integrity"] if get => integrity::check(context, &request).await,
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,

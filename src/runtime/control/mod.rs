@@ -13,6 +13,7 @@ mod integrity;
 mod memory;
 mod modes;
 mod request;
+pub mod resources;
 mod status;
 mod v1;
 mod vm;

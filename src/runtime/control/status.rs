@@ -89,7 +89,7 @@ fn flags(context: &Context) -> Vec<Value> {
         .collect()
 }
 
-const NOT_BUILT: &[(&str, &str)] = &[
+pub(super) const NOT_BUILT: &[(&str, &str)] = &[
     ("pba", "bandwidth prediction"),
     ("ass", "state synchronization"),
     ("acp", "consensus"),

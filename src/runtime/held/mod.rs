@@ -37,7 +37,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Where it is kept, below the state directory.
-const DIRECTORY: &str = "held";
+pub const DIRECTORY: &str = "held";
 /// How the files end.
 const ENDING: &str = "held";
 /// What is held without a disk is such a part of the guest's memory at most.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// The library's name, as the loader knows it.
 pub const LIBRARY: &str = "libibverbs.so.1";
 /// Where the kernel lists RDMA devices, whether or not libibverbs can drive them.
-const KERNEL_DEVICES: &str = "/sys/class/infiniband";
+pub const KERNEL_DEVICES: &str = "/sys/class/infiniband";
 
 /// RDMA is not to be had on this host; a normal answer. Reads well behind "unavailable, because".
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ mod slots;
 mod work;
 
 pub use device::{Device, Gid, GidKind, LinkLayer, Port, PortState};
-pub use library::{LIBRARY, Library, Unavailable, VerbError};
+pub use library::{KERNEL_DEVICES, LIBRARY, Library, Unavailable, VerbError};
 pub use memory::{
     Access, MemoryBudget, MemoryRegion, Piece, PieceError, ProtectionDomain, RegisterError,
 };

@@ -39,7 +39,15 @@ pub struct CertificateFacts {
     pub not_after_s: i64,
 }
 
+/// A certificate with fewer days left is to be told of, while there is time.
+pub const EXPIRY_NOTICE_DAYS: i64 = 30;
+
 impl CertificateFacts {
+    /// Whole days for which it is still valid; below 0 when it no longer is.
+    pub fn days_left(&self, now_s: u64) -> i64 {
+        (self.not_after_s - now_s.try_into().unwrap_or(i64::MAX)).div_euclid(86_400)
+    }
+
     /// Reads a certificate.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ mod failures;
 pub mod identity;
 pub mod session;
 
-pub use certificate::CertificateFacts;
+pub use certificate::{CertificateFacts, EXPIRY_NOTICE_DAYS};
 pub use identity::{Identity, IdentityError};
 
 use crate::Status;

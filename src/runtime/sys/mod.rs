@@ -13,6 +13,7 @@ pub mod socket;
 pub mod thread;
 pub mod tracking_support;
 mod userfaultfd;
+pub mod wall_clock;
 
 pub use dirty_tracking::DirtyTracker;
 pub use event_fd::EventFd;

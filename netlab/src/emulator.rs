@@ -4,8 +4,9 @@
 //! A packet with nothing to wait for goes straight through, a super-packet in one piece.
 
 use crate::LabError;
+use crate::faults::TcpPacket;
 use crate::segments::SuperPacket;
-use crate::shaper::{Fate, LinkConfig, Shaper};
+use crate::shaper::{Fate, LinkConfig, Shaper, SplitMix};
 use crate::sys;
 use crate::tun::Tun;
 use std::collections::VecDeque;
@@ -45,6 +46,10 @@ pub struct LinkStats {
     pub code_points: u64,
     /// Not taken by the receiving kernel: a defect of the emulator, or its device is down.
     pub rejected: u64,
+    /// Packets, or super-packets, of which a bit was changed.
+    pub damaged: u64,
+    /// Connections that were reset.
+    pub resets: u64,
 }
 
 /// A running link; stops when dropped.
@@ -77,6 +82,8 @@ impl Emulator {
                 line: VecDeque::new(),
                 line_bytes: 0,
                 epoch: Instant::now(),
+                random: SplitMix(seed ^ FAULTS),
+                reset: Vec::new(),
             };
             let thread = std::thread::Builder::new()
                 .name(name.into())
@@ -97,6 +104,12 @@ impl Emulator {
         let control = self.control(direction);
         *control.config() = config;
         control.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Breaks up to so many connections that send something in this direction, each by a reset in
+    /// place of one of its packets; [`LinkStats::resets`] tells when it was done.
+    pub fn reset(&self, direction: Direction, connections: u64) {
+        self.control(direction).resets.store(connections, Ordering::Release);
     }
 
     /// What a direction did so far.
@@ -124,6 +137,8 @@ struct Control {
     config: Mutex<LinkConfig>,
     generation: AtomicU64,
     stats: Mutex<LinkStats>,
+    /// Connections that are still to be reset.
+    resets: AtomicU64,
 }
 
 impl Control {
@@ -132,6 +147,7 @@ impl Control {
             config: Mutex::new(config.clone()),
             generation: AtomicU64::new(0),
             stats: Mutex::default(),
+            resets: AtomicU64::new(0),
         }
     }
 
@@ -151,6 +167,9 @@ struct Pump {
     line: VecDeque<Travelling>,
     line_bytes: usize,
     epoch: Instant,
+    random: SplitMix,
+    /// Connections that were reset since somebody asked for it.
+    reset: Vec<(u16, u16)>,
 }
 
 /// A packet on the line.
@@ -183,9 +202,40 @@ impl Pump {
         for _ in 0..BURST_PACKETS {
             self.deliver_due(stats);
             let Some(length) = self.from.receive(buffer)? else { return Ok(false) };
+            let length = self.meddle(&mut buffer[..length], stats);
             self.accept(&buffer[..length], stats);
         }
         Ok(true)
+    }
+
+    /// Does to a packet what the path is to do to it; gives its length afterwards.
+    fn meddle(&mut self, bytes: &mut [u8], stats: &mut LinkStats) -> usize {
+        let (damage, resets) =
+            (self.shaper.config().damage, self.control.resets.load(Ordering::Acquire));
+        if resets == 0 {
+            self.reset.clear();
+        }
+        if damage <= 0.0 && resets == 0 {
+            return bytes.len();
+        }
+        let Some(packet) = TcpPacket::parse(bytes).filter(TcpPacket::carries_data) else {
+            return bytes.len();
+        };
+        // Not always the first one that comes along.
+        let is_drawn = resets > 0 && self.random.next_u64() & 1 == 1;
+        if is_drawn && !self.reset.contains(&packet.ports) {
+            self.reset.push(packet.ports);
+            self.control.resets.fetch_sub(1, Ordering::AcqRel);
+            stats.resets += 1;
+            return packet.make_reset(bytes);
+        }
+        let segments = SuperPacket::parse(bytes).segments() as i32;
+        // As often as if each of its segments were looked at.
+        if self.random.next_unit() < 1.0 - (1.0 - damage).powi(segments) {
+            packet.damage(bytes, self.random.next_u64());
+            stats.damaged += 1;
+        }
+        bytes.len()
     }
 
     fn accept(&mut self, bytes: &[u8], stats: &mut LinkStats) {
@@ -311,6 +361,8 @@ impl LinkStats {
         self.link_down += more.link_down;
         self.rejected += more.rejected;
         self.code_points |= more.code_points;
+        self.damaged += more.damaged;
+        self.resets += more.resets;
     }
 }
 
@@ -329,6 +381,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Faults are drawn apart from losses, so that one does not change the other.
+const FAULTS: u64 = 0x6661_756c_7473;
 /// A super-packet is at most 64 KiB of IP packet.
 const MAX_PACKET_BYTES: usize = 66 * 1024;
 /// Packets moved before control and statistics get their turn.

@@ -151,6 +151,59 @@ fn a_stream_stalls_while_the_link_is_down_and_goes_on_after() -> Outcome {
 }
 
 #[test]
+fn changed_bits_arrive_unnoticed_by_tcp() -> Outcome {
+    const BYTES: usize = 8 << 20;
+    let lab = Lab::emulated(LinkConfig::default())?;
+    let (mut near, mut far) = connect(&lab, lab.b().ipv4().into())?;
+    lab.set_damage(0.01);
+    let writer = std::thread::spawn(move || near.write_all(&vec![0; BYTES]));
+    let mut received = vec![0; BYTES];
+    far.read_exact(&mut received)?;
+    writer.join().map_err(|_| "writer thread")??;
+    let changed: u64 = received.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    assert!(changed > 0, "nothing was changed");
+    assert_eq!(changed, lab.stats(Direction::AToB).damaged, "each change arrives, and once");
+    assert_eq!(lab.stats(Direction::BToA).damaged, 0, "acknowledgements carry nothing");
+    lab.set_damage(0.0);
+    let before = lab.stats(Direction::AToB).damaged;
+    let (mut near, mut far) = connect(&lab, lab.b().ipv6().into())?;
+    near.write_all(&[0; 4096])?;
+    far.read_exact(&mut [0; 4096])?;
+    assert_eq!(lab.stats(Direction::AToB).damaged, before);
+    Ok(())
+}
+
+#[test]
+fn as_many_connections_are_reset_as_were_asked_for() -> Outcome {
+    let lab = Lab::emulated(LinkConfig::default().rate(50_000_000))?;
+    for address in [IpAddr::from(lab.b().ipv4()), lab.b().ipv6().into()] {
+        let before = lab.stats(Direction::AToB).resets;
+        let ended = Arc::new(AtomicU64::new(0));
+        let mut threads = Vec::new();
+        for _ in 0..4 {
+            let (mut near, mut far) = connect(&lab, address)?;
+            let ended = ended.clone();
+            threads.push(std::thread::spawn(move || while near.write_all(&[1; 8192]).is_ok() {}));
+            threads.push(std::thread::spawn(move || {
+                let mut piece = vec![0; 64 * 1024];
+                while let Ok(1..) = far.read(&mut piece) {}
+                ended.fetch_add(1, Ordering::SeqCst);
+            }));
+        }
+        for asked in [1, 3] {
+            let so_far = ended.load(Ordering::SeqCst);
+            lab.reset_connections(Direction::AToB, asked);
+            wait_until("they end", || ended.load(Ordering::SeqCst) == so_far + asked);
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(ended.load(Ordering::SeqCst), so_far + asked, "and no others");
+        }
+        threads.into_iter().try_for_each(std::thread::JoinHandle::join).map_err(|_| "a thread")?;
+        assert_eq!(lab.stats(Direction::AToB).resets - before, 4);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_veth_laboratory_connects_too() -> Outcome {
     let lab = Lab::veth()?;
     for address in [IpAddr::from(lab.b().ipv4()), lab.b().ipv6().into()] {

@@ -169,26 +169,26 @@ impl Layout {
 }
 
 /// Sum over addresses, protocol and length, as a receiver of a partial checksum expects it.
-fn pseudo_header_sum(ip: &[u8], ipv6: bool, length: usize) -> u32 {
+pub(crate) fn pseudo_header_sum(ip: &[u8], ipv6: bool, length: usize) -> u32 {
     let (addresses, protocol) = if ipv6 { (&ip[8..40], ip[6]) } else { (&ip[12..20], ip[9]) };
     sum_words(addresses) + u32::from(protocol) + length as u32
 }
 
-fn sum_words(bytes: &[u8]) -> u32 {
+pub(crate) fn sum_words(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)))
         .sum()
 }
 
-fn fold(mut sum: u32) -> u16 {
+pub(crate) fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     sum as u16
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 

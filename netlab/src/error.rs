@@ -13,6 +13,12 @@ pub enum LabError {
         /// What it said.
         output: String,
     },
+    /// Something that every laboratory needs is missing.
+    #[error("no laboratory can be set up: {reason}")]
+    Unable {
+        /// What, and what helps.
+        reason: String,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     System {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
@@ -180,7 +181,8 @@ pub(crate) fn sweep() {
 /// Runs `ip`.
 pub(crate) fn ip(arguments: &[&str]) -> Result<(), LabError> {
     let line = format!("ip {}", arguments.join(" "));
-    let output = Command::new("ip").args(arguments).output();
+    // Ctrl-C is for the laboratory's owner, who takes down what he set up.
+    let output = Command::new("ip").args(arguments).process_group(0).output();
     let Output { status, stderr, .. } = output.map_err(LabError::system(line.clone()))?;
     if status.success() {
         return Ok(());

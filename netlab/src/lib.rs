@@ -1,4 +1,4 @@
-//! A network laboratory for tests and benchmarks: two hosts on one machine, and the link between.
+//! A network laboratory for trials, tests and benchmarks: two hosts on one machine, and the link between.
 //!
 //! The hosts are network namespaces. The link is either a veth pair, as fast as the kernel, or
 //! this crate's own emulator, which needs nothing of the kernel but TUN devices:
@@ -6,6 +6,7 @@
 //! * [`shaper`] decides for each packet when it arrives, or that it never does (no clock, no IO);
 //! * [`segments`] lets that decision fall on real MTU-sized packets, although the kernel hands
 //!   over super-packets of up to 64 KiB;
+//! * [`faults`] changes bits of packets, or breaks their connections;
 //! * [`emulator`] moves packets between the two [`tun`] devices, a thread for each direction;
 //! * [`Lab`] puts the pieces together and takes them away again, also after a panic.
 //!
@@ -33,8 +34,10 @@
 
 pub mod emulator;
 mod error;
+pub mod faults;
 mod lab;
 mod namespace;
+pub mod rights;
 pub mod segments;
 pub mod shaper;
 mod sys;

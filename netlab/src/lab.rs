@@ -134,6 +134,17 @@ impl Lab {
         self.change(|config| config.up = up);
     }
 
+    /// Sets the probability with which a packet of either direction comes with a bit changed that TCP
+    /// does not notice.
+    pub fn set_damage(&self, probability: f64) {
+        self.change(|config| config.damage = probability);
+    }
+
+    /// Breaks up to so many connections that send something in this direction.
+    pub fn reset_connections(&self, direction: Direction, connections: u64) {
+        self.emulator().reset(direction, connections);
+    }
+
     /// What a direction did so far.
     pub fn stats(&self, direction: Direction) -> LinkStats {
         self.emulator().stats(direction)

@@ -23,6 +23,8 @@ pub struct LinkConfig {
     pub queue_bytes: Option<u64>,
     /// Whether the link carries anything.
     pub up: bool,
+    /// Probability that a packet comes with a bit changed, unnoticed by TCP.
+    pub damage: f64,
 }
 
 impl Default for LinkConfig {
@@ -33,6 +35,7 @@ impl Default for LinkConfig {
             loss: 0.0,
             queue_bytes: None,
             up: true,
+            damage: 0.0,
         }
     }
 }

@@ -1,0 +1,87 @@
+//! Trials of the library on this machine: two nodes, each a process of its own, and a guest that
+//! proves its memory and is moved between them.
+
+pub mod chaos;
+pub mod child;
+pub mod fleet;
+mod guest;
+pub mod interrupts;
+pub mod node;
+pub mod pair;
+pub mod quantiles;
+pub mod scratch;
+pub mod verdict;
+
+use crate::cli::error::CliError;
+use crate::runtime::security::IdentityError;
+use std::io;
+
+/// A trial could not go on. That is no verdict about the library, unless the trial says so.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// This program cannot be started a second time.
+    #[error("cannot start nodes: {0}")]
+    OwnProgram(io::Error),
+    /// A directory for the nodes.
+    #[error("cannot make a directory for the nodes: {0}")]
+    Scratch(io::Error),
+    /// Certificates for the nodes.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A node.
+    #[error("cannot start node {name}: {source}")]
+    Start {
+        /// The node.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A node does not answer any more.
+    #[error("node {name} does not answer to {order:?}: {source}")]
+    Silent {
+        /// The node.
+        name: String,
+        /// What it was told.
+        order: String,
+        /// What came instead.
+        source: io::Error,
+    },
+    /// A node cannot do as it is told.
+    #[error("node {name} cannot {order}: {reason}")]
+    Refused {
+        /// The node.
+        name: String,
+        /// What it was told.
+        order: String,
+        /// Why.
+        reason: String,
+    },
+    /// A node's process cannot be looked at.
+    #[error("node {name} cannot be measured: {source}")]
+    Measure {
+        /// The node.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A migration that neither succeeds nor fails.
+    #[error("migration {id} has no end after {patience_s} s")]
+    Hangs {
+        /// The migration.
+        id: String,
+        /// How long it was waited for.
+        patience_s: u64,
+    },
+    /// No networks for the nodes.
+    #[error(transparent)]
+    Lab(#[from] dwcp_netlab::LabError),
+    /// A node's control socket.
+    #[error(transparent)]
+    Control(Box<CliError>),
+}
+
+impl From<CliError> for TrialError {
+    fn from(error: CliError) -> Self {
+        TrialError::Control(Box::new(error))
+    }
+}
