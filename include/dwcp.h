@@ -1229,6 +1229,11 @@ typedef struct dwcp_peer {
      */
     char failure[256];
     /**
+     * Congestion control of the newest connection that carried data, as the kernel says; empty: there
+     * was none.
+     */
+    char congestion[64];
+    /**
      * Zero.
      */
     uint64_t reserved[8];
@@ -1530,9 +1535,11 @@ dwcp_status dwcp_node_free(struct dwcp_node *node);
 
 /**
  * Stops the node: migrations before their commit point are cancelled, guests staying where they
- * are, the others are waited for. Further calls do nothing. Threads: shared, not from a callback.
+ * are, the others are waited for: one in post-copy until its last page has come, or until
+ * dwcp_migration_abandon_post_copy(). Further calls do nothing. Threads: shared, not from a callback.
  */
-DWCP_MUST_USE dwcp_status dwcp_node_stop(struct dwcp_node *node);
+DWCP_MUST_USE
+dwcp_status dwcp_node_stop(struct dwcp_node *node);
 
 /**
  * Copies out the node's name. Threads: shared.
