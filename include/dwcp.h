@@ -1144,9 +1144,11 @@ dwcp_status dwcp_node_free(struct dwcp_node *node);
 
 /**
  * Stops the node: migrations before their commit point are cancelled, guests staying where they
- * are, the others are waited for. Further calls do nothing. Threads: shared, not from a callback.
+ * are, the others are waited for: one in post-copy until its last page has come, or until
+ * dwcp_migration_abandon_post_copy(). Further calls do nothing. Threads: shared, not from a callback.
  */
-DWCP_MUST_USE dwcp_status dwcp_node_stop(struct dwcp_node *node);
+DWCP_MUST_USE
+dwcp_status dwcp_node_stop(struct dwcp_node *node);
 
 /**
  * Copies out the node's name. Threads: shared.
