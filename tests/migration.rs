@@ -126,18 +126,22 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
     const CAP: u64 = 24 << 20;
     const GUESTS: usize = 8;
     let (alpha, beta) = (node("alpha"), node("beta"));
-    let paths = PathOptions { bandwidth_limit_bytes_per_s: Some(CAP), ..PathOptions::default() };
-    alpha.set_paths(paths).unwrap();
-    let mut guests = Vec::new();
+    let cap = |cap| {
+        let paths = PathOptions { bandwidth_limit_bytes_per_s: cap, ..PathOptions::default() };
+        alpha.set_paths(paths).unwrap();
+    };
+    let guests = [(); GUESTS].map(|()| (Guest::new(8192, 0), Guest::new(8192, 0)));
+    for (number, (here, there)) in guests.iter().enumerate() {
+        here.fill(100);
+        here.start();
+        alpha.add_source(&format!("vm{number}"), here.source()).unwrap();
+        beta.add_destination(&format!("vm{number}"), there.sink()).unwrap();
+    }
+    // So that none is far ahead before the last has begun.
+    cap(Some(CAP / 8));
     let migrations: Vec<Migration> = (0..GUESTS)
         .map(|number| {
-            let (here, there) = (Guest::new(8192, 0), Guest::new(8192, 0));
-            here.fill(100);
-            here.start();
             let name = format!("vm{number}");
-            alpha.add_source(&name, here.source()).unwrap();
-            beta.add_destination(&name, there.sink()).unwrap();
-            guests.push((here, there));
             // The first one wants less than its share.
             let own = if number == 0 { 1 << 20 } else { 1 << 30 };
             alpha.migrate(&name, &address(&beta), slow(4, own)).unwrap()
@@ -145,7 +149,8 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
         .collect();
     let sent = || -> Vec<u64> { migrations.iter().map(|m| m.progress().wire_bytes).collect() };
     let least = |from: &[u64]| sent()[1..].iter().zip(&from[1..]).map(|(now, was)| now - was).min();
-    until("all are under way", &migrations[1], || least(&[0; GUESTS]) > Some(2 << 20));
+    until("all are under way", &migrations[1], || least(&[0; GUESTS]) > Some(256 << 10));
+    cap(Some(CAP));
     let before = sent();
     until("each has sent its part", &migrations[1], || least(&before) > Some(12 << 20));
     let parts: Vec<u64> = sent().iter().zip(&before).map(|(now, was)| now - was).collect();
@@ -155,7 +160,7 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
     }
     // The others have 23 MiB/s among them: far more than an even share of 3 each.
     assert!(parts[0] * 2 < mean, "{parts:?}");
-    alpha.set_paths(PathOptions::default()).unwrap();
+    cap(None);
     for (migration, (_, there)) in migrations.iter().zip(&guests) {
         migration.set_bandwidth_limit(None);
         let report = migration.wait(PATIENCE).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Idle time does not count, so a source with little to send does not look like a slow link; nor does
 //! one whose bytes have crossed the link and wait for a busy destination, if that is told. The
-//! window slides in slots, so the answer follows a change within [`WINDOW`], or as long as a slow link
+//! window slides in slots, so the answer follows a change within a second, or as long as a slow link
 //! needs for some acknowledgements.
 
 use crate::base::Time;

@@ -84,15 +84,15 @@ fn a_full_disk_keeps_the_old_file() {
     let before = std::fs::read_to_string(&config).unwrap();
     let daemon = Daemon::start(&scratch, &config);
     disk.fill();
-    let text = refusal(&daemon.run(&["config", "set", "migration.streams", "8"]), 1);
+    let text = refusal(&daemon.run(&["config", "set", "migration.streams", "6"]), 1);
     assert!(text.contains("cannot write") && text.contains("No space left"), "{text}");
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
-    assert_eq!(stdout(&daemon.run(&["config", "get", "migration.streams"])), "4\n");
+    assert_eq!(stdout(&daemon.run(&["config", "get", "migration.streams"])), "8\n");
     let names: Vec<_> =
         std::fs::read_dir(&disk.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     std::fs::remove_file(disk.0.join("filler")).unwrap();
-    stdout(&daemon.run(&["config", "set", "migration.streams", "8"]));
-    assert!(std::fs::read_to_string(&config).unwrap().contains("migration:\n  streams: 8\n"));
+    stdout(&daemon.run(&["config", "set", "migration.streams", "6"]));
+    assert!(std::fs::read_to_string(&config).unwrap().contains("migration:\n  streams: 6\n"));
     drop(daemon);
 }

@@ -28,9 +28,9 @@ fn a_guest_that_went_by_v1_is_in_doubt_and_the_exit_code_says_so() {
     assert!(!from.is_running() && !to.is_running(), "on one side at most");
     assert!(from.memory() == to.memory());
     let events = stdout(&pair.run(&["events", "--filter", "v1_connection"]));
-    assert_eq!(events.matches("open: made by this node").count(), 4, "{events}");
+    assert_eq!(events.matches("open: made by this node").count(), 8, "{events}");
     let metric = pair.json(&["metrics", "amst.v1_connections"]);
-    assert_eq!(metric["metrics"][0]["series"][0]["value"], 4, "{metric}");
+    assert_eq!(metric["metrics"][0]["series"][0]["value"], 8, "{metric}");
 }
 
 #[test]

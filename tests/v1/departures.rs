@@ -2,7 +2,7 @@
 
 use crate::hand::{Receiver, assert_hung_up, frames};
 use crate::stage::{Directory, Home, PATIENCE, connections, node, options, wait_until};
-use dwcp::migration::{Dialect, MigrationOptions, V1Options};
+use dwcp::migration::{Dialect, MigrationOptions, PostCopyRule, V1Options};
 use dwcp::observe::ConnectionState;
 use dwcp::runtime::record_keeper::read_all;
 use dwcp::wire::v1::hde::{Content, Packet};
@@ -252,6 +252,11 @@ fn what_cannot_go_by_v1_is_refused_before_anything_is_sent() {
         assert!(error.to_string().contains("is a public address"), "{error}");
     }
     assert!(refused("v1://nowhere").to_string().contains("is not HOST:PORT"));
+    let automatic =
+        MigrationOptions { post_copy: PostCopyRule::Auto, ..MigrationOptions::default() };
+    let error = home.node.migrate("vm", &to, automatic).err().unwrap();
+    assert_eq!(error.status(), Status::Unsupported);
+    assert!(error.to_string().contains("post_copy is auto"), "{error}");
     let f8 = V1Options { f8_chunk_bytes: 5000, ..options(Dialect::F8) };
     home.node.set_v1(f8).unwrap();
     assert!(refused(&to).to_string().contains("5000, no multiple of the guest's pages of 4096"));

@@ -127,7 +127,8 @@ fn compatibility_tells_what_is_lost_and_who_is_spoken_v1_to() {
     home.node.set_mode(Some("new:4040"), Some(Mode::Hybrid)).unwrap();
     let answer = home.node.check_compatibility(None).unwrap();
     let names: Vec<_> = answer.losses.iter().map(|loss| format!("{:?}", loss.feature)).collect();
-    for lost in ["Digest", "Handover", "PreCopy", "DeviceState", "Delta", "LargeImages"] {
+    for lost in ["Digest", "Handover", "PreCopy", "PostCopy", "DeviceState", "Delta", "LargeImages"]
+    {
         assert!(names.iter().any(|name| name == lost), "{names:?} lacks {lost}");
     }
     assert!(answer.needs_consent && answer.listen.is_none());

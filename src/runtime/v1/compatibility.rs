@@ -71,14 +71,15 @@ fn of_peer(node: &Node, peer: String, on: &[Feature]) -> Result<PeerCompatibilit
     Ok(PeerCompatibility { mode, migrates_by, reason, lost: lost.collect(), peer })
 }
 
-/// What this node does for its migrations, as it is set. Not among it: post-copy, which is not built yet,
-/// and RDMA, which no migration uses.
+/// What this node does for its migrations, as it is set, and what they may ask for. Not among it: RDMA,
+/// which no migration uses.
 fn switched_on(node: &Node) -> Vec<Feature> {
     let mut on = vec![
         Feature::Digest,
         Feature::ChunkChecksums,
         Feature::Handover,
         Feature::PreCopy,
+        Feature::PostCopy,
         Feature::DeviceState,
         Feature::Resume,
         Feature::Negotiation,

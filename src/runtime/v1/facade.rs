@@ -9,7 +9,7 @@ use super::{SCHEME, V1Error, cargo, socket};
 use crate::base::MigrationId;
 use crate::base::address::check_address;
 use crate::base::limits::MAX_V1_PEERS;
-use crate::migration::{Failure, GuestSource, MigrationOptions, V1Options};
+use crate::migration::{Failure, GuestSource, MigrationOptions, PostCopyRule, V1Options};
 use crate::runtime::connections::Connections;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
@@ -160,6 +160,9 @@ impl V1 {
         (to, options): (&str, MigrationOptions),
         directory: Option<&Path>,
     ) -> Result<Migration, NodeError> {
+        if options.post_copy != PostCopyRule::Never {
+            return Err(V1Error::PostCopy(options.post_copy).into());
+        }
         let v1 = self.options();
         cargo::check_departure(&source.layout(), &v1)?;
         let peer = format!("{SCHEME}{to}");

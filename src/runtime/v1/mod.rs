@@ -19,7 +19,7 @@ mod socket;
 pub mod streams;
 
 use crate::Status;
-use crate::migration::{Failure, GuestError};
+use crate::migration::{Failure, GuestError, PostCopyRule};
 use crate::wire::cursor::WireError;
 use crate::wire::v1::hde::HdeError;
 use std::io;
@@ -47,6 +47,9 @@ pub enum V1Error {
     /// v1 carries memory as it is, not a hypervisor's migration.
     #[error("guest {0:?} is a QEMU's, whose migration v1 cannot carry; migrate it to a v3 node")]
     Qemu(String),
+    /// v1 sends whole images; there is nobody to ask for a page.
+    #[error("post_copy is {0}, but a v1 peer takes whole images only; use never")]
+    PostCopy(PostCopyRule),
     /// More than can be sent or taken in.
     #[error("the image has {image_bytes} bytes, the limit is {limit} (by {by})")]
     TooLarge {
@@ -96,7 +99,7 @@ impl V1Error {
         match self {
             Self::NotNamed(_) | Self::NoProbes(_) => Status::BadState,
             Self::Public(_) | Self::ChunkSize { .. } => Status::InvalidArgument,
-            Self::Qemu(_) => Status::Unsupported,
+            Self::Qemu(_) | Self::PostCopy(_) => Status::Unsupported,
             Self::TooLarge { .. } | Self::TooManyPeers(_) => Status::LimitReached,
             Self::Open(_) => Status::AlreadyExists,
             Self::Listen { .. } => Status::Io,

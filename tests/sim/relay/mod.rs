@@ -5,6 +5,8 @@
 //! breaks off lets its guest go on, one that has written everything leaves it paused, and one that
 //! has not got the stream's end never runs it.
 
+mod judge;
+
 use super::channels::{Queues, Sockets, Writer, place_of};
 use super::network::{Pipe, Received};
 use super::weather::{Ends, Weather};
@@ -18,14 +20,12 @@ use dwcp::migration::relay::RelaySetup;
 use dwcp::migration::relay::destination::{self, Patience, RelayDestination, Released};
 use dwcp::migration::relay::source::{self, PageCounts, RelaySource};
 use dwcp::migration::source::Work;
-use dwcp::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Report};
+use dwcp::migration::{Ending, Failure, MigrationOptions, Owner};
 use dwcp::wire::hello::{Ended, Features};
 use dwcp::wire::segment::SegmentPayload;
 use dwcp::wire::{Frame, FrameKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-
-mod judgement;
 
 /// Steps with faults, and as many again in which everything must come to an end.
 const STORM_STEPS: u64 = 3_000;
@@ -768,79 +768,6 @@ impl RelayWorld {
         {
             link.to_source.send_frame(&frame);
         }
-    }
-
-    fn check(&self) {
-        let has_run_there = self.arrived_runs || self.lost_there;
-        assert!(!(self.writer.runs && has_run_there), "it runs twice: {}", self.describe());
-        let in_packers = MOST_IN_PACKERS as u64 + u64::from(self.writer.scripts.channels());
-        let slack = in_packers * self.writer.scripts.largest_bytes() as u64;
-        let (here, there) =
-            (self.source.under_way_bytes(), self.destination.as_ref().map(|d| d.stored_bytes()));
-        assert!(here <= WINDOW_BYTES + slack, "{here} bytes under way: {}", self.describe());
-        let in_hand = self.destination.as_ref().map(RelayDestination::in_hand_bytes);
-        // What is acknowledged is with the destination, the segment being unpacked included; a side
-        // that has failed counts nothing any more.
-        let there_counts = self.destination.as_ref().is_none_or(|d| d.wants_segments());
-        let counts = self.source.wants_segments() && there_counts && !self.destination_crashed;
-        let largest = self.writer.scripts.largest_bytes() as u64;
-        let arrived = self.replayed_bytes + there.unwrap_or(0) + in_hand.unwrap_or(0) + largest;
-        assert!(!counts || here + arrived >= self.writer.pushed_bytes, "{}", self.describe());
-        let most_early = WINDOW_BYTES + slack + ACKNOWLEDGED_AHEAD * largest;
-        assert!(there <= Some(most_early), "{there:?} bytes early: {}", self.describe());
-        let most = if self.writer.scripts.channels() == 0 { 4 << 20 } else { WINDOW_BYTES };
-        assert!(in_hand <= Some(most + slack), "{in_hand:?} bytes in hand: {}", self.describe());
-        let owners = (self.source.owner(), self.destination.as_ref().map(RelayDestination::owner));
-        let both = owners == (Owner::Source, Some(Owner::Destination));
-        assert!(!both || self.source_crashed, "both own the guest: {}", self.describe());
-        self.check_ends();
-    }
-
-    /// What is over stays as it was reported.
-    fn check_ends(&self) {
-        if let Some(report) = self.source.report() {
-            let phase = self.source.progress(self.now).phase;
-            assert_eq!((phase, self.source.owner()), (Phase::Ended, report.owner));
-            let in_doubt = report.owner == Owner::InDoubt;
-            assert_eq!(in_doubt, report.status == Status::InDoubt, "{}", self.describe());
-        }
-        if let Some((there, report)) =
-            self.destination.as_ref().and_then(|d| Some((d, d.report()?)))
-        {
-            let phase = there.progress(self.now).phase;
-            assert_eq!((phase, there.owner()), (Phase::Ended, report.owner), "{}", self.describe());
-        }
-    }
-
-    fn describe(&self) -> String {
-        let shown = |report: Option<Report>| {
-            report.map(|r| format!("{:?} {:?} {}", r.status, r.owner, r.reason))
-        };
-        let there = self.destination.as_ref();
-        format!(
-            "step {} at {} us; {:?}; {:?} read, {:?} replayed; source {:?} {:?} record {:?} \
-             crashed {} endings {:?} runs {}; destination {:?} {:?} record {:?} crashed {} endings \
-             {:?} runs {}; {} links; {:?}",
-            self.step,
-            self.now.0,
-            self.writer.scripts,
-            self.writer.sockets,
-            self.arrived,
-            self.source.progress(self.now).phase,
-            shown(self.source.report()),
-            self.source_record,
-            self.source_crashed,
-            self.source_endings,
-            self.writer.runs,
-            there.map(|there| there.progress(self.now).phase),
-            shown(there.and_then(RelayDestination::report)),
-            self.destination_record,
-            self.destination_crashed,
-            self.destination_endings,
-            self.arrived_runs,
-            self.links.len(),
-            self.options,
-        )
     }
 }
 
