@@ -266,6 +266,116 @@
 #define DWCP_QEMU_INCOMING 1
 
 /**
+ * A mode of peers: it is measured, or there is none.
+ */
+#define DWCP_MODE_AUTO 0
+
+/**
+ * A mode of peers: a short and fast path.
+ */
+#define DWCP_MODE_DATACENTER 1
+
+/**
+ * A mode of peers: neither short and fast nor long or slow; where every peer starts.
+ */
+#define DWCP_MODE_HYBRID 2
+
+/**
+ * A mode of peers: a long or slow path.
+ */
+#define DWCP_MODE_INTERNET 3
+
+/**
+ * A mode of peers: the peer knows DWCP v1 alone, or is to be treated so.
+ */
+#define DWCP_MODE_V1_COMPAT 4
+
+/**
+ * dwcp_peer.flags: streams to it are open.
+ */
+#define DWCP_PEER_IN_USE 1
+
+/**
+ * dwcp_peer.flags: the path may be faster than rate_bytes_per_s; nothing has filled it yet.
+ */
+#define DWCP_PEER_RATE_IS_FLOOR 2
+
+/**
+ * dwcp_peer.flags: its path has told something, silent_us ago.
+ */
+#define DWCP_PEER_HEARD 4
+
+/**
+ * dwcp_peer.flags: rtt_us and min_rtt_us are known.
+ */
+#define DWCP_PEER_HAS_RTT 8
+
+/**
+ * dwcp_peer.flags: jitter_us is known.
+ */
+#define DWCP_PEER_HAS_JITTER 16
+
+/**
+ * dwcp_peer.flags: loss_ppm is known.
+ */
+#define DWCP_PEER_HAS_LOSS 32
+
+/**
+ * dwcp_peer.flags: rate_bytes_per_s is known.
+ */
+#define DWCP_PEER_HAS_RATE 64
+
+/**
+ * dwcp_peer.rdma: not tried.
+ */
+#define DWCP_RDMA_UNKNOWN 0
+
+/**
+ * dwcp_peer.rdma: it has carried data.
+ */
+#define DWCP_RDMA_REACHABLE 1
+
+/**
+ * dwcp_peer.rdma: it was tried in vain.
+ */
+#define DWCP_RDMA_UNREACHABLE 2
+
+/**
+ * dwcp_transport_options.flags: measurement never chooses datacenter mode.
+ */
+#define DWCP_TRANSPORT_NO_DATACENTER 1
+
+/**
+ * dwcp_transport_options.flags: measurement never chooses internet mode.
+ */
+#define DWCP_TRANSPORT_NO_INTERNET 2
+
+/**
+ * dwcp_transport_options.congestion: as DWCP_CONGESTION_BBR.
+ */
+#define DWCP_CONGESTION_DEFAULT 0
+
+/**
+ * dwcp_transport_options.congestion: BBR, where the kernel has it.
+ */
+#define DWCP_CONGESTION_BBR 1
+
+/**
+ * dwcp_transport_options.congestion: CUBIC.
+ */
+#define DWCP_CONGESTION_CUBIC 2
+
+/**
+ * dwcp_transport_options.congestion: Reno.
+ */
+#define DWCP_CONGESTION_RENO 3
+
+/**
+ * dwcp_transport_options.congestion: the system's own, on every path.
+ */
+#define DWCP_CONGESTION_SYSTEM 4
+
+/**
  * dwcp_node_options.event_level: as DWCP_EVENTS_INFO.
  */
 #define DWCP_EVENTS_DEFAULT 0
@@ -966,6 +1076,282 @@ typedef struct dwcp_report {
 } dwcp_report;
 
 /**
+ * What a node knows of a peer and of the path to it.
+ */
+typedef struct dwcp_peer {
+    /**
+     * sizeof(dwcp_peer), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_MODE_ in force.
+     */
+    uint32_t mode;
+    /**
+     * The DWCP_MODE_ that is forced for this peer; DWCP_MODE_AUTO: it is measured, or forced for all.
+     */
+    uint32_t forced;
+    /**
+     * The DWCP_MODE_ for which the figures speak now, which takes hold once it has lasted;
+     * DWCP_MODE_AUTO: there are no figures.
+     */
+    uint32_t measured;
+    /**
+     * DWCP_PEER_ bits: which figures are known, the others being 0, and what else is so.
+     */
+    uint32_t flags;
+    /**
+     * Shortest round trip of about the last second.
+     */
+    uint32_t rtt_us;
+    /**
+     * Shortest round trip of the last minute or two.
+     */
+    uint32_t min_rtt_us;
+    /**
+     * Mean deviation of the round trip.
+     */
+    uint32_t jitter_us;
+    /**
+     * Share of the sent bytes that had to be sent again, in parts of a million.
+     */
+    uint32_t loss_ppm;
+    /**
+     * Payload that the path delivers.
+     */
+    uint64_t rate_bytes_per_s;
+    /**
+     * For how long the path has told nothing.
+     */
+    uint64_t silent_us;
+    /**
+     * Changes of the mode.
+     */
+    uint64_t switches;
+    /**
+     * Measured changes within the last minute.
+     */
+    uint32_t switches_last_minute;
+    /**
+     * A DWCP_RDMA_.
+     */
+    uint32_t rdma;
+    /**
+     * The peer's address.
+     */
+    char peer[264];
+    /**
+     * Why the last probe failed; empty if it did not.
+     */
+    char failure[256];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_peer;
+
+/**
+ * What probes of one connection told.
+ */
+typedef struct dwcp_probe_series {
+    /**
+     * sizeof(dwcp_probe_series), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * How many answers came.
+     */
+    uint32_t answers;
+    /**
+     * Shortest round trip as the kernel timed it, which leaves out threads that wake up late; 0: it
+     * timed none.
+     */
+    uint32_t min_rtt_us;
+    /**
+     * The kernel's mean deviation of the round trip.
+     */
+    uint32_t rtt_variation_us;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * How long it took to connect.
+     */
+    uint64_t connect_us;
+    /**
+     * How long each answer took, threads of both sides included; 0 from `answers` on.
+     */
+    uint64_t answers_us[64];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_probe_series;
+
+/**
+ * How the modes of a node's peers are chosen, and what they change.
+ */
+typedef struct dwcp_transport_options {
+    /**
+     * sizeof(dwcp_transport_options).
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_MODE_ of every peer; DWCP_MODE_AUTO: it is measured.
+     */
+    uint32_t mode;
+    /**
+     * DWCP_TRANSPORT_ bits.
+     */
+    uint32_t flags;
+    /**
+     * The DWCP_CONGESTION_ of long paths.
+     */
+    uint32_t congestion;
+    /**
+     * Streams of a migration in datacenter mode, at most; 1 to 64, 0 means 64.
+     */
+    uint32_t datacenter_streams;
+    /**
+     * Streams of a migration in internet mode, at most; 1 to 64, 0 means 8.
+     */
+    uint32_t internet_streams;
+    /**
+     * A shorter round trip may be a datacenter's; 0 means 10,000.
+     */
+    uint32_t datacenter_rtt_us;
+    /**
+     * A longer round trip is the internet's; 0 means 50,000.
+     */
+    uint32_t internet_rtt_us;
+    /**
+     * More jitter is the internet's; 0 means 10,000.
+     */
+    uint32_t internet_jitter_us;
+    /**
+     * More loss, in parts of a million, is no datacenter's; 0 means 20,000.
+     */
+    uint32_t datacenter_loss_ppm;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * A path that delivers less is the internet's; 0 means 112,500,000.
+     */
+    uint64_t fast_rate_bytes_per_s;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_transport_options;
+
+/**
+ * What a test of a path is to be.
+ */
+typedef struct dwcp_transport_test_options {
+    /**
+     * sizeof(dwcp_transport_test_options).
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_MODE_ for which the streams are set up; DWCP_MODE_AUTO means DWCP_MODE_HYBRID.
+     */
+    uint32_t mode;
+    /**
+     * Streams, 1 to 64, or as many as the mode allows if that is less; 0 means 4.
+     */
+    uint32_t streams;
+    /**
+     * How long they are filled, 100 to 30,000; 0 means 5,000.
+     */
+    uint32_t duration_ms;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[6];
+} dwcp_transport_test_options;
+
+/**
+ * What a test of a path told.
+ */
+typedef struct dwcp_transport_test {
+    /**
+     * sizeof(dwcp_transport_test), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_MODE_ for which the streams were set up.
+     */
+    uint32_t mode;
+    /**
+     * The DWCP_MODE_ for which the figures speak; DWCP_MODE_AUTO: there are none.
+     */
+    uint32_t measured;
+    /**
+     * The peer's DWCP_MODE_ after the test.
+     */
+    uint32_t in_force;
+    /**
+     * Streams.
+     */
+    uint32_t streams;
+    /**
+     * From the first byte to the last answer.
+     */
+    uint64_t duration_us;
+    /**
+     * Payload that arrived.
+     */
+    uint64_t bytes;
+    /**
+     * Payload that arrived in a second.
+     */
+    uint64_t rate_bytes_per_s;
+    /**
+     * Bytes that had to be sent again.
+     */
+    uint64_t retransmitted_bytes;
+    /**
+     * Segments that had to be sent again.
+     */
+    uint64_t retransmitted_segments;
+    /**
+     * Shortest round trip.
+     */
+    uint32_t min_rtt_us;
+    /**
+     * Mean of the streams' smoothed round trips at the end, queues included.
+     */
+    uint32_t rtt_us;
+    /**
+     * Bytes sent again as a share of all bytes sent, in parts of a million.
+     */
+    uint32_t loss_ppm;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * The streams' congestion control, as read back.
+     */
+    char congestion[64];
+    /**
+     * Where the test went.
+     */
+    char peer[264];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_transport_test;
+
+/**
  * One thing that waited behind a node's file descriptor.
  */
 typedef struct dwcp_completion {
@@ -1315,6 +1701,99 @@ dwcp_status dwcp_migration_report_json(const struct dwcp_migration *migration,
                                        char *buffer,
                                        size_t length,
                                        size_t *needed);
+
+/**
+ * Has the path to the peer at `peer` ("HOST:PORT", as it is dialed) looked at from now on; one that
+ * guests are sent to is known without this. Returns at once; a peer that is known stays as it is.
+ * Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_add_peer(struct dwcp_node *node, const char *peer);
+
+/**
+ * Forgets a peer, and a mode that was forced for it; DWCP_ERR_BUSY while streams to it are open.
+ * Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_remove_peer(struct dwcp_node *node, const char *peer);
+
+/**
+ * Copies out the known peers, by address, as a JSON array. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_peers_json(const struct dwcp_node *node,
+                                 char *buffer,
+                                 size_t length,
+                                 size_t *needed);
+
+/**
+ * What is known of a peer now; DWCP_ERR_NOT_FOUND of one that is not known. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_peer(const struct dwcp_node *node,
+                           const char *peer,
+                           struct dwcp_peer *known);
+
+/**
+ * Has a peer looked at and waits, some seconds at most, until a first verdict about it would hold.
+ * known tells what is known then; a peer that does not answer is no failure of this call, but see
+ * dwcp_peer.failure. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_detect_mode(struct dwcp_node *node,
+                                  const char *peer,
+                                  struct dwcp_peer *known);
+
+/**
+ * Forces a DWCP_MODE_, or with DWCP_MODE_AUTO leaves it to measurement: for one peer, or, if that is
+ * NULL, for all that have no mode of their own. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_mode(struct dwcp_node *node,
+                               const char *peer,
+                               uint32_t mode);
+
+/**
+ * Lets nodes at these addresses ask this one for the paths to its peers, as network-matrix of
+ * dwcp-v3-cli does: addresses and networks with commas between them, such as "10.0.0.0/8,fd00::1".
+ * NULL or "": nobody, as in the beginning. Threads: shared.
+ */
+DWCP_MUST_USE dwcp_status dwcp_node_share_paths_with(struct dwcp_node *node, const char *networks);
+
+/**
+ * Sends a peer `count` probes, 1 to 64, one after another on one connection, and waits for the
+ * answers; an answer may take 5 s. DWCP_ERR_CONNECT if one does not come. Threads: shared, not from
+ * a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_probe_peer(struct dwcp_node *node,
+                                 const char *peer,
+                                 uint32_t count,
+                                 struct dwcp_probe_series *series);
+
+/**
+ * Sets how modes are chosen and what they change; NULL: all defaults. Holds at once, but for the
+ * number of streams of migrations under way. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_transport(struct dwcp_node *node,
+                                    const struct dwcp_transport_options *options);
+
+/**
+ * How modes are chosen and what they change, defaults filled in. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_transport(const struct dwcp_node *node,
+                                struct dwcp_transport_options *options);
+
+/**
+ * Fills the path to a peer for some time, over streams that are set up for a mode, and waits for what
+ * the path carries; NULL: to this process over the loopback. options may be NULL. Threads: shared,
+ * not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_test_transport(struct dwcp_node *node,
+                                     const char *peer,
+                                     const struct dwcp_transport_test_options *options,
+                                     struct dwcp_transport_test *test);
 
 /**
  * Takes up to `max` completions out of the node's queue, oldest first, and sets *count; never

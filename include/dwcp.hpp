@@ -157,6 +157,18 @@ struct MigrationOptions : dwcp_migration_options {
         : dwcp_migration_options(detail::sized<dwcp_migration_options>()) {}
 };
 
+/// How modes of peers are chosen and what they change; a fresh one holds the defaults.
+struct TransportOptions : dwcp_transport_options {
+    TransportOptions() noexcept
+        : dwcp_transport_options(detail::sized<dwcp_transport_options>()) {}
+};
+
+/// What a test of a path is to be; a fresh one holds the defaults.
+struct TransportTestOptions : dwcp_transport_test_options {
+    TransportTestOptions() noexcept
+        : dwcp_transport_test_options(detail::sized<dwcp_transport_test_options>()) {}
+};
+
 /// A migration; the handle, not the migration, ends with the object.
 class Migration {
 public:
@@ -326,6 +338,56 @@ public:
         const char *name = guest.empty() ? nullptr : guest.c_str();
         detail::check(dwcp_node_clear_held(handle_, name, older_than_s, &bytes));
         return bytes;
+    }
+    /// Has the path to a peer ("HOST:PORT") looked at from now on; see dwcp_node_add_peer().
+    void add_peer(const std::string &peer) {
+        detail::check(dwcp_node_add_peer(handle_, peer.c_str()));
+    }
+    void remove_peer(const std::string &peer) {
+        detail::check(dwcp_node_remove_peer(handle_, peer.c_str()));
+    }
+    std::string peers_json() const { return text(dwcp_node_peers_json); }
+    dwcp_peer peer(const std::string &peer) const {
+        auto known = detail::sized<dwcp_peer>();
+        detail::check(dwcp_node_peer(handle_, peer.c_str(), &known));
+        return known;
+    }
+    /// Waits until a first verdict about a peer would hold.
+    dwcp_peer detect_mode(const std::string &peer) {
+        auto known = detail::sized<dwcp_peer>();
+        detail::check(dwcp_node_detect_mode(handle_, peer.c_str(), &known));
+        return known;
+    }
+    /// Forces a DWCP_MODE_ for a peer, or, if that is empty, for all; see dwcp_node_set_mode().
+    void set_mode(std::uint32_t mode, const std::string &peer = std::string()) {
+        const char *of = peer.empty() ? nullptr : peer.c_str();
+        detail::check(dwcp_node_set_mode(handle_, of, mode));
+    }
+    /// Who may ask for the paths to this node's peers; see dwcp_node_share_paths_with().
+    void share_paths_with(const std::string &networks) {
+        detail::check(dwcp_node_share_paths_with(handle_, networks.c_str()));
+    }
+    dwcp_probe_series probe_peer(const std::string &peer, std::uint32_t count = 10) {
+        auto series = detail::sized<dwcp_probe_series>();
+        detail::check(dwcp_node_probe_peer(handle_, peer.c_str(), count, &series));
+        return series;
+    }
+    void set_transport(const TransportOptions &options) {
+        detail::check(dwcp_node_set_transport(handle_, &options));
+    }
+    TransportOptions transport() const {
+        TransportOptions options;
+        detail::check(dwcp_node_transport(handle_, &options));
+        return options;
+    }
+    /// What the path to a peer carries, or, if that is empty, the loopback.
+    dwcp_transport_test
+    test_transport(const std::string &peer = std::string(),
+                   const TransportTestOptions &options = TransportTestOptions()) {
+        auto test = detail::sized<dwcp_transport_test>();
+        const char *to = peer.empty() ? nullptr : peer.c_str();
+        detail::check(dwcp_node_test_transport(handle_, to, &options, &test));
+        return test;
     }
     void remove_guest(const std::string &guest) {
         detail::check(dwcp_node_remove_guest(handle_, guest.c_str()));

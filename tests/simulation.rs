@@ -58,8 +58,8 @@ fn a_calm_world_always_moves_the_guest() {
 
 #[test]
 fn no_relayed_seed_breaks_an_invariant() {
-    use relay::Outcome::{DestinationCrashed, Moved, SourceCrashed, Stayed};
-    let endings = [Moved, Stayed, SourceCrashed, DestinationCrashed];
+    use relay::Outcome::{DestinationCrashed, Lost, Moved, SourceCrashed, Stayed};
+    let endings = [Moved, Stayed, Lost, SourceCrashed, DestinationCrashed];
     run_all(|seed, talk| RelayWorld::new(seed, talk).run(), &endings);
 }
 

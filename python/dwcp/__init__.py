@@ -22,6 +22,14 @@ from dwcp.guests import (
 )
 from dwcp.migration import Migration, WatchedMigration
 from dwcp.model import Event, GuestInfo, Pass, Progress
+from dwcp.modes import (
+    MatrixPath,
+    MatrixRow,
+    PeerMode,
+    ProbeSeries,
+    TransportOptions,
+    TransportTest,
+)
 from dwcp.node import Node
 from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
@@ -34,9 +42,13 @@ __all__ = [
     "Event",
     "EventStream",
     "GuestInfo",
+    "MatrixPath",
+    "MatrixRow",
     "Migration",
     "Node",
     "Pass",
+    "PeerMode",
+    "ProbeSeries",
     "ProcessMemoryGuest",
     "Progress",
     "Region",
@@ -46,6 +58,8 @@ __all__ = [
     "Report",
     "SourceGuest",
     "Status",
+    "TransportOptions",
+    "TransportTest",
     "WatchedMigration",
     "__version__",
     "connect",

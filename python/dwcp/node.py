@@ -16,6 +16,7 @@ from dwcp.events import EventStream
 from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
+from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportOptions, TransportTest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -194,6 +195,122 @@ class Node:
     def migration(self, id: str) -> Migration:
         """The migration with this id; `NotFoundError` if it is not known here."""
         return Migration(self._native.migration(id), self._pump)
+
+    def add_peer(self, peer: str) -> None:
+        """Has the path to the peer at ``HOST:PORT`` looked at from now on.
+
+        A peer that guests are sent to is known without this.
+        """
+        self._native.add_peer(peer)
+
+    def remove_peer(self, peer: str) -> None:
+        """Forgets a peer and a mode forced for it; `BusyError` while streams to it are open."""
+        self._native.remove_peer(peer)
+
+    def peers(self) -> list[PeerMode]:
+        """What is known of every peer, by address."""
+        return [PeerMode.from_dict(values) for values in self._native.peers()]
+
+    def peer(self, peer: str) -> PeerMode:
+        """What is known of a peer; `NotFoundError` if it is not known."""
+        return PeerMode.from_dict(self._native.peer(peer))
+
+    def detect_mode(self, peer: str) -> PeerMode:
+        """Has a peer looked at, and waits until a first verdict about it would hold.
+
+        That takes some seconds. A peer that does not answer is no error: see `PeerMode.failure`.
+        """
+        return PeerMode.from_dict(self._native.detect_mode(peer))
+
+    async def detect_mode_async(self, peer: str) -> PeerMode:
+        """As `detect_mode`, for asyncio."""
+        return await asyncio.to_thread(self.detect_mode, peer)
+
+    def set_mode(self, mode: str, peer: str | None = None) -> None:
+        """Forces a mode, or with ``auto`` leaves it to measurement.
+
+        For one peer, or for all that have no mode of their own.
+        """
+        self._native.set_mode(mode, peer)
+
+    def probe_peer(self, peer: str, count: int = 10) -> ProbeSeries:
+        """Sends a peer 1 to 64 probes, one after another, and waits for the answers.
+
+        `DwcpConnectionError` if one does not come.
+        """
+        return ProbeSeries.from_dict(self._native.probe_peer(peer, count))
+
+    async def probe_peer_async(self, peer: str, count: int = 10) -> ProbeSeries:
+        """As `probe_peer`, for asyncio."""
+        return await asyncio.to_thread(self.probe_peer, peer, count)
+
+    def test_transport(
+        self,
+        peer: str | None = None,
+        *,
+        mode: str = "hybrid",
+        streams: int = 4,
+        duration_s: float = 5.0,
+    ) -> TransportTest:
+        """Fills the path to a peer for some time and tells what it carried.
+
+        Over as many streams as ``mode`` allows, set up for that mode; for 0.1 to 30 seconds.
+        Without a peer it goes to this process, over the loopback.
+        """
+        native = self._native.test_transport(peer, mode, streams, duration_s)
+        return TransportTest.from_dict(native)
+
+    async def test_transport_async(
+        self,
+        peer: str | None = None,
+        *,
+        mode: str = "hybrid",
+        streams: int = 4,
+        duration_s: float = 5.0,
+    ) -> TransportTest:
+        """As `test_transport`, for asyncio."""
+        return await asyncio.to_thread(
+            self.test_transport, peer, mode=mode, streams=streams, duration_s=duration_s
+        )
+
+    def share_paths_with(self, networks: str | Iterable[str]) -> None:
+        """Lets nodes at these addresses ask this one for the paths to its peers.
+
+        Addresses and networks such as ``10.0.0.0/8``, with commas or as a list; empty: nobody, as in
+        the beginning.
+        """
+        words = networks if isinstance(networks, str) else ",".join(networks)
+        self._native.share_paths_with(words)
+
+    def network_matrix(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """The paths from this node, and those from peers that tell it of theirs.
+
+        ``nodes`` are addresses of known peers, all by default; 64 are asked. The first row is this
+        node's own. A peer tells whom its operator has named: see `share_paths_with`.
+        """
+        asked = None if nodes is None else list(nodes)
+        return [MatrixRow.from_dict(row) for row in self._native.network_matrix(asked)]
+
+    async def network_matrix_async(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """As `network_matrix`, for asyncio."""
+        return await asyncio.to_thread(self.network_matrix, nodes)
+
+    def transport(self) -> TransportOptions:
+        """How modes are chosen and what they change."""
+        return TransportOptions.from_dict(self._native.transport())
+
+    def set_transport(self, options: TransportOptions) -> None:
+        """Sets how modes are chosen and what they change.
+
+        Holds at once, but for the number of streams of migrations under way.
+
+        >>> from dataclasses import replace
+        >>> with Node() as node:
+        ...     node.set_transport(replace(node.transport(), internet_streams=2))
+        ...     node.transport().internet_streams
+        2
+        """
+        self._native.set_transport(options)
 
     def events(
         self,

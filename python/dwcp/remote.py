@@ -12,13 +12,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from dwcp.errors import error_from_code
 from dwcp.migration import WatchedMigration
 from dwcp.model import Event, GuestInfo, Progress
+from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportTest
 from dwcp.report import Report
 from dwcp.status import Status
 
@@ -30,6 +31,7 @@ DEFAULT_SOCKET = "/run/dwcp/dwcp.sock"
 _POLL_S = 0.1
 _LONG_POLL_MS = 1000
 _ANSWER_TIMEOUT_S = 30.0
+_PROBE_TIMEOUT_S = 5.0
 
 
 def connect(socket_path: str | os.PathLike[str] = DEFAULT_SOCKET) -> RemoteNode:
@@ -134,6 +136,55 @@ class RemoteNode:
     def migration(self, id: str) -> RemoteMigration:
         """The migration with this id; `NotFoundError` if it is not known there."""
         return RemoteMigration(self, self.request("GET", f"migrations/{quote(id, safe='')}"))
+
+    def peers(self) -> list[PeerMode]:
+        """What that node knows of every peer, by address."""
+        return [PeerMode.from_dict(entry) for entry in self.request("GET", "modes")["peers"]]
+
+    def detect_mode(self, peer: str) -> PeerMode:
+        """Has that node look at a peer; see `dwcp.Node.detect_mode`."""
+        return PeerMode.from_dict(self.request("POST", "modes/detect", body={"peer": peer}))
+
+    def set_mode(self, mode: str, peer: str | None = None) -> None:
+        """Forces a mode, or with ``auto`` leaves it to measurement; see `dwcp.Node.set_mode`.
+
+        That of all peers is written to the node's configuration, if it has one.
+        """
+        body = {"mode": mode, **({} if peer is None else {"peer": peer})}
+        self.request("POST", "modes/set", body=body)
+
+    def network_matrix(self, nodes: Iterable[str] | None = None) -> list[MatrixRow]:
+        """The paths from that node and from its peers; see `dwcp.Node.network_matrix`."""
+        body = {"nodes": "all" if nodes is None else ",".join(nodes)}
+        rows = self.request("POST", "modes/matrix", body=body)["rows"]
+        return [MatrixRow.from_dict(row) for row in rows]
+
+    def probe_peer(self, peer: str, count: int = 10) -> ProbeSeries:
+        """Has that node send a peer probes; see `dwcp.Node.probe_peer`."""
+        body = {"peer": peer, "count": count}
+        timeout_s = _ANSWER_TIMEOUT_S + count * _PROBE_TIMEOUT_S
+        return ProbeSeries.from_dict(
+            self.request("POST", "modes/probe", body=body, timeout_s=timeout_s)
+        )
+
+    def test_transport(
+        self,
+        peer: str | None = None,
+        *,
+        mode: str = "hybrid",
+        streams: int | None = None,
+        duration_s: int = 5,
+    ) -> TransportTest:
+        """Has that node fill the path to a peer; see `dwcp.Node.test_transport`.
+
+        ``streams`` is None for the number in its configuration.
+        """
+        given = {"peer": peer, "mode": mode, "streams": streams, "seconds": duration_s}
+        body = {name: value for name, value in given.items() if value is not None}
+        timeout_s = _ANSWER_TIMEOUT_S + duration_s
+        return TransportTest.from_dict(
+            self.request("POST", "modes/test", body=body, timeout_s=timeout_s)
+        )
 
     def events(
         self, *, filter: str | None = None, after: int = 0, follow: bool = False

@@ -59,6 +59,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
         "list(migration)",
         "list(here.events(follow=True))",
         "import asyncio; asyncio.run(migration.wait_async())",
+        "here.test_transport(duration_s=10)",
     ],
 )
 def test_ctrl_c_ends_the_wait_and_not_the_migration(wait: str) -> None:

@@ -70,6 +70,14 @@ pub const MAX_PROBES_PER_S: u64 = 1000;
 pub const MAX_CONNECTION_PROBES: u32 = 64;
 /// Connections at a time that may send a listener filler.
 pub const MAX_FILLER_CONNECTIONS: usize = 64;
+/// Paths to its peers that a node tells another at a time.
+pub const MAX_TOLD_PATHS: usize = 512;
+/// Times in a second that a node tells others of its paths, all of them together.
+pub const MAX_TELLINGS_PER_S: u64 = 10;
+/// Nodes that are asked for their paths at a time.
+pub const MAX_ASKED_NODES: usize = 64;
+/// Addresses and networks in one setting.
+pub const MAX_NETWORKS: usize = 64;
 /// Reconnects of one migration.
 pub const MAX_RECONNECTS: u32 = 100_000;
 /// One line that a hypervisor may send on its control socket; QEMU's longest answer, its schema, has

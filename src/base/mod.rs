@@ -5,6 +5,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod machine;
+pub mod networks;
 pub mod status;
 pub mod time;
 
@@ -12,5 +13,6 @@ pub use bitmap::PageBitmap;
 pub use ids::{ChunkId, MigrationId, StreamId};
 pub use layout::{LayoutError, MemoryLayout, PageRange, RegionLayout};
 pub use machine::MachineFacts;
+pub use networks::Networks;
 pub use status::Status;
 pub use time::{Clock, Time};

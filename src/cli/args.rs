@@ -193,10 +193,10 @@ pub enum Modes {
         #[arg(long, short)]
         verbose: bool,
     },
-    /// Show the paths from this node to others
+    /// Show the paths from this node to others, and those from them
     ///
-    /// A node tells nobody but its own operator of its peers, so the rows of other nodes are not
-    /// here: run it on each host.
+    /// Each is asked over its migration port for the paths from it. It tells those whose addresses its
+    /// operator has written into mode_detector.share_with, and nobody else.
     NetworkMatrix {
         /// Which known peers: all, or their addresses
         #[arg(

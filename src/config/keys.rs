@@ -273,6 +273,8 @@ keys! {
         "A longer round trip means internet.";
     ModeJitterThreshold "mode_detector.jitter_threshold" Kind::Duration(1, HOUR_MS), "10ms", Live,
         "More jitter means internet.";
+    ModeShareWith "mode_detector.share_with" Kind::Networks, "none", Live,
+        "Addresses of nodes that may ask for the paths from this one, and networks of such.";
 
     RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
         "Roll back above this error rate.";

@@ -13,6 +13,7 @@ pub use load::{ConfigError, Problem};
 pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
+use crate::base::Networks;
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions};
 use crate::transport::Mode;
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
@@ -165,6 +166,11 @@ impl Config {
             },
             ..default
         }
+    }
+
+    /// Who may ask for the paths from this node.
+    pub fn paths_shared_with(&self) -> Networks {
+        self.text(Id::ModeShareWith).parse().unwrap_or_default()
     }
 
     /// What modes change.

@@ -1,6 +1,8 @@
 //! What a key may hold: kinds with units and ranges, and the values read by them.
 
 use super::units;
+use crate::base::Networks;
+use crate::base::networks::ParseNetworksError;
 use crate::migration::CodecPolicy;
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +38,8 @@ pub enum Kind {
     OptionalPath,
     /// `ADDRESS:PORT`, or `none`.
     OptionalAddress,
+    /// Addresses and networks with commas between them, or `none`.
+    Networks,
     /// A page codec.
     Codec,
 }
@@ -73,6 +77,7 @@ impl Kind {
                 | Kind::OptionalRate(_)
                 | Kind::OptionalPath
                 | Kind::OptionalAddress
+                | Kind::Networks
         );
         if optional && text == "none" {
             return Ok(Value::None);
@@ -97,6 +102,7 @@ impl Kind {
             Kind::Text(limit) => parse_text(text, limit),
             Kind::Path | Kind::OptionalPath => parse_path(text),
             Kind::OptionalAddress => parse_address(text),
+            Kind::Networks => parse_networks(text),
             Kind::Codec => parse_codec(text),
         }
     }
@@ -125,6 +131,7 @@ impl Kind {
             Kind::Path => "absolute path".to_owned(),
             Kind::OptionalPath => "absolute path, or none".to_owned(),
             Kind::OptionalAddress => "ADDRESS:PORT, or none".to_owned(),
+            Kind::Networks => "ADDRESS or ADDRESS/BITS,..., or none".to_owned(),
             Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
         }
     }
@@ -233,6 +240,14 @@ fn parse_address(text: &str) -> Result<Value, String> {
     Ok(Value::Text(address.to_string()))
 }
 
+fn parse_networks(text: &str) -> Result<Value, String> {
+    let networks: Networks = text.parse().map_err(|error: ParseNetworksError| error.to_string())?;
+    if networks.is_empty() {
+        return Err("it is empty; none is nobody".to_owned());
+    }
+    Ok(Value::Text(networks.to_string()))
+}
+
 fn parse_codec(text: &str) -> Result<Value, String> {
     let codec: CodecPolicy = text.parse().map_err(|error| format!("{error}"))?;
     let options = crate::migration::MigrationOptions { codec, ..Default::default() };
@@ -272,6 +287,8 @@ mod tests {
             (Kind::OptionalRate(1), "300mbit"),
             (Kind::Path, "/var/log"),
             (Kind::OptionalAddress, "[::1]:9090"),
+            (Kind::Networks, "10.0.0.0/8,fd00::1"),
+            (Kind::Networks, "none"),
             (Kind::Codec, "zstd:3"),
         ] {
             assert_eq!(kind.parse(text).unwrap().to_string(), text);
@@ -298,6 +315,8 @@ mod tests {
             (Kind::Path, "log", "not an absolute path"),
             (Kind::OptionalAddress, "localhost", "not ADDRESS:PORT"),
             (Kind::OptionalAddress, ":9090", "not ADDRESS:PORT"),
+            (Kind::Networks, "rack2", "\"rack2\" is neither"),
+            (Kind::Networks, " ", "none is nobody"),
             (Kind::Codec, "zip", "none of: auto, none, lz4"),
             (Kind::Codec, "zstd:99", "99"),
         ] {

@@ -104,6 +104,55 @@ pub const DWCP_MIGRATION_NO_THROTTLE: u32 = 1;
 /// dwcp_node_attach_qemu flags: QEMU was started with -incoming defer and waits for the guest.
 pub const DWCP_QEMU_INCOMING: u32 = 1;
 
+/// A mode of peers: it is measured, or there is none.
+pub const DWCP_MODE_AUTO: u32 = 0;
+/// A mode of peers: a short and fast path.
+pub const DWCP_MODE_DATACENTER: u32 = 1;
+/// A mode of peers: neither short and fast nor long or slow; where every peer starts.
+pub const DWCP_MODE_HYBRID: u32 = 2;
+/// A mode of peers: a long or slow path.
+pub const DWCP_MODE_INTERNET: u32 = 3;
+/// A mode of peers: the peer knows DWCP v1 alone, or is to be treated so.
+pub const DWCP_MODE_V1_COMPAT: u32 = 4;
+
+/// dwcp_peer.flags: streams to it are open.
+pub const DWCP_PEER_IN_USE: u32 = 1;
+/// dwcp_peer.flags: the path may be faster than rate_bytes_per_s; nothing has filled it yet.
+pub const DWCP_PEER_RATE_IS_FLOOR: u32 = 2;
+/// dwcp_peer.flags: its path has told something, silent_us ago.
+pub const DWCP_PEER_HEARD: u32 = 4;
+/// dwcp_peer.flags: rtt_us and min_rtt_us are known.
+pub const DWCP_PEER_HAS_RTT: u32 = 8;
+/// dwcp_peer.flags: jitter_us is known.
+pub const DWCP_PEER_HAS_JITTER: u32 = 16;
+/// dwcp_peer.flags: loss_ppm is known.
+pub const DWCP_PEER_HAS_LOSS: u32 = 32;
+/// dwcp_peer.flags: rate_bytes_per_s is known.
+pub const DWCP_PEER_HAS_RATE: u32 = 64;
+
+/// dwcp_peer.rdma: not tried.
+pub const DWCP_RDMA_UNKNOWN: u32 = 0;
+/// dwcp_peer.rdma: it has carried data.
+pub const DWCP_RDMA_REACHABLE: u32 = 1;
+/// dwcp_peer.rdma: it was tried in vain.
+pub const DWCP_RDMA_UNREACHABLE: u32 = 2;
+
+/// dwcp_transport_options.flags: measurement never chooses datacenter mode.
+pub const DWCP_TRANSPORT_NO_DATACENTER: u32 = 1;
+/// dwcp_transport_options.flags: measurement never chooses internet mode.
+pub const DWCP_TRANSPORT_NO_INTERNET: u32 = 2;
+
+/// dwcp_transport_options.congestion: as DWCP_CONGESTION_BBR.
+pub const DWCP_CONGESTION_DEFAULT: u32 = 0;
+/// dwcp_transport_options.congestion: BBR, where the kernel has it.
+pub const DWCP_CONGESTION_BBR: u32 = 1;
+/// dwcp_transport_options.congestion: CUBIC.
+pub const DWCP_CONGESTION_CUBIC: u32 = 2;
+/// dwcp_transport_options.congestion: Reno.
+pub const DWCP_CONGESTION_RENO: u32 = 3;
+/// dwcp_transport_options.congestion: the system's own, on every path.
+pub const DWCP_CONGESTION_SYSTEM: u32 = 4;
+
 /// dwcp_node_options.event_level: as DWCP_EVENTS_INFO.
 pub const DWCP_EVENTS_DEFAULT: u32 = 0;
 /// dwcp_node_options.event_level: every event becomes a completion.

@@ -6,8 +6,9 @@
 //! * [`guard`]: what stands between C and Rust: panics, error texts, calls from callbacks;
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
-//! * [`library`], [`node`], [`guest`], [`migration`], [`completion`]: the functions, by subject;
-//! * [`conversions`]: between C structs and the engine's values;
+//! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`completion`]: the functions, by
+//!   subject;
+//! * [`conversions`], [`mode_conversions`]: between C structs and the engine's values;
 //! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
 //!   callbacks or by requests through the file descriptor, and the guest's pages;
 //! * [`queue`]: what waits behind the file descriptor;
@@ -28,6 +29,8 @@ pub mod handle;
 pub mod library;
 pub mod memory;
 pub mod migration;
+pub mod mode_conversions;
+pub mod modes;
 pub mod node;
 pub mod queue;
 pub mod registration;

@@ -57,6 +57,18 @@ pub unsafe fn read<T: SizedStruct>(pointer: *const T) -> Result<T, Failure> {
     Ok(value)
 }
 
+/// Checks a struct that is to be filled in after work that takes its time.
+///
+/// # Safety
+/// As for [`write()`].
+pub unsafe fn check<T: SizedStruct>(pointer: *const T) -> Result<(), Failure> {
+    if pointer.is_null() {
+        return Err(Failure::null(T::NAME));
+    }
+    // SAFETY: the caller vouches for the first word.
+    unsafe { size_of_caller(pointer) }.map(|_| ())
+}
+
 /// Fills in a struct of the caller's; its `struct_size` stays.
 ///
 /// # Safety

@@ -138,21 +138,21 @@ impl FrameReader {
     /// # Errors
     /// As [`Self::next`], and any other kind.
     pub fn expect(&mut self, expected: FrameKind) -> Result<Vec<u8>, ConnectionError> {
-        self.expect_either(expected, expected).map(|frame| frame.payload)
+        self.expect_or(expected, &[]).map(|frame| frame.payload)
     }
 
     /// Reads the next frame, which must be of one of these kinds.
     ///
     /// # Errors
     /// As [`Self::next`], and any other kind.
-    pub fn expect_either(
+    pub fn expect_or(
         &mut self,
         expected: FrameKind,
-        or: FrameKind,
+        or: &[FrameKind],
     ) -> Result<Frame, ConnectionError> {
         let header = self.header()?;
         let kind = header.kind;
-        if kind != expected && kind != or {
+        if kind != expected && !or.contains(&kind) {
             return Err(ConnectionError::Kind { found: kind, expected });
         }
         Ok(Frame { kind, payload: self.body(&header)? })

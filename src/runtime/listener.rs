@@ -11,6 +11,7 @@ use crate::runtime::connections::Connections;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
+use crate::runtime::path_teller::PathTeller;
 use crate::runtime::probe_answers::{Answers, ProbeAnswers};
 use crate::runtime::security::{Security, SecurityError, begins_with_tls, check_claim};
 use crate::runtime::sys::readiness::stop_listening;
@@ -71,6 +72,14 @@ struct Pending {
     sockets: BTreeMap<u64, Arc<TcpStream>>,
 }
 
+/// What all connections of a listener share.
+struct Shared {
+    security: Arc<Security>,
+    probes: ProbeAnswers,
+    paths: Arc<PathTeller>,
+    journal: Arc<Journal>,
+}
+
 /// A listening socket with its thread.
 pub struct Listener {
     socket: TcpListener,
@@ -96,6 +105,7 @@ impl Listener {
         address: SocketAddr,
         reception: Weak<dyn Reception>,
         security: Arc<Security>,
+        paths: Arc<PathTeller>,
         journal: Arc<Journal>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address)?;
@@ -104,8 +114,10 @@ impl Listener {
         let (accepting, stop) = (socket.try_clone()?, stopped.clone());
         let connections = Arc::new(Connections::default());
         let accepted = connections.clone();
+        let probes = ProbeAnswers::default();
+        let shared = Arc::new(Shared { security, probes, paths, journal });
         let thread = spawn_named("dwcp-listen", move || {
-            accept_all(&accepting, &stop, &reception, (&security, &journal), &accepted);
+            accept_all(&accepting, &stop, &reception, &shared, &accepted);
         })?;
         Ok(Self { socket, address, stopped, connections, thread: Some(thread) })
     }
@@ -135,11 +147,10 @@ fn accept_all(
     listener: &TcpListener,
     stopped: &AtomicBool,
     reception: &Weak<dyn Reception>,
-    (security, journal): (&Arc<Security>, &Arc<Journal>),
+    shared: &Arc<Shared>,
     connections: &Connections,
 ) {
     let pending = Arc::new(Mutex::new(Pending::default()));
-    let answers = Arc::new(ProbeAnswers::default());
     while !stopped.load(Ordering::Acquire) {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -147,23 +158,21 @@ fn accept_all(
             Err(error) => {
                 // Such as no free descriptor: one that waits may free some.
                 let text = format!("cannot accept a connection: {error}");
-                journal.publish(None, None, EventKind::Notice { text });
+                shared.journal.publish(None, None, EventKind::Notice { text });
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             }
         };
         let Some(reception) = reception.upgrade() else { return };
-        if !security.listens_to(peer.ip(), now()) {
+        if !shared.security.listens_to(peer.ip(), now()) {
             continue;
         }
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
         let number = lock(&pending).begin(socket.clone());
-        let (waiting, news, answers) = (pending.clone(), journal.clone(), answers.clone());
-        let security = security.clone();
+        let (waiting, shared) = (pending.clone(), shared.clone());
         let spawned = spawn_named("dwcp-recv", move || {
-            let accepted =
-                shake_hands(socket, peer, reception.as_ref(), (&security, answers.as_ref()));
+            let accepted = shake_hands(socket, peer, reception.as_ref(), &shared);
             lock(&waiting).sockets.remove(&number);
             drop(reception);
             match accepted {
@@ -173,10 +182,10 @@ fn accept_all(
                 Ok(None) => {}
                 Err(rejected) => {
                     if rejected.is_stranger {
-                        security.count_failure(peer.ip(), now());
+                        shared.security.count_failure(peer.ip(), now());
                     }
                     let (peer, reason) = (peer.to_string(), rejected.reason);
-                    news.publish(None, None, EventKind::PeerRefused { peer, reason });
+                    shared.journal.publish(None, None, EventKind::PeerRefused { peer, reason });
                 }
             }
         });
@@ -196,14 +205,14 @@ struct Rejected {
     is_stranger: bool,
 }
 
-/// None: the connection was a probe, and all is said.
+/// None: the connection belonged to no migration, and all is said.
 fn shake_hands(
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     reception: &dyn Reception,
-    (security, answers): (&Security, &ProbeAnswers),
+    shared: &Shared,
 ) -> Result<Option<Accepted>, Rejected> {
-    let (channel, trust) = secure(&socket, security)?;
+    let (channel, trust) = secure(&socket, &shared.security)?;
     let certified = channel.peer;
     let (mut reader, mut writer) =
         (FrameReader::new(channel.reader), FrameWriter::new(channel.writer));
@@ -227,12 +236,16 @@ fn shake_hands(
     if first.kind == FrameKind::Probe {
         socket.set_nodelay(true)?;
         let allowed = if trust.is_ok() { Answers::All } else { Answers::Probes };
-        let served = answers.serve(first, allowed, &mut reader, &mut writer);
+        let served = shared.probes.serve(first, allowed, &mut reader, &mut writer);
         return served.map(|()| None).map_err(Rejected::stranger);
     }
     if let Err(error) = trust {
         refuse(&mut writer, &Refusal::new(error.status(), error.to_string()))?;
         return Err(Rejected::stranger(error));
+    }
+    if first.kind == FrameKind::AskPaths {
+        let told = shared.paths.tell(node, peer.ip(), &mut writer);
+        return told.map(|()| None).map_err(|reason| Rejected { reason, is_stranger: false });
     }
     let hello = match Hello::decode(&first.payload) {
         Ok(hello) => hello,
@@ -282,7 +295,8 @@ fn secure(
 fn read_first(socket: &TcpStream, reader: &mut FrameReader) -> Result<Frame, ConnectionError> {
     socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
     reader.preface()?;
-    reader.expect_either(FrameKind::Hello, FrameKind::Probe)
+    let kinds = [FrameKind::Probe, FrameKind::AskPaths];
+    reader.expect_or(FrameKind::Hello, &kinds)
 }
 
 impl Rejected {
@@ -318,7 +332,8 @@ impl Pending {
 }
 
 impl Refusal {
-    fn reply(&self) -> HelloReply {
+    /// As it is sent.
+    pub fn reply(&self) -> HelloReply {
         let (status, reason) = (self.status.code(), self.reason.clone());
         HelloReply::Refuse { status, reason, ended: self.ended }
     }

@@ -22,6 +22,7 @@ pub mod node;
 pub mod outcome;
 pub mod outgoing;
 pub mod path_reader;
+pub mod path_teller;
 pub mod probe_answers;
 pub mod process_memory;
 pub mod qemu;

@@ -13,7 +13,6 @@ use crate::migration::{Owner, Progress, Report};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
-use crate::runtime::connection::ConnectionError;
 use crate::runtime::dial::{Dialer, FEATURES, check_address};
 use crate::runtime::footprint::Footprint;
 use crate::runtime::handle::{Arrival, Handle};
@@ -21,8 +20,10 @@ use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
-use crate::runtime::modes::{Modes, ProbeError};
+use crate::runtime::modes::transfer::TransferError;
+use crate::runtime::modes::{Modes, PeerError, ProbeError};
 use crate::runtime::outgoing::Outgoing;
+use crate::runtime::path_teller::PathTeller;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
@@ -144,6 +145,9 @@ pub enum NodeError {
     /// There is no room for a further peer.
     #[error(transparent)]
     Peers(#[from] TableError),
+    /// What is asked about a peer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The path to a peer could not be probed.
     #[error("{peer}: {source}")]
     Probe {
@@ -158,7 +162,7 @@ pub enum NodeError {
         /// The peer's address.
         peer: String,
         /// Why.
-        source: ConnectionError,
+        source: TransferError,
     },
     /// None or several guests to choose from.
     #[error("{0}")]
@@ -207,6 +211,7 @@ impl NodeError {
             NodeError::Qemu(error) => error.status(),
             NodeError::Sample { source, .. } => source.status(),
             NodeError::Peers(_) => Status::LimitReached,
+            NodeError::Peer(error) => error.status(),
             NodeError::Probe { .. } => Status::Connect,
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
@@ -246,6 +251,7 @@ struct Inner {
     address: Option<SocketAddr>,
     modes: Arc<Modes>,
     security: Arc<Security>,
+    teller: Arc<PathTeller>,
 }
 
 /// One migration, outgoing or incoming. Handles stay valid after the node is gone.
@@ -282,16 +288,19 @@ impl Node {
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
             registry.remember(path.clone(), kept.incoming);
         }
+        let modes = Modes::new(journal.clone(), security.clone());
+        let teller = Arc::new(PathTeller::new(modes.clone()));
         let listener = match options.listen {
-            Some(address) => Some(listen(address, &registry, &security, journal.clone())?),
+            Some(address) => {
+                Some(listen(address, &registry, (&security, &teller), journal.clone())?)
+            }
             None => None,
         };
         let address = listener.as_ref().map(Listener::address);
         let listen = address.map_or_else(String::new, |address| address.to_string());
         journal.publish(None, None, EventKind::NodeStarted { listen });
-        let modes = Modes::new(journal, security.clone());
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, modes, security };
+        let inner = Inner { options, registry, listener, address, modes, security, teller };
         Ok(Node { inner: Arc::new(inner) })
     }
 
@@ -486,11 +495,16 @@ impl Node {
         &self.inner.modes
     }
 
+    /// What tells other nodes of the paths to its peers.
+    pub(crate) fn teller(&self) -> &PathTeller {
+        &self.inner.teller
+    }
+
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let Inner { registry, security, .. } = self.inner.as_ref();
-        listen(address, registry, security, registry.journal().clone())
+        let Inner { registry, security, teller, .. } = self.inner.as_ref();
+        listen(address, registry, (security, teller), registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -721,11 +735,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
-    security: &Arc<Security>,
+    (security, teller): (&Arc<Security>, &Arc<PathTeller>),
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, security.clone(), journal)
+    Listener::start(address, reception, security.clone(), teller.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 

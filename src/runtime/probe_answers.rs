@@ -62,7 +62,7 @@ impl ProbeAnswers {
         writer.open(&reply(first.payload)).map_err(|error| error.to_string())?;
         let (mut probes, mut permit) = (1, None);
         loop {
-            let frame = match reader.expect_either(FrameKind::Probe, FrameKind::Filler) {
+            let frame = match reader.expect_or(FrameKind::Probe, &[FrameKind::Filler]) {
                 Ok(frame) => frame,
                 // As it should be; who just goes away, or stays and says nothing, harms nobody.
                 Err(ConnectionError::Closed | ConnectionError::Io(_) | ConnectionError::Silent) => {

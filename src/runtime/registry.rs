@@ -468,7 +468,8 @@ impl Registry {
     ) -> Result<Arc<dyn Arrival>, Refusal> {
         let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
-        let qemu = tables.claim_qemu(guest, facts, hello.migration)?;
+        let channels = hello.features.multifd_channels;
+        let qemu = tables.claim_qemu(guest, (facts, channels), hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
         drop(tables);
         let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
@@ -607,7 +608,7 @@ impl Tables {
     fn claim_qemu(
         &mut self,
         name: &str,
-        facts: &MachineFacts,
+        (facts, channels): (&MachineFacts, u8),
         id: MigrationId,
     ) -> Result<Arc<QemuGuest>, Refusal> {
         let entry = self.expected(name, |role| matches!(role, Role::QemuDestination(_)))?;
@@ -617,6 +618,8 @@ impl Tables {
         if let Some(difference) = facts.difference(guest.facts()) {
             return Err(Refusal::new(Status::LayoutMismatch, difference));
         }
+        // Before a byte moves; QEMU itself would say so only when it is to listen.
+        guest.check_channels(channels).map_err(|text| Refusal::new(Status::Unsupported, text))?;
         let guest = guest.clone();
         entry.migration = Some(id);
         Ok(guest)

@@ -13,6 +13,7 @@ use crate::base::limits::{
     MAX_CONTROL_BYTES, MAX_FILLER_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
 };
 use crate::wire::cursor::{Reader, WireError};
+use crate::wire::paths::MAX_PATHS_BYTES;
 
 /// First bytes of every connection.
 pub const MAGIC: [u8; 4] = *b"DWCP";
@@ -60,6 +61,10 @@ pub enum FrameKind {
     ProbeReply = 10,
     /// Bytes that nobody keeps, after a probe: they show what a path carries.
     Filler = 11,
+    /// Asks for the paths to the other's peers, on a connection that belongs to no migration.
+    AskPaths = 14,
+    /// They; the answer to one that is not to know is a refusing `HelloReply`.
+    Paths = 15,
 }
 
 /// The header of one frame.
@@ -126,9 +131,15 @@ impl FrameKind {
             9 => Self::Probe,
             10 => Self::ProbeReply,
             11 => Self::Filler,
+            14 => Self::AskPaths,
+            15 => Self::Paths,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 11" });
+                return Err(WireError::Range {
+                    what: "frame kind",
+                    value,
+                    allowed: "1 to 11, 14, 15",
+                });
             }
         })
     }
@@ -141,10 +152,11 @@ impl FrameKind {
             Self::ControlAck => 8,
             Self::Chunk => MAX_FRAME_BYTES,
             Self::ChunkAck => 16 * 1024,
-            Self::Ping => 0,
+            Self::Ping | Self::AskPaths => 0,
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,
+            Self::Paths => MAX_PATHS_BYTES,
         }
     }
 }

@@ -76,6 +76,35 @@ void a_qemu_that_is_not_there_throws() {
     }
 }
 
+void peers_are_looked_at() {
+    dwcp::Node here(listening()), there(listening());
+    std::string address = there.listen_address();
+    here.add_peer(address);
+    CHECK(here.probe_peer(address, 2).answers == 2);
+    CHECK(here.detect_mode(address).flags & DWCP_PEER_HEARD);
+    auto transport = here.transport();
+    transport.internet_streams = 1;
+    here.set_transport(transport);
+    here.set_mode(DWCP_MODE_INTERNET);
+    CHECK(here.peer(address).mode == DWCP_MODE_INTERNET);
+    here.set_mode(DWCP_MODE_HYBRID, address);
+    CHECK(here.peer(address).forced == DWCP_MODE_HYBRID);
+    dwcp::TransportTestOptions how;
+    how.duration_ms = 100;
+    how.mode = DWCP_MODE_INTERNET;
+    CHECK(here.test_transport(address, how).streams == 1);
+    CHECK(here.test_transport("", how).bytes > 0);
+    here.share_paths_with("127.0.0.1");
+    CHECK(here.peers_json().find(address) != std::string::npos);
+    dwcp_status code = DWCP_OK;
+    try {
+        here.remove_peer("10.0.0.1:1");
+    } catch (const dwcp::Error &error) {
+        code = error.code();
+    }
+    CHECK(code == DWCP_ERR_NOT_FOUND);
+}
+
 void a_guest_moves() {
     auto from_memory = memory(), to_memory = memory();
     dwcp::Node from(listening()), to(listening());
@@ -165,6 +194,7 @@ int main() {
     CASE(errors_are_exceptions_or_codes);
     CASE(a_node_can_be_moved);
     CASE(a_refused_guest_stays_the_callers);
+    CASE(peers_are_looked_at);
     CASE(a_guest_moves);
     CASE(a_qemu_that_is_not_there_throws);
     CASE(an_exception_in_a_guest_becomes_the_reason);

@@ -4,6 +4,33 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Every function about the modes of a node's peers. */
+static dwcp_status call_about_peers(int which, dwcp_node *node) {
+    static char text[4096];
+    static dwcp_peer peer;
+    static dwcp_probe_series series;
+    static dwcp_transport_test test;
+    static dwcp_transport_options options;
+    peer.struct_size = sizeof peer;
+    series.struct_size = sizeof series;
+    test.struct_size = sizeof test;
+    options.struct_size = sizeof options;
+    switch (which) {
+    case 0: return dwcp_node_add_peer(node, "127.0.0.1:1");
+    case 1: return dwcp_node_remove_peer(node, "127.0.0.1:1");
+    case 2: return dwcp_node_peers_json(node, text, sizeof text, NULL);
+    case 3: return dwcp_node_peer(node, "127.0.0.1:1", &peer);
+    case 4: return dwcp_node_detect_mode(node, "127.0.0.1:1", &peer);
+    case 5: return dwcp_node_set_mode(node, NULL, DWCP_MODE_AUTO);
+    case 6: return dwcp_node_probe_peer(node, "127.0.0.1:1", 1, &series);
+    case 7: return dwcp_node_set_transport(node, NULL);
+    case 8: return dwcp_node_transport(node, &options);
+    case 9: return dwcp_node_test_transport(node, "127.0.0.1:1", NULL, &test);
+    case 10: return dwcp_node_share_paths_with(node, NULL);
+    default: return 1;
+    }
+}
+
 /* Every function that takes a node, with the rest of its arguments right. */
 static dwcp_status call_on_node(int which, dwcp_node *node) {
     static char text[4096];
@@ -42,7 +69,7 @@ static dwcp_status call_on_node(int which, dwcp_node *node) {
     }
     case 15: return dwcp_node_serve_control(node, "/nowhere/at/all");
     case 16: return dwcp_node_attach_qemu(node, "vm", "/nowhere/at/all", 0);
-    default: return 1;
+    default: return call_about_peers(which - 17, node);
     }
 }
 
@@ -122,6 +149,11 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_add_destination(node, "vm", NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_attach_qemu(node, NULL, "/nowhere", 0));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_attach_qemu(node, "vm", NULL, 0));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_add_peer(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_remove_peer(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_peers_json(node, NULL, 5, &count));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_peer(node, NULL, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_transport(node, NULL));
     OK(dwcp_node_reap(node, NULL, 0, &count));
     OK(dwcp_node_free(node));
 }
@@ -368,6 +400,28 @@ static void stopping_twice_and_calls_after_it_are_defined(void) {
     guest_free(&g);
 }
 
+static void peers_are_checked(void) {
+    static const char *const addresses[] = {"", "x", ":1", "host:0", "::1:7", "a\xff:1"};
+    static char long_address[300];
+    dwcp_node *node = new_node(NULL);
+    for (size_t i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
+        CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_add_peer(node, addresses[i]));
+        CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT,
+                     dwcp_node_set_mode(node, addresses[i], DWCP_MODE_HYBRID));
+    }
+    memset(long_address, 'a', sizeof long_address - 1);
+    memcpy(long_address + sizeof long_address - 3, ":1", 2);
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_add_peer(node, long_address));
+    CHECK(last_error_has("longer than 261"));
+    OK(dwcp_node_stop(node));
+    for (int which = 4; which < 10; which++)
+        if (which != 5 && which != 7 && which != 8)
+            CHECK_STATUS(DWCP_ERR_STOPPED, call_about_peers(which, node));
+    CHECK_STATUS(DWCP_ERR_STOPPED, call_about_peers(0, node));
+    CHECK_STATUS(DWCP_ERR_STOPPED, dwcp_node_set_mode(node, "127.0.0.1:1", DWCP_MODE_HYBRID));
+    OK(dwcp_node_free(node));
+}
+
 static void a_text_is_set_inside_callbacks_only(void) {
     CHECK_STATUS(DWCP_ERR_BAD_STATE, dwcp_callback_set_error("text"));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_callback_set_error(NULL));
@@ -413,6 +467,7 @@ int main(void) {
     CASE(names_and_registrations_are_checked);
     CASE(migration_options_are_checked);
     CASE(stopping_twice_and_calls_after_it_are_defined);
+    CASE(peers_are_checked);
     CASE(a_text_is_set_inside_callbacks_only);
     CASE(control_sockets_are_checked);
     CASE(a_port_in_use_is_named);

@@ -111,6 +111,40 @@ static void move_a_guest(void *library, dwcp_node *node) {
     CHECK(node_free(other) == DWCP_OK);
 }
 
+/* Peers that are named, probed, found out and tested, on the thread that outlives the library. */
+static void look_at_a_peer(void *library, dwcp_node *node) {
+    dwcp_status (*add_peer)(dwcp_node *, const char *);
+    dwcp_status (*address)(const dwcp_node *, char *, size_t, size_t *);
+    dwcp_status (*detect)(dwcp_node *, const char *, dwcp_peer *);
+    dwcp_status (*probe)(dwcp_node *, const char *, uint32_t, dwcp_probe_series *);
+    dwcp_status (*test)(dwcp_node *, const char *, const dwcp_transport_test_options *,
+                        dwcp_transport_test *);
+    dwcp_status (*set_mode)(dwcp_node *, const char *, uint32_t);
+    dwcp_transport_test_options how = {sizeof how, 0, 2, 100, 0, {0}};
+    dwcp_probe_series series;
+    dwcp_transport_test carried;
+    dwcp_peer peer;
+    char text[64];
+    series.struct_size = sizeof series;
+    carried.struct_size = sizeof carried;
+    peer.struct_size = sizeof peer;
+    find(library, "dwcp_node_add_peer", &add_peer);
+    find(library, "dwcp_node_listen_address", &address);
+    find(library, "dwcp_node_detect_mode", &detect);
+    find(library, "dwcp_node_probe_peer", &probe);
+    find(library, "dwcp_node_test_transport", &test);
+    find(library, "dwcp_node_set_mode", &set_mode);
+    CHECK(address(node, text, sizeof text, NULL) == DWCP_OK);
+    CHECK(add_peer(node, text) == DWCP_OK);
+    CHECK(probe(node, text, 3, &series) == DWCP_OK && series.answers == 3);
+    CHECK(detect(node, text, &peer) == DWCP_OK && peer.flags & DWCP_PEER_HEARD);
+    CHECK(set_mode(node, text, DWCP_MODE_INTERNET) == DWCP_OK);
+    CHECK(test(node, text, &how, &carried) == DWCP_OK && carried.bytes > 0);
+    CHECK(test(node, NULL, &how, &carried) == DWCP_OK && carried.bytes > 0);
+    CHECK(add_peer(node, "localhost:1") == DWCP_OK);
+    CHECK(probe(node, "localhost:1", 1, &series) == DWCP_ERR_CONNECT);
+}
+
 static void use_once(const char *path) {
     dwcp_status (*node_new)(const dwcp_node_options *, dwcp_node **);
     dwcp_status (*node_free)(dwcp_node *);
@@ -130,6 +164,7 @@ static void use_once(const char *path) {
     CHECK(node_new(&options, &node) == DWCP_OK);
     CHECK(node_fd(node, &fd) == DWCP_OK && fd >= 0);
     move_a_guest(library, node);
+    look_at_a_peer(library, node);
     CHECK(node_free(node) == DWCP_OK);
     CHECK(node_free(node) == DWCP_ERR_BAD_HANDLE);
     CHECK(last_error(text, sizeof text, NULL) == DWCP_OK && text[0]);

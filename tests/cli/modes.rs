@@ -24,18 +24,46 @@ fn a_peer_is_probed_listed_and_in_the_matrix() {
     assert_eq!(listed["peers"][0]["peer"], pair.to());
     assert!(listed["peers"][0]["silent_us"].is_u64(), "{listed}");
     assert_eq!(listed["thresholds"]["internet_rtt_us"], 50_000);
-    let matrix = pair.json(&["network-matrix", "--nodes", "all"]);
-    assert_eq!(
-        (&matrix["rows_of"][0], matrix["peers"].as_array().unwrap().len()),
-        (&"here".into(), 1)
-    );
-    let matrix = pair.run(&["network-matrix"]);
-    assert!(stdout(&matrix).contains("here  "), "{matrix:?}");
-    assert!(String::from_utf8_lossy(&matrix.stderr).contains("the row of here alone"));
     let unknown = pair.run(&["network-matrix", "--nodes", "10.0.0.1:1"]);
-    assert!(refusal(&unknown, 1).contains("no peer \"10.0.0.1:1\" is known"));
+    assert!(refusal(&unknown, 1).contains("no peer \"10.0.0.1:1\" is known here"));
     let status = stdout(&pair.run(&["status", "--verbose"]));
     assert!(status.contains("measured; 1 hybrid"), "{status}");
+}
+
+#[test]
+fn the_matrix_has_the_rows_of_those_who_tell() {
+    let pair = Pair::new();
+    let (here, there) = (pair.source.local_address().unwrap().to_string(), pair.to());
+    pair.json(&["mode-detect", "--peer", &there]);
+    pair.json(&["mode-detect", "--peer", "127.0.0.1:1"]);
+    pair.destination.detect_mode(&here).unwrap();
+    let rows = || pair.json(&["network-matrix", "--nodes", "all"])["rows"].clone();
+    let silent = rows();
+    assert_eq!(silent.as_array().unwrap().len(), 3, "{silent}");
+    assert_eq!((&silent[0]["node"], &silent[0]["address"]), (&"here".into(), &Value::Null));
+    assert_eq!(silent[0]["paths"].as_array().unwrap().len(), 2);
+    assert!(silent[1]["failure"].as_str().unwrap().contains("Connection refused"), "{silent}");
+    assert_eq!(silent[2]["address"], there);
+    let refused = silent[2]["failure"].as_str().unwrap();
+    assert!(refused.contains("mode_detector.share_with does not name 127.0.0.1"), "{refused}");
+    pair.destination.share_paths_with("127.0.0.0/8".parse().unwrap());
+    let told = rows();
+    assert_eq!((&told[2]["node"], &told[2]["failure"]), (&"there".into(), &Value::Null));
+    let path = &told[2]["paths"][0];
+    assert_eq!((&path["peer"], &path["mode"]), (&here.clone().into(), &"hybrid".into()));
+    assert!(path["rtt_us"].is_u64() && path["silent_us"].is_u64(), "{path}");
+    let matrix = pair.run(&["network-matrix", "--nodes", &there]);
+    let text = stdout(&matrix);
+    assert!(
+        text.contains("here  ") && text.contains(&format!("there at {there}  {here}")),
+        "{text}"
+    );
+    assert!(!text.contains("127.0.0.1:1 "), "not asked for: {text}");
+    let matrix = pair.run(&["network-matrix"]);
+    let notes = String::from_utf8_lossy(&matrix.stderr).into_owned();
+    assert!(notes.contains("no row of 127.0.0.1:1: "), "{notes}");
+    pair.json(&["set-mode", "v1-compat", "--peer", &there]);
+    assert_eq!(rows()[2]["failure"], "not asked: it is a v1 peer");
 }
 
 #[test]
@@ -93,6 +121,11 @@ fn the_mode_of_all_peers_is_written_to_the_configuration() {
     let listed: Value =
         serde_json::from_str(&stdout(&daemon.run(&["--json", "mode-detect"]))).unwrap();
     assert_eq!(listed["thresholds"]["internet_rtt_us"], 100_000);
+    stdout(&daemon.run(&["config", "set", "mode_detector.share_with", "10.0.0.0/8, ::1"]));
+    let networks = stdout(&daemon.run(&["config", "get", "mode_detector.share_with"]));
+    assert_eq!(networks.trim(), "10.0.0.0/8,::1");
+    let host = daemon.run(&["config", "set", "mode_detector.share_with", "rack2"]);
+    assert!(refusal(&host, 1).contains("\"rack2\" is neither an address nor a network"));
     let verbose = stdout(&daemon.run(&["config", "get", "amst.internet_streams", "--verbose"]));
     assert!(verbose.contains("takes hold with the next migration"), "{verbose}");
 }

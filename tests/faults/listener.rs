@@ -7,7 +7,7 @@ use crate::support::{Guest, layout};
 use dwcp::Status;
 use dwcp::base::{MemoryLayout, RegionLayout, StreamId};
 use dwcp::wire::hello::Purpose;
-use dwcp::wire::{Frame, FrameHeader, FrameKind, Hello, HelloReply, Preface};
+use dwcp::wire::{Frame, FrameHeader, FrameKind, Hello, HelloReply, Paths, Preface};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -100,6 +100,36 @@ fn every_hostile_opening_is_refused_with_its_value() {
         let reason = refusals(&stage.beta).pop().unwrap();
         assert!(reason.contains(text), "{reason:?} lacks {text:?}");
     }
+    stage.assert_moves();
+}
+
+#[test]
+fn paths_are_told_to_those_who_are_named_alone() {
+    let stage = Stage::new();
+    let ask = opening(&Frame { kind: FrameKind::AskPaths, payload: Vec::new() }, 0);
+    stage.beta.add_peer("127.0.0.1:1").unwrap();
+    // Preface, header, status.
+    let answer = throw(&address(&stage.beta), &ask);
+    let refusal = HelloReply::decode(&answer[32..]).unwrap();
+    let HelloReply::Refuse { status, reason, .. } = refusal else { panic!("{refusal:?}") };
+    assert_eq!(status, Status::Refused.code());
+    assert!(reason.contains("does not name 127.0.0.1"), "{reason}");
+    assert!(!answer.windows(11).any(|bytes| bytes == b"127.0.0.1:1"), "nothing of its peers");
+    wait_until("the refusal is told of", || {
+        refusals(&stage.beta).iter().any(|text| text.contains("does not name 127.0.0.1"))
+    });
+    stage.beta.share_paths_with("127.0.0.1".parse().unwrap());
+    let told = Paths::decode(&throw(&address(&stage.beta), &ask)[32..]).unwrap();
+    assert_eq!((told.node.as_str(), told.rows[0].peer.as_str()), ("beta", "127.0.0.1:1"));
+    let long = opening(&Frame { kind: FrameKind::AskPaths, payload: vec![0; 4] }, 0);
+    assert_eq!(throw(&address(&stage.beta), &long), b"");
+    let answers = |_| throw(&address(&stage.beta), &ask);
+    let refused = (0..200).map(answers).any(|answer| {
+        HelloReply::decode(&answer[32..]).is_ok_and(
+        |reply| matches!(reply, HelloReply::Refuse { status, .. } if status == Status::Busy.code()),
+    )
+    });
+    assert!(refused, "200 at once are too many");
     stage.assert_moves();
 }
 

@@ -173,6 +173,27 @@ fn plain_and_secured_nodes_tell_each_other_what_is_wrong() {
 }
 
 #[test]
+fn paths_are_told_within_the_fleet_alone() {
+    let fleet = Fleet::new();
+    let (alpha, beta) = (fleet.node("alpha", &["beta"]), fleet.node("beta", &["alpha"]));
+    beta.share_paths_with("127.0.0.1".parse().unwrap());
+    beta.add_peer("127.0.0.1:1").unwrap();
+    let told_to = |asker: &Node| {
+        asker.add_peer(&address(&beta)).unwrap();
+        asker.network_matrix(None).unwrap().remove(1)
+    };
+    let row = told_to(&alpha);
+    assert_eq!((row.node.as_deref(), row.failure.as_deref()), (Some("beta"), None));
+    assert_eq!(row.paths[0].peer, "127.0.0.1:1");
+    let (plain, gamma) = (node("gamma", None), fleet.node("gamma", &[]));
+    for (asker, text) in [(plain, "speaks TLS only"), (gamma, "\"gamma\" is not among")] {
+        let row = told_to(&asker);
+        assert!(row.paths.is_empty() && row.failure.as_ref().unwrap().contains(text), "{row:?}");
+        refused_with(&beta, text);
+    }
+}
+
+#[test]
 fn who_has_not_decided_neither_listens_nor_dials() {
     let undecided = |listen| {
         Node::start(NodeOptions { listen, ..NodeOptions::default() }).map(|node| (node, ()))

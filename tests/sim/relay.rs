@@ -24,6 +24,8 @@ use dwcp::wire::{Frame, FrameKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+mod judgement;
+
 /// Steps with faults, and as many again in which everything must come to an end.
 const STORM_STEPS: u64 = 3_000;
 const CALM_STEPS: u64 = 400_000;
@@ -42,11 +44,16 @@ const WINDOW_BYTES: u64 = 64 << 20;
 /// Segments that are acknowledged before they are replayed.
 const ACKNOWLEDGED_AHEAD: u64 = 32;
 
+/// What is said of a guest that is lost.
+const GONE: &str = "the hypervisor has ended";
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     Moved,
     Stayed,
+    /// The guest is the destination's, and runs nowhere any more.
+    Lost,
     InDoubt,
     SourceCrashed,
     DestinationCrashed,
@@ -97,6 +104,8 @@ pub struct RelayWorld {
     arrived: Sockets,
     replayed_bytes: u64,
     arrived_runs: bool,
+    /// The hypervisor that had the end is gone: the guest may have run there.
+    lost_there: bool,
     links: BTreeMap<StreamId, Link>,
     next_stream: u32,
 }
@@ -185,6 +194,7 @@ impl RelayWorld {
             arrived: Sockets::new(&writer.scripts),
             replayed_bytes: 0,
             arrived_runs: false,
+            lost_there: false,
             links: BTreeMap::new(),
             next_stream: 0,
             writer,
@@ -291,8 +301,8 @@ impl RelayWorld {
         } else {
             self.say("destination crashes");
             self.destination_crashed = true;
-            self.crashed_releasing =
-                self.destination_record == Some(Mark::Owned) && !self.arrived_runs;
+            let released = self.arrived_runs || self.lost_there;
+            self.crashed_releasing = self.destination_record == Some(Mark::Owned) && !released;
         }
         for id in self.links.keys().copied().collect::<Vec<_>>() {
             self.cut(id);
@@ -356,8 +366,8 @@ impl RelayWorld {
         if self.destination_crashed || outage || self.chance(self.weather.cut * 5) {
             return self.answer_from_record();
         }
-        if let Some(ended) = self.ended_there() {
-            return self.source.refused(-17, "over", ended, self.now);
+        if let Some((status, ended)) = self.ended_there() {
+            return self.source.refused(status.code(), "over", ended, self.now);
         }
         let (now, announced, setup) = (self.now, self.announced, setup(&self.writer));
         let destination = self.destination.get_or_insert_with(|| {
@@ -405,11 +415,16 @@ impl RelayWorld {
         self.source.refused(status, "over", ended, self.now);
     }
 
-    fn ended_there(&self) -> Option<Ended> {
+    /// What a node that remembers how it ended turns the source away with.
+    fn ended_there(&self) -> Option<(Status, Ended)> {
         let report = self.destination.as_ref()?.report()?;
-        Some(match report.owner {
+        let ended = match report.owner {
             Owner::Destination => Ended::DestinationOwns,
             _ => Ended::SourceOwns,
+        };
+        Some(match report.status {
+            Status::Ok => (Status::PeerAborted, ended),
+            failure => (failure, ended),
         })
     }
 
@@ -535,6 +550,7 @@ impl RelayWorld {
         self.say(&format!("destination does {action:?}"));
         let full = self.chance(self.weather.disk_full);
         let refuses = self.chance(self.weather.never_runs);
+        let loses = self.chance(self.weather.is_lost);
         let Some(destination) = &mut self.destination else { return };
         match action {
             destination::Action::Persist(mark) => {
@@ -549,9 +565,15 @@ impl RelayWorld {
                 let words = "the hypervisor refuses the image".into();
                 destination.released(Released::NeverRan(words), self.now);
             }
+            destination::Action::ReleaseEnd if loses => {
+                destination.released(Released::Lost(GONE.into()), self.now);
+                self.lost_there = true;
+                self.check_release();
+            }
             destination::Action::ReleaseEnd => {
                 destination.released(Released::Running, self.now);
-                self.release_end();
+                self.arrived_runs = true;
+                self.check_release();
             }
             destination::Action::Finish(ending) => {
                 self.destination_endings.push(ending);
@@ -560,14 +582,13 @@ impl RelayWorld {
         }
     }
 
-    /// The hypervisor gets the end of the stream: from now on the guest runs there.
-    fn release_end(&mut self) {
+    /// The hypervisor has the end of the stream.
+    fn check_release(&self) {
         let sent_all = self.writer.has_written_all();
         let all_put = self.arrived.all_put() == self.writer.scripts.pieces();
         assert!(sent_all && all_put, "{}", self.describe());
         assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
         assert!(self.destination_endings.is_empty(), "{}", self.describe());
-        self.arrived_runs = true;
     }
 
     /// One step of the replay's threads, and of the hypervisor that reads.
@@ -740,7 +761,8 @@ impl RelayWorld {
     }
 
     fn check(&self) {
-        assert!(!(self.writer.runs && self.arrived_runs), "it runs twice: {}", self.describe());
+        let has_run_there = self.arrived_runs || self.lost_there;
+        assert!(!(self.writer.runs && has_run_there), "it runs twice: {}", self.describe());
         let in_packers = MOST_IN_PACKERS as u64 + u64::from(self.writer.scripts.channels());
         let slack = in_packers * self.writer.scripts.largest_bytes() as u64;
         let (here, there) =
@@ -777,69 +799,6 @@ impl RelayWorld {
         {
             let phase = there.progress(self.now).phase;
             assert_eq!((phase, there.owner()), (Phase::Ended, report.owner), "{}", self.describe());
-        }
-    }
-
-    fn judge(self) -> Outcome {
-        let there = self.destination.as_ref().and_then(RelayDestination::report);
-        assert!(self.source_endings.len() <= 1 && self.destination_endings.len() <= 1);
-        self.judge_destination(there.as_ref());
-        if self.source_crashed {
-            self.judge_after_source_crash(there.as_ref());
-            return Outcome::SourceCrashed;
-        }
-        let here = self.source.report().expect("over");
-        // Nobody lies in this world, and every damaged frame is seen.
-        assert_ne!(here.status, Status::DigestMismatch, "{}", self.describe());
-        let runs_there = self.arrived_runs || self.crashed_releasing;
-        match here.owner {
-            Owner::Source => {
-                assert!(self.writer.runs, "the guest runs nowhere: {}", self.describe());
-                assert!(here.status != Status::Ok && !here.reason.is_empty());
-                assert_eq!(self.source_endings, [Ending::Keep]);
-                let owned = self.destination_record == Some(Mark::Owned);
-                assert!(!owned || self.could_not_take_back, "{}", self.describe());
-            }
-            Owner::Destination => {
-                assert!(!self.writer.runs && runs_there, "runs nowhere: {}", self.describe());
-                assert_eq!(here.status, Status::Ok, "{}", self.describe());
-                assert_eq!(self.source_endings, [Ending::Discard]);
-                assert_eq!(self.destination_record, Some(Mark::Owned), "{}", self.describe());
-            }
-            Owner::InDoubt => {
-                assert!(!self.writer.runs && here.status == Status::InDoubt);
-                assert_eq!(self.source_endings, [Ending::Undecided]);
-                assert_eq!(self.source_record, Some(Mark::CommitSent));
-            }
-        }
-        match (self.destination_crashed, here.owner) {
-            (true, _) => Outcome::DestinationCrashed,
-            (false, Owner::Source) => Outcome::Stayed,
-            (false, Owner::Destination) => Outcome::Moved,
-            (false, Owner::InDoubt) => Outcome::InDoubt,
-        }
-    }
-
-    /// What a living destination says is what is.
-    fn judge_destination(&self, there: Option<&Report>) {
-        let Some(there) = there.filter(|_| !self.destination_crashed) else { return };
-        assert_ne!(there.status, Status::DigestMismatch, "{}", self.describe());
-        let ours = there.owner == Owner::Destination;
-        assert_eq!(ours, self.arrived_runs, "{}", self.describe());
-        assert_eq!(ours, there.status == Status::Ok, "{}", self.describe());
-        let ending = if ours { Ending::Keep } else { Ending::Discard };
-        assert_eq!(self.destination_endings, [ending], "{}", self.describe());
-    }
-
-    /// The survivor says who owns the guest, and the dead one's record does not contradict it.
-    fn judge_after_source_crash(&self, there: Option<&Report>) {
-        let record = self.source_record.map(Mark::owner);
-        if there.is_some_and(|there| there.owner == Owner::Destination) {
-            let knows = matches!(record, Some(Owner::InDoubt | Owner::Destination));
-            assert!(knows && !self.writer.runs, "{}", self.describe());
-        } else {
-            assert_ne!(record, Some(Owner::Destination), "{}", self.describe());
-            assert!(!self.arrived_runs);
         }
     }
 

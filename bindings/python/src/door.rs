@@ -10,6 +10,9 @@ use pyo3::prelude::*;
 use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longest time that a waiting call goes without looking at signals.
@@ -56,6 +59,41 @@ pub fn pass_waiting<T: Send>(
             return Ok(None);
         }
     }
+}
+
+/// Runs work that takes its time on a thread of its own, so that Ctrl-C is answered meanwhile; then the
+/// work goes on by itself to its end.
+pub fn pass_aside<T: Send + 'static>(
+    py: Python<'_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
+    let (running, ended) = mpsc::channel::<()>();
+    let body = move || {
+        // Dropped when the work is done, also by a panic.
+        let _running = running;
+        work()
+    };
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+    let thread = spawned
+        .map_err(|cause| error::new(py, Status::Io, &format!("cannot start a thread: {cause}")))?;
+    let ended = Mutex::new(ended);
+    let ended = |slice: Duration| {
+        let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(ended.recv_timeout(slice), Err(RecvTimeoutError::Disconnected)).then_some(())
+    };
+    pass_waiting(py, None, ended)?;
+    pass(py, || thread.join())?.map_err(|payload| panic_error(py, &payload))
+}
+
+/// [`pass_aside`], for a fallible node operation.
+pub fn pass_node_aside<T: Send + 'static>(
+    py: Python<'_>,
+    name: &str,
+    work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
+) -> PyResult<T> {
+    pass_aside(py, name, work)?
+        .map_err(|failure| error::new(py, failure.status(), &failure.to_string()))
 }
 
 /// Seconds from Python; `None` means no bound.

@@ -11,6 +11,7 @@ mod error;
 mod guest;
 mod memory;
 mod migration;
+mod modes;
 mod node;
 mod sink;
 mod source;

@@ -4,9 +4,11 @@ use crate::door::Handle;
 use crate::guest::{Failure, Guest};
 use crate::memory::RegionArgument;
 use crate::migration::Migration;
-use crate::{convert, door, error, sink, source};
+use crate::modes::Transport;
+use crate::{convert, door, error, modes, sink, source};
 use dwcp::base::MigrationId;
 use dwcp::base::ids::ParseIdError;
+use dwcp::base::networks::ParseNetworksError;
 use dwcp::migration::MigrationOptions;
 use dwcp::migration::options::ChoiceError;
 use dwcp::observe::Event;
@@ -19,9 +21,7 @@ use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 use std::time::Duration;
 
 /// Native half of `dwcp.Node`.
@@ -217,6 +217,83 @@ impl Node {
         self.wrap(py, inner)
     }
 
+    fn add_peer(&self, py: Python<'_>, peer: &str) -> PyResult<()> {
+        door::pass_node(py, || self.inner.add_peer(peer))
+    }
+
+    fn remove_peer(&self, py: Python<'_>, peer: &str) -> PyResult<()> {
+        door::pass_node(py, || self.inner.remove_peer(peer))
+    }
+
+    fn peers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.peers())?)
+    }
+
+    fn peer<'py>(&self, py: Python<'py>, peer: &str) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass_node(py, || self.inner.peer(peer))?)
+    }
+
+    fn detect_mode<'py>(&self, py: Python<'py>, peer: String) -> PyResult<Bound<'py, PyAny>> {
+        let node = self.inner();
+        let work = move || node.detect_mode(&peer);
+        convert::to_python(py, &door::pass_node_aside(py, "dwcp-detecting", work)?)
+    }
+
+    /// `auto` leaves it to measurement; without a peer it is the mode of all.
+    #[pyo3(signature = (mode, peer = None))]
+    fn set_mode(&self, py: Python<'_>, mode: &str, peer: Option<&str>) -> PyResult<()> {
+        let mode = modes::mode(py, mode)?;
+        door::pass_node(py, || self.inner.set_mode(peer, mode))
+    }
+
+    fn probe_peer<'py>(
+        &self,
+        py: Python<'py>,
+        peer: String,
+        count: i64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        modes::probe(py, self.inner(), peer, count)
+    }
+
+    #[pyo3(signature = (peer, mode, streams, duration_s))]
+    fn test_transport<'py>(
+        &self,
+        py: Python<'py>,
+        peer: Option<String>,
+        mode: &str,
+        streams: i64,
+        duration_s: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        modes::test(py, self.inner(), (peer, mode, streams), duration_s)
+    }
+
+    fn transport<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        modes::transport_out(py, &door::pass(py, || self.inner.transport())?)
+    }
+
+    fn share_paths_with(&self, py: Python<'_>, networks: &str) -> PyResult<()> {
+        let networks = networks.parse();
+        let networks =
+            networks.map_err(|failure: ParseNetworksError| error::invalid(py, failure))?;
+        door::pass(py, || self.inner.share_paths_with(networks))
+    }
+
+    fn network_matrix<'py>(
+        &self,
+        py: Python<'py>,
+        nodes: Option<Vec<String>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let node = self.inner();
+        let work = move || node.network_matrix(nodes.as_deref());
+        convert::to_python(py, &door::pass_node_aside(py, "dwcp-matrix", work)?)
+    }
+
+    /// `options` has the fields of `dwcp.TransportOptions`.
+    fn set_transport(&self, py: Python<'_>, options: Transport) -> PyResult<()> {
+        let options = modes::transport_in(py, &options)?;
+        door::pass(py, || self.inner.set_transport(options))
+    }
+
     /// Events above `after`; waits up to `timeout_s` for the first one.
     #[pyo3(signature = (after, timeout_s))]
     fn events<'py>(
@@ -261,29 +338,17 @@ impl Node {
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         let servers = std::mem::take(&mut *self.lock_servers());
         drop(servers);
-        let node = dwcp::Node::clone(&self.inner);
-        let (running, ended) = mpsc::channel::<()>();
-        let work = move || {
-            // Dropped when the node has stopped, also by a panic.
-            let _running = running;
-            node.stop();
-        };
-        let spawned = thread::Builder::new().name("dwcp-stop".to_owned()).spawn(work);
-        let thread = spawned.map_err(|cause| {
-            error::new(py, Status::Io, &format!("cannot start a thread: {cause}"))
-        })?;
-        let ended = Mutex::new(ended);
-        let ended = |slice: Duration| {
-            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let outcome = ended.recv_timeout(slice);
-            matches!(outcome, Err(RecvTimeoutError::Disconnected)).then_some(())
-        };
-        door::pass_waiting(py, None, ended)?;
-        door::pass(py, || thread.join())?.map_err(|payload| door::panic_error(py, &payload))
+        let node = self.inner();
+        door::pass_aside(py, "dwcp-stop", move || node.stop())
     }
 }
 
 impl Node {
+    /// The facade, for threads and other files.
+    pub fn inner(&self) -> dwcp::Node {
+        dwcp::Node::clone(&self.inner)
+    }
+
     fn lock_servers(&self) -> MutexGuard<'_, Vec<Handle<ControlServer>>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -116,42 +116,42 @@ fn probed(answer: &Value, verbose: bool, output: &Output) -> Result<(), CliError
 }
 
 async fn matrix(nodes: &[String], client: &Client, output: &Output) -> Result<(), CliError> {
-    let mut answer = client.get("/v3/modes").await?;
     let wants_all = nodes.iter().any(|node| node == "all");
-    if let Some(peers) = answer["peers"].as_array_mut() {
-        peers.retain(|peer| {
-            wants_all || nodes.iter().any(|node| peer["peer"].as_str() == Some(node))
-        });
-        let is_known = |node: &&String| peers.iter().any(|peer| peer["peer"] == node.as_str());
-        let missing = nodes.iter().filter(|node| *node != "all").find(|node| !is_known(node));
-        if let Some(missing) = missing {
-            let text = format!("no peer {missing:?} is known; name it by mode-detect --peer first");
-            return Err(CliError::Argument(text));
-        }
-    }
-    answer["rows_of"] = json!([answer["node"]]);
+    let nodes = if wants_all { "all".to_owned() } else { nodes.join(",") };
+    let answer = client.post("/v3/modes/matrix", json!({ "nodes": nodes })).await?;
     if output.json() {
         return output.value(&answer);
     }
-    let from = text(&answer["node"]);
     let fields = ["FROM", "TO", "ROUND TRIP", "JITTER", "LOSS", "RATE", "MODE"];
-    let mut rows = vec![row(fields)];
-    for peer in answer["peers"].as_array().into_iter().flatten() {
-        rows.push(vec![
-            from.clone(),
-            text(&peer["peer"]),
-            milliseconds(&peer["rtt_us"]),
-            milliseconds(&peer["jitter_us"]),
-            loss(&peer["loss_ppm"]),
-            rate(peer),
-            text(&peer["mode"]),
-        ]);
+    let mut table = vec![row(fields)];
+    let rows: Vec<&Value> = answer["rows"].as_array().into_iter().flatten().collect();
+    for from in &rows {
+        let name = match from["address"].as_str() {
+            Some(address) => format!("{} at {address}", text(&from["node"])),
+            None => text(&from["node"]),
+        };
+        for path in from["paths"].as_array().into_iter().flatten() {
+            table.push(vec![
+                name.clone(),
+                text(&path["peer"]),
+                milliseconds(&path["rtt_us"]),
+                milliseconds(&path["jitter_us"]),
+                loss(&path["loss_ppm"]),
+                rate(path),
+                text(&path["mode"]),
+            ]);
+        }
     }
-    output.table(&rows)?;
-    output.note(&format!(
-        "the row of {from} alone: a node tells nobody but its own operator of its peers, so ask \
-         each node on its own host"
-    ));
+    output.table(&table)?;
+    for from in rows {
+        let address = text(&from["address"]);
+        if let Some(failure) = from["failure"].as_str() {
+            output.note(&format!("no row of {address}: {failure}"));
+        }
+        if from["left_out"].as_u64().is_some_and(|left_out| left_out > 0) {
+            output.note(&format!("{address} has {} paths more", from["left_out"]));
+        }
+    }
     Ok(())
 }
 

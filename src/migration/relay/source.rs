@@ -569,7 +569,13 @@ impl RelaySource {
                     self.fail(Failure::new(status, text), now);
                 }
             }
-            Ended::DestinationOwns if self.stage >= Stage::EndSent => self.on_given(now),
+            Ended::DestinationOwns if self.stage >= Stage::EndSent => {
+                // What can have failed there after the commit is the guest itself.
+                if let (Some(status @ Status::Callback), false) = (code, self.finish_asked) {
+                    self.failure = Some(Failure::new(status, format!("destination: {reason}")));
+                }
+                self.on_given(now);
+            }
             Ended::DestinationOwns | Ended::SourceOwns => {
                 let text = format!("the destination says that the migration is over: {reason}");
                 let failure = Failure::new(code.unwrap_or(Status::PeerAborted), text);

@@ -90,6 +90,30 @@ fn hostile_announcements_end_the_migration_with_the_guest_here() {
     assert_eq!(failure(&again).0, Status::UnexpectedMessage);
 }
 
+/// A source whose stream is out, down to its end.
+fn source_in_doubt() -> RelaySource {
+    let mut source = source(false);
+    source.should_start(Time(1));
+    source.stream_ended(StreamSum::default(), Time(2));
+    source.persisted(Mark::CommitSent, Ok(()), Time(2));
+    assert_eq!(source.owner(), Owner::InDoubt);
+    source.stream_down(STREAM, "cut", Time(3));
+    source
+}
+
+#[test]
+fn a_guest_that_was_lost_there_is_known_to_be_even_where_only_the_node_remembers_it() {
+    let mut source = source_in_doubt();
+    let lost = Status::Callback.code();
+    source.refused(lost, "QEMU has ended", Ended::DestinationOwns, Time(4));
+    assert_eq!(source.owner(), Owner::Destination);
+    assert_eq!(failure(&source), (Status::Callback, "destination: QEMU has ended".into()));
+    let mut source = source_in_doubt();
+    let over = Status::PeerAborted.code();
+    source.refused(over, "it is over", Ended::DestinationOwns, Time(4));
+    assert_eq!((source.owner(), source.failure), (Owner::Destination, None));
+}
+
 #[test]
 fn a_changed_cap_counts_for_what_the_link_is_taken_for() {
     let mut source = source(false);

@@ -260,6 +260,7 @@ fn apply(node: &Node, config: &Config) {
     node.set_encoding(config.encoding_options());
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
+    node.share_paths_with(config.paths_shared_with());
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

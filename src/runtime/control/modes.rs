@@ -9,14 +9,13 @@ use super::http::Reply;
 use super::request::Request;
 use super::vm::{aside, in_json};
 use crate::config::Id;
+use crate::runtime::modes::facade::LONGEST_TEST;
 use crate::transport::Mode;
 use crate::{Node, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a test may take.
-const LONGEST_TEST: Duration = Duration::from_secs(30);
 /// What leaves the mode to measurement.
 const AUTO: &str = "auto";
 
@@ -40,6 +39,7 @@ pub(super) async fn act(
 ) -> Result<Reply, ApiError> {
     match action {
         "detect" => detect(context, request).await,
+        "matrix" => matrix(context, request).await,
         "probe" => probe(context, request).await,
         "set" => set(context, request).await,
         "test" => test(context, request).await,
@@ -52,6 +52,15 @@ async fn detect(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiE
     request.allow(&[], &["peer"])?;
     let (node, peer) = (context.node.clone(), request.text("peer")?.to_owned());
     aside(move || in_json(&node.detect_mode(&peer)?)).await
+}
+
+/// `POST /v3/modes/matrix`.
+async fn matrix(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiError> {
+    request.allow(&[], &["nodes"])?;
+    let nodes = request.scalar("nodes")?.filter(|nodes| nodes != "all");
+    let nodes = nodes.map(|nodes| nodes.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let node = context.node.clone();
+    aside(move || Ok(json!({ "rows": in_json(&node.network_matrix(nodes.as_deref())?)? }))).await
 }
 
 /// `POST /v3/modes/probe`.
@@ -82,10 +91,6 @@ async fn test(context: &Arc<Context>, request: &Request) -> Result<Reply, ApiErr
     request.allow(&[], &["mode", "peer", "seconds", "streams"])?;
     let mode = request.text("mode")?.parse::<Mode>();
     let mode = mode.map_err(|error| ApiError::argument(error.to_string()))?;
-    if mode == Mode::V1Compat {
-        let text = "v1-compat cannot be tested: a v1 peer keeps nothing that it does not migrate";
-        return Err(ApiError::argument(text));
-    }
     let peer = request.scalar("peer")?;
     let seconds = number(request, "seconds", 5, 1..=LONGEST_TEST.as_secs())?;
     let configured = context.config().integer(Id::MigrationStreams);

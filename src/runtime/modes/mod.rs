@@ -5,11 +5,13 @@
 //! Nothing is kept open for a peer that is idle, and a node without peers has no thread.
 
 pub mod facade;
+pub mod matrix;
 mod probe;
 mod service;
 pub mod transfer;
 
-pub use facade::PeerMode;
+pub use facade::{PeerError, PeerMode};
+pub use matrix::{MatrixPath, MatrixRow};
 pub use probe::{ProbeError, ProbeSeries};
 pub use transfer::TransportTest;
 
@@ -159,6 +161,11 @@ impl Modes {
         lock(&self.state).table.view(&peer.into(), now())
     }
 
+    /// Why the last probe of a peer failed, if it did.
+    pub fn failure(&self, peer: &str) -> Option<String> {
+        lock(&self.state).failures.get(peer).cloned()
+    }
+
     /// What is known of all peers, and why the last probe of each failed.
     pub fn views(&self) -> Vec<(String, PeerView, Option<String>)> {
         let state = lock(&self.state);
@@ -223,6 +230,11 @@ impl Modes {
         state.streams.push(Stream { id, peer, socket: Arc::downgrade(socket) });
         drop(state);
         self.wake();
+    }
+
+    /// Whether they are measured no more.
+    pub fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
     }
 
     /// Ends the thread. Idempotent.

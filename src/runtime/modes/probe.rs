@@ -3,10 +3,10 @@
 //! What the path takes is read from the kernel, which timed the handshake and the answer: how long
 //! threads on either side take to wake up is not in it.
 
-use crate::base::limits::MAX_CONNECTION_PROBES;
-use crate::runtime::sys::socket;
+use crate::runtime::sys::{socket, spawn_named};
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES, PROBE_BYTES};
 use crate::wire::{Frame, FrameHeader, FrameKind, Preface, WireError};
+use serde::Serialize;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,7 +44,7 @@ pub enum ProbeError {
 }
 
 /// What a series of probes on one connection told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ProbeSeries {
     /// How long it took to connect.
     pub connect_us: u64,
@@ -63,14 +63,21 @@ pub async fn once(address: &str, number: u64) -> Result<Option<u32>, ProbeError>
     Ok(probing.min_rtt_us())
 }
 
-/// Several probes, one after another; `count` is cut to what a listener answers.
+/// Several probes, one after another, from a thread of our own: tokio leaves thread-locals behind
+/// that have no place on a host's (`runtime/sys/thread.rs`).
 pub fn series(address: &str, count: u32) -> Result<ProbeSeries, ProbeError> {
+    let address = address.to_owned();
+    let thread = spawn_named("dwcp-probe", move || ask_in_turn(&address, count))?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the probing thread panicked").into()))
+}
+
+fn ask_in_turn(address: &str, count: u32) -> Result<ProbeSeries, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let began = Instant::now();
         let mut probing = Probing::connect(address).await?;
         let mut series = ProbeSeries { connect_us: micros(began), ..ProbeSeries::default() };
-        for _ in 0..count.clamp(1, MAX_CONNECTION_PROBES) {
+        for _ in 0..count {
             let asked = Instant::now();
             probing.ask(random_number()).await?;
             series.answers_us.push(micros(asked));

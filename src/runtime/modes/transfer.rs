@@ -5,6 +5,7 @@
 
 use super::Modes;
 use super::probe::random_number;
+use crate::Status;
 use crate::base::limits::MAX_FILLER_BYTES;
 use crate::runtime::channel::Channel;
 use crate::runtime::clock::now;
@@ -15,6 +16,7 @@ use crate::runtime::tuning;
 use crate::transport::Mode;
 use crate::wire::{Frame, FrameKind};
 use serde::Serialize;
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,6 +57,40 @@ pub struct TransportTest {
     pub loss_ppm: u32,
 }
 
+/// A test failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// There is no connection.
+    #[error("{0}")]
+    Connect(io::Error),
+    /// A connection broke.
+    #[error(transparent)]
+    Broken(#[from] ConnectionError),
+}
+
+impl TransferError {
+    /// The status code of this error.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Connect(_) => Status::Connect,
+            Self::Broken(error) => error.status(),
+        }
+    }
+
+    fn connecting(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Io(error) => Self::Connect(error),
+            error => Self::Broken(error),
+        }
+    }
+}
+
+impl From<io::Error> for TransferError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
 /// What one stream did.
 struct Carried {
     bytes: u64,
@@ -71,16 +107,18 @@ pub fn run(
     peer: &str,
     (mode, wanted_streams): (Mode, u16),
     duration: Duration,
-) -> Result<TransportTest, ConnectionError> {
+) -> Result<TransportTest, TransferError> {
     let effects = modes.options().effects;
     let streams = effects.streams(mode, wanted_streams);
     let mut connections = Vec::new();
     for _ in 0..streams {
-        let socket = Arc::new(dial::connect(peer, modes.security())?);
+        let socket =
+            Arc::new(dial::connect(peer, modes.security()).map_err(TransferError::connecting)?);
         tuning::tune_sender(&socket, STALL_TIMEOUT)?;
         // Read back below; what the kernel does not have is told there by its absence.
         let _ = tuning::choose_congestion_control(&socket, mode, &effects);
-        let channel = modes.security().dial(socket, peer, STALL_TIMEOUT)?;
+        let channel = modes.security().dial(socket, peer, STALL_TIMEOUT);
+        let channel = channel.map_err(ConnectionError::from)?;
         channel.socket().set_read_timeout(Some(STALL_TIMEOUT))?;
         modes.watch(peer, channel.socket());
         connections.push(channel);
@@ -112,9 +150,13 @@ fn carry_filler(channel: Channel, go_on: impl Fn() -> bool) -> Result<Carried, C
     reader.expect(FrameKind::ProbeReply)?;
     let filler = vec![0xa5; MAX_FILLER_BYTES as usize];
     let mut bytes = 0;
-    while go_on() {
+    // Where it took all the time to begin, one frame tells more than none.
+    loop {
         writer.payload(FrameKind::Filler, &[&filler])?;
         bytes += u64::from(MAX_FILLER_BYTES);
+        if !go_on() {
+            break;
+        }
     }
     let last = probe();
     writer.frame(&last)?;

@@ -2,6 +2,7 @@
 
 use crate::Status;
 use crate::base::{MachineFacts, MigrationId};
+use crate::runtime::qemu::watch::MULTIFD;
 use crate::runtime::qemu::{Qmp, QmpError, RunState};
 use std::fs::Permissions;
 use std::io;
@@ -21,6 +22,7 @@ pub struct QemuGuest {
     qmp_path: PathBuf,
     facts: MachineFacts,
     version: String,
+    has_multifd: bool,
 }
 
 /// An attached guest, as far as it is known without asking its QEMU.
@@ -138,7 +140,9 @@ impl QemuGuest {
             ram_bytes: machine.memory_bytes,
             cpus: u32::try_from(machine.cpus).unwrap_or(u32::MAX),
         };
-        let guest = Self { qmp_path, facts, version: qmp.version().to_string() };
+        let has_multifd = qmp.capabilities().map_err(failed)?.contains_key(MULTIFD);
+        let version = qmp.version().to_string();
+        let guest = Self { qmp_path, facts, version, has_multifd };
         if guest.socket_path(&"0".repeat(32)).as_os_str().len() > MAX_SOCKET_PATH_BYTES {
             return Err(AttachError::PathTooLong(guest.qmp_path));
         }
@@ -158,6 +162,21 @@ impl QemuGuest {
     /// Which QEMU runs it, as it said when it was attached.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether its QEMU can take pages over so many multifd channels.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_channels(&self, channels: u8) -> Result<(), String> {
+        if channels == 0 || self.has_multifd {
+            return Ok(());
+        }
+        let version = &self.version;
+        Err(format!(
+            "multifd_channels is {channels}, but QEMU {version} at the destination has no capability \
+             multifd; use 0"
+        ))
     }
 
     /// A conversation with its QEMU.
@@ -228,6 +247,21 @@ const SOCKET_NAME_BYTES: usize = 26;
 mod tests {
     use super::*;
 
+    fn guest(qmp_path: PathBuf) -> QemuGuest {
+        let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
+        QemuGuest { qmp_path, facts, version: "7.2".into(), has_multifd: false }
+    }
+
+    #[test]
+    fn channels_need_a_qemu_that_has_them() {
+        let mut guest = guest("/q.sock".into());
+        assert_eq!(guest.check_channels(0), Ok(()));
+        let text = guest.check_channels(3).unwrap_err();
+        assert!(text.contains("is 3, but QEMU 7.2 at the destination has no"), "{text}");
+        guest.has_multifd = true;
+        assert_eq!(guest.check_channels(3), Ok(()));
+    }
+
     #[test]
     fn only_a_qemu_that_waits_receives_and_only_one_that_has_its_guest_sends() {
         for status in ["running", "paused", "prelaunch", "suspended"] {
@@ -241,8 +275,7 @@ mod tests {
 
     #[test]
     fn the_room_for_a_name_is_what_is_needed() {
-        let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
-        let guest = QemuGuest { qmp_path: "/q.sock".into(), facts, version: String::new() };
+        let guest = guest("/q.sock".into());
         let path = guest.socket_path(&"0".repeat(32));
         assert_eq!(path.file_name().unwrap().len(), SOCKET_NAME_BYTES);
     }
@@ -253,8 +286,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let qmp_path = folder.join("qmp.sock");
         std::fs::write(&qmp_path, "").unwrap();
-        let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
-        let guest = QemuGuest { qmp_path: qmp_path.clone(), facts, version: String::new() };
+        let guest = guest(qmp_path.clone());
         // Only root may give files away.
         let user = match std::os::unix::fs::chown(&qmp_path, Some(12_345), Some(12_345)) {
             Ok(()) => 12_345,

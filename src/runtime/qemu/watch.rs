@@ -21,7 +21,7 @@ const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 /// QEMU's name for telling how its migration stands.
 const EVENTS: &str = "events";
 /// QEMU's name for connections beside the main stream.
-const MULTIFD: &str = "multifd";
+pub const MULTIFD: &str = "multifd";
 /// How long QEMU may take to take a cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// QEMU 7.2 says that it has failed before it has cleared up, and with multifd it crashes if the

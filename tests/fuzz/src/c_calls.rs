@@ -8,6 +8,7 @@ use dwcp::ffi::completion::{dwcp_completion, dwcp_node_reap, dwcp_request_comple
 use dwcp::ffi::guest::*;
 use dwcp::ffi::library::{dwcp_last_error, dwcp_status_name};
 use dwcp::ffi::migration::*;
+use dwcp::ffi::modes::*;
 use dwcp::ffi::node::*;
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -51,6 +52,7 @@ impl Calls {
             3 => on_node(handle.cast(), call / 8, argument),
             4 => on_migration(handle.cast(), call / 8),
             5 => text_of(handle, call / 8, argument),
+            6 if call / 8 > 1 => on_peers(handle.cast(), call / 8, argument),
             6 => on_others(handle, call / 8, argument),
             // SAFETY: any value may be freed.
             _ => unsafe {
@@ -192,6 +194,31 @@ fn on_migration(migration: *mut dwcp_migration, which: u8) -> i32 {
     }
 }
 
+/// What does not wait for a peer; the addresses lead nowhere.
+fn on_peers(node: *mut dwcp_node, which: u8, argument: u8) -> i32 {
+    let peer = [c"127.0.0.1:1".as_ptr(), c"h:2".as_ptr(), c"h:0".as_ptr(), ptr::null()]
+        [argument as usize % 4];
+    let mode = u32::from(argument >> 2 & 7);
+    // SAFETY: the structs hold only integers.
+    let (mut known, mut options): (dwcp_peer, dwcp_transport_options) =
+        unsafe { std::mem::zeroed() };
+    known.struct_size = size_of::<dwcp_peer>();
+    options.struct_size = size_of::<dwcp_transport_options>() - usize::from(argument & 1);
+    (options.mode, options.congestion) = (mode, mode);
+    options.internet_streams = argument.into();
+    // SAFETY: texts and structs of ours.
+    unsafe {
+        match which % 6 {
+            0 => dwcp_node_add_peer(node, peer),
+            1 => dwcp_node_remove_peer(node, peer),
+            2 => dwcp_node_peer(node, peer, &raw mut known),
+            3 => dwcp_node_set_mode(node, peer, mode),
+            4 => dwcp_node_set_transport(node, &raw const options),
+            _ => dwcp_node_transport(node, &raw mut options),
+        }
+    }
+}
+
 /// A text into a buffer of any length, which has a mark behind it.
 fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
     let mut buffer = [0x55_u8; 260];
@@ -200,7 +227,7 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
     let (node, migration) = (handle.cast::<dwcp_node>(), handle.cast::<dwcp_migration>());
     // SAFETY: the buffer is longer than the length told.
     let code = unsafe {
-        match which % 8 {
+        match which % 9 {
             0 => dwcp_node_name(node, to, length, need),
             1 => dwcp_node_listen_address(node, to, length, need),
             2 => dwcp_node_guests_json(node, to, length, need),
@@ -208,6 +235,7 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
             4 => dwcp_migration_id(migration, to, length, need),
             5 => dwcp_migration_reason(migration, to, length, need),
             6 => dwcp_migration_report_json(migration, to, length, need),
+            7 => dwcp_node_peers_json(node, to, length, need),
             _ => dwcp_last_error(to, length, need),
         }
     };

@@ -11,7 +11,7 @@ use dwcp::wire::rdma::{Endpoint, Link, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
-    Preface,
+    PathRow, Paths, Preface,
 };
 
 #[path = "../../support/qemu_stream.rs"]
@@ -25,6 +25,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "frame" => frames(),
         "hello" => hellos(),
         "hello_reply" => replies(),
+        "paths" => vec![paths()],
         "control" => controls(),
         "chunk" => vec![chunk()],
         "chunk_ack" => vec![ack()],
@@ -61,6 +62,8 @@ fn frames() -> Vec<Vec<u8>> {
         body(FrameKind::Ping, Vec::new()),
         body(FrameKind::Probe, vec![7; 8]),
         body(FrameKind::Filler, vec![7; 64]),
+        body(FrameKind::AskPaths, Vec::new()),
+        body(FrameKind::Paths, paths()),
         body(FrameKind::Control, Control::Commit.encode(1)),
         body(FrameKind::ChunkAck, ack()),
     ]
@@ -90,6 +93,22 @@ fn replies() -> Vec<Vec<u8>> {
     let accept = HelloReply::Accept { token: [4; 16], features: features(), node };
     let (reason, ended) = ("no such guest".to_string(), Ended::SourceOwns);
     vec![accept.encode(), HelloReply::Refuse { status: -9, reason, ended }.encode()]
+}
+
+fn paths() -> Vec<u8> {
+    let far = PathRow {
+        peer: "host-b:4040".into(),
+        mode: 3,
+        is_in_use: true,
+        rtt_us: Some(80_000),
+        jitter_us: Some(900),
+        loss_ppm: Some(0),
+        rate_bytes_per_s: Some(37_000_000),
+        rate_is_floor: false,
+        silent_us: Some(1),
+    };
+    let bare = PathRow { peer: "[::1]:7".into(), mode: 2, ..PathRow::default() };
+    Paths { node: "host-a".into(), left_out: 1, rows: vec![far, bare] }.encode()
 }
 
 fn features() -> Features {
@@ -218,10 +237,14 @@ fn record() -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// A node with a guest that is asked for, read out, and freed twice; see `c_calls`.
+/// A node with a guest and a peer that are asked for, read out, and freed twice; see `c_calls`.
 fn c_call_sequence() -> Vec<u8> {
     let (new, add, reap, fd, name, guests, migrate, free) = (0, 1, 11, 3, 5, 21, 2, 7);
-    vec![new, 0, add, 8, fd, 4, name, 64, guests, 64, reap, 4, migrate, 4, free, 4, free, 4, new, 5]
+    let (add_peer, peer, set_mode, remove_peer) = (54, 22, 30, 62);
+    let peers = [add_peer, 4, peer, 4, set_mode, 4, remove_peer, 4];
+    let calls = [new, 0, add, 8, fd, 4, name, 64, guests, 64, reap, 4, migrate, 4];
+    let ends = [free, 4, free, 4, new, 5];
+    [&calls[..], &peers, &ends].concat()
 }
 
 /// Three chunks for the guest of the `store` target, packed by each codec.

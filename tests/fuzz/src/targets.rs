@@ -16,7 +16,8 @@ use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
 use dwcp::wire::rdma::{Endpoint, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
-    ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Preface,
+    ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, Paths,
+    Preface,
 };
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -39,6 +40,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("frame", frame),
     ("hello", hello),
     ("hello_reply", hello_reply),
+    ("paths", paths),
     ("control", control),
     ("chunk", chunk),
     ("chunk_ack", chunk_ack),
@@ -91,6 +93,11 @@ pub fn hello(data: &[u8]) {
 /// The destination's answer to it.
 pub fn hello_reply(data: &[u8]) {
     survives(data, HelloReply::decode, HelloReply::encode);
+}
+
+/// What another node tells of its paths.
+pub fn paths(data: &[u8]) {
+    survives(data, Paths::decode, Paths::encode);
 }
 
 /// A control message; its bytes have one spelling.

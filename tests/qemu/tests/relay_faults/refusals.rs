@@ -4,8 +4,10 @@ use crate::stage::{PATIENCE, Stage, address, assert_lives, end_of, node, slow, w
 use dwcp::Status;
 use dwcp::migration::MigrationOptions;
 use dwcp_qemulab::{Vm, VmConfig};
-use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 fn no_guest(incoming: bool) -> Vm {
     Vm::start(&VmConfig { memory_mib: 32, incoming, paused: true, ..VmConfig::default() }).unwrap()
@@ -28,6 +30,48 @@ fn another_machine_is_refused() {
 fn another_size_of_memory_is_refused() {
     let stage = Stage::with(|vm| vm, |vm| VmConfig { memory_mib: 160, ..vm });
     assert_refused(&stage, &((160_u64 << 20) + (8 << 10)).to_string());
+}
+
+#[test]
+fn channels_that_the_destinations_qemu_lacks_are_refused_before_anything_moves() {
+    let stage = Stage::unattached(|vm| vm, |vm| vm);
+    stage.here.attach_qemu("vm", &stage.source.qmp_path(), false).unwrap();
+    stage.there.attach_qemu("vm", &without_multifd(&stage.destination.qmp_path()), true).unwrap();
+    let options = MigrationOptions { multifd_channels: 2, ..MigrationOptions::default() };
+    let report = end_of(&stage.migrate_directly(options));
+    let text = "multifd_channels is 2, but QEMU 7.2.";
+    stage.assert_stayed(&report, Status::Unsupported, text);
+    assert!(report.reason.ends_with("at the destination has no capability multifd; use 0"));
+    assert_eq!((report.full_pages, report.zero_pages, report.downtime_ms), (0, 0, 0.0));
+    stage.assert_waits();
+    let told = stage.source.qmp().unwrap().migration_info().unwrap();
+    assert_eq!(told.status, "", "QEMU at the source was not troubled");
+    let report = end_of(&stage.migrate_directly(MigrationOptions::default()));
+    stage.assert_moved(&report, &stage.destination);
+}
+
+/// A QMP socket beside that of a QEMU, which then seems to be older than multifd.
+fn without_multifd(qmp: &Path) -> PathBuf {
+    let (path, qmp) = (qmp.with_file_name("older.sock"), qmp.to_path_buf());
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = UnixStream::connect(&qmp).unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let commands = std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            for line in BufReader::new(&server).lines().map_while(Result::ok) {
+                if writeln!(&client, "{}", line.replace("\"multifd\"", "\"x-none\"")).is_err() {
+                    break;
+                }
+            }
+            let _ = client.shutdown(Shutdown::Both);
+            commands.join().unwrap();
+        }
+    });
+    path
 }
 
 #[test]
