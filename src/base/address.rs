@@ -11,6 +11,9 @@ pub fn check_address(to: &str) -> Result<(), String> {
     if to.len() > MAX_ADDRESS_BYTES {
         return Err(format!("it is longer than {MAX_ADDRESS_BYTES} bytes"));
     }
+    if to.chars().any(|char| char.is_control() || char.is_whitespace()) {
+        return Err("it holds spaces or control characters".into());
+    }
     let (host, port) = to.rsplit_once(':').ok_or("no port")?;
     if host.is_empty() || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return Err("the host is empty, or an IPv6 address without brackets".into());
@@ -67,6 +70,8 @@ mod tests {
             ("::1:7", "brackets"),
             ("h:0", "\"0\""),
             ("h:x", "\"x\""),
+            ("h\x1b[31m:1", "control characters"),
+            ("a b:1", "spaces"),
         ] {
             let error = check_address(bad).unwrap_err();
             assert!(error.contains(text), "{bad}: {error}");

@@ -297,8 +297,8 @@ pub enum Operations {
     /// Starts two nodes as processes of their own, and a guest that keeps writing. After each move
     /// every page is compared with what it must be. At the end a table judges migrations, the
     /// guest, and growth of memory, descriptors and threads from the second third of the time to
-    /// the last; exit code 1 if anything of it fails or too little happened to judge. Ctrl-C ends
-    /// it early, with exit code 130. No daemon is needed, and none is touched.
+    /// the last; exit code 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No
+    /// daemon is needed, and none is touched.
     SoakTest(SoakTest),
     /// Break networks, nodes, streams and packets on purpose, and see who has the guest afterwards
     ///
@@ -358,7 +358,7 @@ impl ChaosSpoil {
 /// Options of `soak-test`.
 #[derive(Args, Debug)]
 pub struct SoakTest {
-    /// How long, such as 10m or 168h
+    /// How long, such as 10m or 168h; 12 moves are made at least
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub duration: Duration,
     /// How often a line tells how it goes

@@ -10,7 +10,7 @@ use crate::cli::trial::interrupts::Interrupts;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::quantiles::Quantiles;
 use crate::cli::trial::scratch::Scratch;
-use crate::cli::trial::verdict::{self, Series, Verdict, all_held};
+use crate::cli::trial::verdict::{self, MIN_VALUES, Series, Verdict, all_held};
 use crate::config::units::format_duration;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -124,8 +124,8 @@ impl Soak {
         }
     }
 
-    /// Moves the guest to and fro until the time is over, a lasting fault is found, or somebody
-    /// interrupts it; whether somebody did.
+    /// Moves the guest to and fro until the time is over and there is enough to judge, a lasting fault
+    /// is found, or somebody interrupts it; whether somebody did.
     async fn run(
         &mut self,
         mut pair: Pair,
@@ -134,7 +134,7 @@ impl Soak {
     ) -> Result<bool, CliError> {
         let mut is_interrupted = false;
         let mut next_line = self.interval;
-        while self.begun.elapsed() < self.duration && self.faults.is_empty() && !is_interrupted {
+        while !self.is_enough() && self.faults.is_empty() && !is_interrupted {
             let trip = trip(&mut pair, self.spoil.filter(|_| self.moved >= SPOILT_AFTER));
             let mut trip = std::pin::pin!(trip);
             let outcome = loop {
@@ -162,6 +162,10 @@ impl Soak {
         }
         self.print(output)?;
         Ok(is_interrupted)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.begun.elapsed() >= self.duration && self.looks >= MIN_VALUES as u64
     }
 
     fn add(&mut self, trip: Trip) {

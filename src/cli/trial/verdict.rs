@@ -140,7 +140,7 @@ fn median(values: &[u64]) -> u64 {
 
 const MAX_VALUES: usize = 8192;
 /// Four in each third.
-const MIN_VALUES: usize = 12;
+pub const MIN_VALUES: usize = 12;
 
 #[cfg(test)]
 mod tests {

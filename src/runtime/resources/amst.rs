@@ -39,7 +39,7 @@ fn paths(settings: &Settings) -> Vec<Need> {
     let most = settings.config.integer(Id::AmstInternetStreams);
     let reference = KnownPath {
         peer: "a path of 1 Gbit/s and 100 ms".to_owned(),
-        rate_bytes_per_s: 125_000_000,
+        rate_bytes_per_s: 62_500_000,
         rtt_us: 100_000,
     };
     let all = std::iter::once(reference).chain(settings.paths.iter().cloned());
@@ -153,11 +153,11 @@ mod tests {
         };
         let settings = Settings { paths: vec![known], ..Settings::default() };
         let paths = paths(&settings);
-        // 10 Gbit/s at 200 ms are 250 MB on the way, over four streams, twice.
-        assert_eq!(paths[1].stream_bytes(), 62_500_000);
+        // 10 Gbit/s at 200 ms are 250 MB on the way, over eight streams, twice.
+        assert_eq!(paths[1].stream_bytes(), 31_250_000);
         let judge = |limit| buffer("x", "net/ipv4/tcp_wmem", limit, &paths);
-        assert_eq!(judge(Some(125_000_000)).verdict, Verdict::Ok);
-        let small = judge(Some(124_999_999));
+        assert_eq!(judge(Some(62_500_000)).verdict, Verdict::Ok);
+        let small = judge(Some(62_499_999));
         assert_eq!(small.verdict, Verdict::Warning);
         assert!(small.found.contains("far:1 over 4 streams"), "{}", small.found);
         let advice = small.advice.unwrap();

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(checks(&issue("good", 365)), [connections, ok, authority]);
         let soon = ("identity", Verdict::Warning);
         assert_eq!(
-            checks(&issue("soon", EXPIRY_NOTICE_DAYS as u64)),
+            checks(&issue("soon", EXPIRY_NOTICE_DAYS as u64 - 1)),
             [connections, soon, authority]
         );
         assert_eq!(checks(&fleet.join("none")), [connections, ("identity", Verdict::Failed)]);
