@@ -26,7 +26,8 @@ pub mod transport;
 pub mod wire;
 
 pub use base::status::Status;
-pub use runtime::node::{Migration, Node, NodeError, NodeOptions};
+pub use runtime::migration_handle::Migration;
+pub use runtime::node::{Node, NodeError, NodeOptions};
 pub use runtime::security::SecurityOptions;
 
 /// The library's version, as in its package.

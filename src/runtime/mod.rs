@@ -18,6 +18,7 @@ pub mod listener;
 pub mod lock;
 mod log_file;
 pub mod mapped_guest;
+pub mod migration_handle;
 pub mod modes;
 pub mod node;
 pub mod outcome;

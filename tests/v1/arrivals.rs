@@ -226,7 +226,8 @@ fn a_peer_that_drips_cannot_hold_the_guest() {
         });
         port.report(1)
     });
-    port.assert_failed(&report, Status::PeerStalled, "within 1s");
+    // Its connection notices it, or the image that waits for it; both give the time.
+    port.assert_failed(&report, Status::PeerStalled, " 1s");
     assert_takes(&port, Dialect::F8);
 }
 

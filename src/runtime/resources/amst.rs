@@ -159,9 +159,9 @@ mod tests {
         assert_eq!(judge(Some(62_500_000)).verdict, Verdict::Ok);
         let small = judge(Some(62_499_999));
         assert_eq!(small.verdict, Verdict::Warning);
-        assert!(small.found.contains("far:1 over 4 streams"), "{}", small.found);
+        assert!(small.found.contains("far:1 over 8 streams"), "{}", small.found);
         let advice = small.advice.unwrap();
-        assert!(advice.contains("in net.ipv4.tcp_wmem to 125000000"), "{advice}");
+        assert!(advice.contains("in net.ipv4.tcp_wmem to 62500000"), "{advice}");
         assert_eq!(judge(None).verdict, Verdict::Warning);
         let reference = buffer("x", "n", Some(6_250_000), &paths[..1]);
         assert_eq!(reference.verdict, Verdict::Ok, "{reference:?}");
