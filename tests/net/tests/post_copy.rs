@@ -5,7 +5,7 @@
 mod support;
 
 use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase, PostCopyRule};
-use dwcp::{Node, NodeOptions, Status};
+use dwcp::{Node, NodeOptions, SecurityOptions, Status};
 use dwcp_netlab::{Lab, LinkConfig};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ fn a_cut_link_makes_the_guest_wait_and_nothing_else() -> Outcome {
     let link = LinkConfig::default().rate(200_000_000).rtt(Duration::from_millis(10));
     let lab = Lab::emulated(link)?;
     let start = |name: &str, listen| {
-        let options = NodeOptions { name: name.to_owned(), listen, ..NodeOptions::default() };
+        let (name, security) = (name.to_owned(), SecurityOptions::Plain);
+        let options = NodeOptions { name, listen, security, ..NodeOptions::default() };
         Node::start(options)
     };
     let near = lab.a().enter(|| start("near", None))?;
