@@ -123,7 +123,8 @@ fn a_change_of_mode_gives_a_running_migration_another_number_of_streams() {
 
 #[test]
 fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others() {
-    const CAP: u64 = 24 << 20;
+    // Less than a busy machine carries: it must be the cap that divides.
+    const CAP: u64 = 8 << 20;
     const GUESTS: usize = 8;
     let (alpha, beta) = (node("alpha"), node("beta"));
     let cap = |cap| {
@@ -143,7 +144,7 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
         .map(|number| {
             let name = format!("vm{number}");
             // The first one wants less than its share.
-            let own = if number == 0 { 1 << 20 } else { 1 << 30 };
+            let own = if number == 0 { CAP / 24 } else { 1 << 30 };
             alpha.migrate(&name, &address(&beta), slow(4, own)).unwrap()
         })
         .collect();
@@ -151,14 +152,16 @@ fn migrations_share_the_nodes_cap_evenly_and_what_one_leaves_goes_to_the_others(
     let least = |from: &[u64]| sent()[1..].iter().zip(&from[1..]).map(|(now, was)| now - was).min();
     until("all are under way", &migrations[1], || least(&[0; GUESTS]) > Some(256 << 10));
     cap(Some(CAP));
+    let lifted = sent();
+    until("shares have settled", &migrations[1], || least(&lifted) > Some(1 << 20));
     let before = sent();
-    until("each has sent its part", &migrations[1], || least(&before) > Some(12 << 20));
+    until("each has sent its part", &migrations[1], || least(&before) > Some(6 << 20));
     let parts: Vec<u64> = sent().iter().zip(&before).map(|(now, was)| now - was).collect();
     let mean = parts[1..].iter().sum::<u64>() / (GUESTS as u64 - 1);
     for part in &parts[1..] {
         assert!(part.abs_diff(mean) < mean / 10, "of {mean}: {parts:?}");
     }
-    // The others have 23 MiB/s among them: far more than an even share of 3 each.
+    // What the first one leaves is added to the others' even parts.
     assert!(parts[0] * 2 < mean, "{parts:?}");
     cap(None);
     for (migration, (_, there)) in migrations.iter().zip(&guests) {
