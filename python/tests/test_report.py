@@ -42,13 +42,23 @@ VALUES: dict[str, Any] = {
     "reconnects": 0,
     "digest": "cd" * 16,
     "pass_details": [PASS, {**PASS, "pass": 2, "start_us": 21_000}],
+    "post_copy": {
+        "missing_pages": 9,
+        "lost_pages": 0,
+        "faults": 4,
+        "fault_p50_us": 300,
+        "fault_p99_us": 900,
+        "fault_max_us": 950,
+    },
 }
 
 
 def test_json_goes_both_ways() -> None:
     report = dwcp.Report.from_dict(VALUES)
     assert json.loads(report.to_json()) == VALUES
-    assert report.ok
+    assert report.ok and report.post_copy is not None and report.post_copy.faults == 4
+    before = {**VALUES, "post_copy": None}
+    assert json.loads(dwcp.Report.from_dict(before).to_json()) == before
     assert report.raise_for_status() is report
 
 
