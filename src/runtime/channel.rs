@@ -63,7 +63,7 @@ impl ChannelReader {
     }
 
     /// Whether bytes are here that the socket no longer has.
-    pub fn has_pending(&self) -> bool {
+    pub fn has_pending(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
             Self::Secured(session) => session.has_pending(),
@@ -101,10 +101,18 @@ impl ChannelWriter {
     }
 }
 
-fn write_pieces(mut socket: &TcpStream, pieces: &[&[u8]]) -> io::Result<()> {
+fn write_pieces(socket: &TcpStream, pieces: &[&[u8]]) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); MOST_PIECES];
     slices.iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
-    let mut rest = &mut slices[..];
+    write_slices(socket, &mut slices)
+}
+
+/// Writes all of these, by as few calls as the kernel takes.
+///
+/// # Errors
+/// The socket's error.
+pub fn write_slices(mut socket: &TcpStream, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    let mut rest = slices;
     // Leaves out what is empty.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {

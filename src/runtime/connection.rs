@@ -5,7 +5,7 @@
 use crate::migration::page_io::EncodedChunk;
 use crate::runtime::channel::{ChannelReader, ChannelWriter, MOST_PIECES};
 use crate::runtime::security::SecurityError;
-use crate::runtime::security::session::HandshakeError;
+use crate::runtime::security::handshake::HandshakeError;
 use crate::runtime::sys::readiness;
 use crate::wire::chunk::{CHUNK_HEADER_BYTES, EXTENT_BYTES};
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES};
@@ -170,9 +170,10 @@ impl FrameReader {
     }
 
     /// Whether more bytes are here or come within `patience`.
-    pub fn has_more(&self, patience: Duration) -> bool {
-        let stream = self.stream.get_ref();
-        !self.stream.buffer().is_empty()
+    pub fn has_more(&mut self, patience: Duration) -> bool {
+        let is_buffered = !self.stream.buffer().is_empty();
+        let stream = self.stream.get_mut();
+        is_buffered
             || stream.has_pending()
             || readiness::wait_readable(stream.socket().as_ref(), patience)
     }

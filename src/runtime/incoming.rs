@@ -139,7 +139,7 @@ impl IncomingMigration {
     }
 
     /// Whether something must go back on this stream before it is read further.
-    fn is_answer_due(&self, stream: StreamId, reader: &FrameReader, flushed_at: Time) -> bool {
+    fn is_answer_due(&self, stream: StreamId, reader: &mut FrameReader, flushed_at: Time) -> bool {
         let destination = lock(&self.destination);
         let (acks, control) = (destination.waiting_acks(stream), destination.has_control());
         drop(destination);

@@ -165,6 +165,7 @@ fn client(
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     // Whoever rotates an identity wants the old one to end with its connections.
     config.resumption = rustls::client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -184,6 +185,7 @@ fn server(
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

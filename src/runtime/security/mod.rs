@@ -8,8 +8,12 @@
 pub mod authority;
 mod certificate;
 mod failures;
+pub mod handshake;
 pub mod identity;
+pub mod records;
 pub mod session;
+#[cfg(test)]
+mod test_identity;
 
 pub use certificate::{CertificateFacts, EXPIRY_NOTICE_DAYS};
 pub use identity::{Identity, IdentityError};
@@ -20,10 +24,11 @@ use crate::base::address::is_public;
 use crate::runtime::channel::Channel;
 use crate::runtime::lock::lock;
 use failures::Failures;
+use handshake::{HandshakeError, Side};
 use identity::PROTOCOL;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Connection, ServerConnection};
-use session::HandshakeError;
+use rustls::server::UnbufferedServerConnection;
 use std::io::{self, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -211,9 +216,8 @@ impl Security {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| SecurityError::Host(host.to_owned()))?;
-        let client =
-            ClientConnection::new(identity.client.clone(), name).map_err(HandshakeError::from)?;
-        let channel = secure(client.into(), socket, patience)?;
+        let client = UnbufferedClientConnection::new(identity.client.clone(), name);
+        let channel = secure(client.map_err(HandshakeError::from)?, socket, patience)?;
         self.check_allowed(channel.peer.as_deref())?;
         Ok(channel)
     }
@@ -229,9 +233,8 @@ impl Security {
         patience: Duration,
     ) -> Result<Channel, SecurityError> {
         let Some(identity) = self.identity() else { return self.bare(socket) };
-        let server =
-            ServerConnection::new(identity.server.clone()).map_err(HandshakeError::from)?;
-        secure(server.into(), socket, patience)
+        let server = UnbufferedServerConnection::new(identity.server.clone());
+        secure(server.map_err(HandshakeError::from)?, socket, patience)
     }
 
     /// Whether this node talks to a peer of that name.
@@ -281,7 +284,7 @@ fn let_read(socket: &TcpStream) {
 }
 
 fn secure(
-    session: Connection,
+    side: impl Side,
     socket: Arc<TcpStream>,
     patience: Duration,
 ) -> Result<Channel, SecurityError> {
@@ -290,7 +293,7 @@ fn secure(
         peer = peer_name(common)?;
         Ok::<_, SecurityError>(())
     };
-    match session::open(session, socket.clone(), patience, check) {
+    match session::open(side, socket.clone(), patience, check) {
         Ok((reader, writer)) => Ok(Channel::secured(reader, writer, peer)),
         Err(error) => {
             let_read(&socket);

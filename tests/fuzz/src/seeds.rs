@@ -28,6 +28,10 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "hello" => hellos(),
         "hello_reply" => replies(),
         "paths" => vec![paths()],
+        "tls_records" => vec![
+            [&[23, 9][..], b"some data", &[22, 5, 24, 0, 0, 1, 1], &[23, 4], b"more"].concat(),
+            vec![23, 0, 21, 2, 1, 0, 0, 5, 23, 3, 3, 0, 9],
+        ],
         "control" => controls(),
         "chunk" => vec![chunk()],
         "chunk_ack" => vec![ack()],

@@ -11,6 +11,7 @@ use dwcp::encoding::{
 use dwcp::migration::missing::take_in;
 use dwcp::migration::ownership::Record;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
+use dwcp::runtime::security::records::{KeySchedule, Opened, halves};
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
@@ -20,6 +21,8 @@ use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, PageRequest,
     Paths, Preface,
 };
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
+use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, ProtocolVersion};
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
@@ -42,6 +45,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("hello", hello),
     ("hello_reply", hello_reply),
     ("paths", paths),
+    ("tls_records", tls_records),
     ("control", control),
     ("chunk", chunk),
     ("chunk_ack", chunk_ack),
@@ -101,6 +105,74 @@ pub fn hello_reply(data: &[u8]) {
 /// What another node tells of its paths.
 pub fn paths(data: &[u8]) {
     survives(data, Paths::decode, Paths::encode);
+}
+
+/// What a member of the fleet sends within its TLS: records of any kind and content, as `kind, length,
+/// content`, and kind 0 for bytes that are no record. What comes out is the data that went in before
+/// anything was wrong, whatever the pieces in which it comes.
+pub fn tls_records(data: &[u8]) {
+    let suite = rustls::crypto::ring::cipher_suite::TLS13_AES_256_GCM_SHA384;
+    let tls13 = suite.tls13().unwrap();
+    let secrets = |key: u8| ConnectionTrafficSecrets::Aes256Gcm {
+        key: [key; 32].into(),
+        iv: [key; 12].into(),
+    };
+    let encrypter = |key: u8| tls13.aead_alg.encrypter([key; 32].into(), [key; 12].into());
+    let (mut key, mut sequence, mut sealer) = (0u8, 0, encrypter(0));
+    let (mut stream, mut sent, mut rest) = (Vec::new(), Vec::new(), data);
+    while let [kind, length, more @ ..] = rest {
+        let (content, more) = more.split_at(usize::from(*length).min(more.len()));
+        rest = more;
+        if *kind == 0 {
+            stream.extend_from_slice(content);
+            continue;
+        }
+        let (typ, version) = (ContentType::from(*kind), ProtocolVersion::TLSv1_2);
+        let payload = OutboundChunks::Single(content);
+        let plain = OutboundPlainMessage { typ, version, payload };
+        stream.extend(sealer.encrypt(plain, sequence).unwrap().encode());
+        sequence += 1;
+        match (typ, content) {
+            (ContentType::ApplicationData, _) => sent.extend_from_slice(content),
+            (ContentType::Handshake, [24, 0, 0, 1, 0 | 1]) => {
+                key = key.wrapping_add(1);
+                (sequence, sealer) = (0, encrypter(key));
+            }
+            _ => {}
+        }
+    }
+    let both = ExtractedSecrets { tx: (0, secrets(0)), rx: (0, secrets(0)) };
+    let (mut opener, mut own) = halves(suite, both, Box::new(CountedKeys(0))).unwrap();
+    let mut came = Vec::new();
+    while let Ok(opened) = opener.open(&mut stream) {
+        match opened {
+            Opened::Part | Opened::Closed => break,
+            Opened::Idle(bytes) => drop(stream.drain(..bytes)),
+            Opened::Data { bytes, data } => {
+                came.extend_from_slice(&stream[data]);
+                stream.drain(..bytes);
+            }
+        }
+    }
+    assert!(sent.starts_with(&came), "what was not sent came");
+    own.seal(OutboundChunks::Single(b"answer"), &mut Vec::new()).unwrap();
+}
+
+/// Keys that are as easy to foretell as can be.
+struct CountedKeys(u8);
+
+impl KeySchedule for CountedKeys {
+    fn next_sealing(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
+        Ok(ConnectionTrafficSecrets::Aes256Gcm { key: [200; 32].into(), iv: [200; 12].into() })
+    }
+
+    fn next_opening(&mut self) -> Result<ConnectionTrafficSecrets, rustls::Error> {
+        self.0 = self.0.wrapping_add(1);
+        Ok(ConnectionTrafficSecrets::Aes256Gcm {
+            key: [self.0; 32].into(),
+            iv: [self.0; 12].into(),
+        })
+    }
 }
 
 /// A control message; its bytes have one spelling.
