@@ -1,7 +1,7 @@
 //! Who is a v1 peer, and what follows.
 
 use crate::hand::Receiver;
-use crate::stage::{Home, node, options, wait_until};
+use crate::stage::{Home, four_streams, node, options, wait_until};
 use dwcp::migration::{Dialect, MigrationOptions, Owner, V1Options};
 use dwcp::runtime::modes::TransportOptions;
 use dwcp::transport::Mode;
@@ -19,7 +19,7 @@ fn force(home: &Home, mode: Option<Mode>) {
 }
 
 fn migrate(home: &Home, to: &str) -> Result<dwcp::Migration, NodeError> {
-    home.node.migrate("vm", to, MigrationOptions::default())
+    home.node.migrate("vm", to, four_streams())
 }
 
 #[test]

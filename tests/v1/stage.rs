@@ -27,6 +27,11 @@ pub fn options(dialect: Dialect) -> V1Options {
     V1Options { dialect, ..V1Options::default() }
 }
 
+/// As many as `hand.rs` waits for.
+pub fn four_streams() -> MigrationOptions {
+    MigrationOptions { streams: 4, ..MigrationOptions::default() }
+}
+
 /// A node with a guest that runs, on its way to v1 peers.
 pub struct Home {
     pub node: Node,
@@ -59,7 +64,7 @@ impl Home {
     }
 
     pub fn run(&self, to: SocketAddr) -> Report {
-        let migration = self.migrate(to, MigrationOptions::default());
+        let migration = self.migrate(to, four_streams());
         migration.wait(PATIENCE).expect("the migration never ended")
     }
 
