@@ -2,11 +2,14 @@
 //! memory can get wrong.
 
 mod conformance;
+#[path = "support/copying.rs"]
+mod copying;
 
 use conformance::sources::{Rig, fetch};
 use conformance::{PAGE, layout, sinks, sources};
+use copying::Copying;
 use dwcp::migration::guest::Ending;
-use dwcp::migration::{GuestError, GuestSink, GuestSource};
+use dwcp::migration::{GuestError, GuestSource};
 use dwcp::runtime::mapped_guest::{DirtyLog, MappedSink, MappedSource, SinkControl, SourceControl};
 use dwcp::runtime::process_memory::process_memory_source;
 use dwcp::runtime::sys::{Allocation, MappedMemory};
@@ -153,7 +156,7 @@ fn mapped_sinks_conform() {
 #[test]
 fn a_sink_without_mapped_memory_conforms() {
     let memory = Arc::new(MappedMemory::allocate(layout(&[300, 64]), how(false)).unwrap());
-    sinks::suite(&Copying(MappedSink::new(memory, Box::new(Inert))));
+    sinks::suite(&Copying(Arc::new(MappedSink::new(memory, Box::new(Inert)))));
 }
 
 #[test]
@@ -306,38 +309,5 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the test's own mapping, no longer used.
         unsafe { libc::munmap(self.start.cast(), self.length as usize) };
-    }
-}
-
-/// A sink that leaves `receive_pages` at its default.
-struct Copying(MappedSink);
-
-impl GuestSink for Copying {
-    fn layout(&self) -> dwcp::base::MemoryLayout {
-        self.0.layout()
-    }
-
-    fn write_pages(&self, region: usize, offset: u64, from: &[u8]) -> Result<(), GuestError> {
-        self.0.write_pages(region, offset, from)
-    }
-
-    fn zero_pages(&self, region: usize, offset: u64, length: u64) -> Result<(), GuestError> {
-        self.0.zero_pages(region, offset, length)
-    }
-
-    fn read_pages(&self, region: usize, offset: u64, into: &mut [u8]) -> Result<(), GuestError> {
-        self.0.read_pages(region, offset, into)
-    }
-
-    fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
-        self.0.load_device_state(state)
-    }
-
-    fn resume(&self) -> Result<(), GuestError> {
-        self.0.resume()
-    }
-
-    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
-        self.0.finish(ending)
     }
 }

@@ -172,22 +172,22 @@ impl IncomingMigration {
         let mut destination = lock(&self.destination);
         destination.end_chunk(stream, header, stored.as_ref().ok().copied(), now());
         let news = destination.has_actions();
+        let is_unread = matches!(stored, Err(StoreError::Codec { .. }));
         let result = match stored {
             Ok(_) => Ok(()),
             Err(StoreError::Stream(error)) => Err(format!("receiving: {error}")),
             Err(error @ (StoreError::Guest(_) | StoreError::Codec { .. })) => {
-                let status = match error {
-                    StoreError::Guest(_) => Status::Callback,
-                    _ => Status::BadFrame,
-                };
+                let status = if is_unread { Status::BadFrame } else { Status::Callback };
                 destination.fail(Failure::new(status, error.to_string()));
-                match error {
-                    StoreError::Codec { .. } => skip_payload(header, reader),
-                    _ => Err(error.to_string()),
-                }
+                if is_unread { Ok(()) } else { Err(error.to_string()) }
             }
         };
         drop(destination);
+        // Whoever drips holds up nobody else.
+        let result = result.and_then(|()| match is_unread {
+            true => skip_payload(header, reader),
+            false => Ok(()),
+        });
         if news || result.is_err() {
             self.news.notify_all();
             self.wake_fault_watch();
@@ -305,10 +305,11 @@ impl IncomingMigration {
     /// Takes the missing pages away, and begins to watch who touches them.
     fn begin_post_copy(self: &Arc<Self>, missing: &PageBitmap) -> Result<(), GuestError> {
         let pages = self.guest_for("begin_post_copy")?.begin_post_copy(missing)?;
-        *lock(&self.missing) = Some(pages.clone());
-        let watcher = self.clone();
-        let spawned = spawn_named("dwcp-fault", move || watcher.watch_faults(pages.as_ref()));
+        let (watcher, watched) = (self.clone(), pages.clone());
+        // Before they are kept: memory that nobody watches must be let go of at once.
+        let spawned = spawn_named("dwcp-fault", move || watcher.watch_faults(watched.as_ref()));
         let thread = spawned.map_err(|error| GuestError::new("begin_post_copy", error))?;
+        *lock(&self.missing) = Some(pages);
         *lock(&self.fault_watch) = Some(thread);
         Ok(())
     }

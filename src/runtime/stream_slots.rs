@@ -304,7 +304,7 @@ impl<M: StreamMachine> StreamSlots<M> {
                 machine.fail(Failure::new(crate::Status::LimitReached, text), now());
                 // A guest that is in two places in post-copy is not given up.
                 if !machine.wants_streams() {
-                    break;
+                    continue;
                 }
             }
             match self.connect(StreamId(number), slot) {
@@ -323,7 +323,7 @@ impl<M: StreamMachine> StreamSlots<M> {
             lock(&self.pool).slots[slot].socket = None;
             self.rest(slot, backoff);
         }
-        lock(&self.pool).slots[slot].runs = false;
+        // Nothing of the pool is touched any more: who holds it may be waiting for this thread.
         self.news.notify_all();
     }
 
@@ -334,6 +334,10 @@ impl<M: StreamMachine> StreamSlots<M> {
         let mut pool = lock(&self.pool);
         let runs = self.wants(slot) && !is_over;
         pool.slots[slot].runs = runs;
+        if !runs {
+            // One that does not go on does not go home either, and others are to.
+            self.homing.fetch_and(!home_bit(slot), Ordering::Relaxed);
+        }
         runs
     }
 

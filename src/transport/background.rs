@@ -138,7 +138,9 @@ impl BackgroundPace {
     }
 
     fn steer(&mut self, carried: f64, queue: Duration, interval: Duration, now: Time) {
-        let Some(seen) = self.seen else { return };
+        // A cap may have been raised since it was learned, or others have left the path.
+        let Some(seen) = self.seen.map(|seen| seen.max(carried)) else { return };
+        self.seen = Some(seen);
         let mut drain = 1.0;
         if queue > QUEUE {
             // Half of the queue is to be gone after the next interval.
@@ -231,6 +233,14 @@ mod tests {
             let rate = pace.rate_bytes_per_s().unwrap();
             assert!((least..=RATE * 8 / 10).contains(&rate), "{slower}: {rate}");
         }
+    }
+
+    #[test]
+    fn a_path_that_becomes_faster_than_ever_is_found_out() {
+        let mut pace = BackgroundPace::default();
+        pace.learn(RATE / 8, Some(TRIP), Time(1));
+        let (carried, _) = run(&mut pace, 60, |_| RATE);
+        assert!(carried > RATE * 80 / 100, "{carried}");
     }
 
     #[test]

@@ -66,10 +66,19 @@ impl BandwidthEstimator {
         self.min_round_trip = Some(shortest);
     }
 
-    /// Bytes were lost with their stream.
+    /// Bytes were lost with their stream. That nothing came back before it broke was not the link's
+    /// slowness.
     pub fn on_lost(&mut self, bytes: u64, now: Time) {
+        self.busy_since = now;
         self.settle(now);
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+    }
+
+    /// There was no stream until now: what stood still says nothing of the link's speed, and the
+    /// connections that carry again are young.
+    pub fn on_outage(&mut self, now: Time) {
+        self.busy_since = now;
+        self.first_sent = None;
     }
 
     /// All bytes that were acknowledged.
@@ -170,6 +179,24 @@ mod tests {
         assert!(close(estimator.peak_bytes_per_s(), 40_000_000));
         run(&mut estimator, now + 1_000_000, 3, 10_000_000);
         assert!(close(estimator.peak_bytes_per_s(), 10_000_000), "a peak is forgotten");
+    }
+
+    #[test]
+    fn a_link_that_was_down_is_not_slow() {
+        const OUTAGE_US: u64 = 30_000_000;
+        let mut estimator = BandwidthEstimator::default();
+        let down = run(&mut estimator, 0, 1, 30_000_000);
+        estimator.on_sent(1_000_000, Time(down));
+        estimator.on_lost(1_000_000, Time(down + OUTAGE_US / 3));
+        let up = down + OUTAGE_US;
+        estimator.on_outage(Time(up));
+        assert!(close(estimator.rate_bytes_per_s(), 30_000_000));
+        estimator.on_sent(100_000, Time(up));
+        assert_eq!(estimator.peak_bytes_per_s(), None, "its connections are young");
+        estimator.on_acked(100_000, Duration::from_micros(3_333), Time(up + 3_333));
+        run(&mut estimator, up + 3_333, 2, 30_000_000);
+        assert!(close(estimator.rate_bytes_per_s(), 30_000_000));
+        assert!(close(estimator.peak_bytes_per_s(), 30_000_000));
     }
 
     fn close(found: Option<u64>, expected: u64) -> bool {

@@ -12,9 +12,6 @@ const UNSENT_TIME: Duration = Duration::from_millis(20);
 const OF_CAP: u64 = 125;
 /// The same of what a path carries, in hundredths: it may come to carry more, and be found to.
 const OF_PATH: u64 = 200;
-/// Paths that carry less are not paced by it: more often than slow they are paths that were down a moment
-/// ago, and a stream that is held to what a dead path carries never finds out that it lives again.
-const LEAST_PACED_BYTES_PER_S: u64 = 1 << 20;
 /// Pacing rates are rounded to so many leading bits: each change is a system call for every stream.
 const RATE_BITS: u32 = 5;
 /// A send buffer holds so many times what is under way, for what is lost is kept until it has arrived.
@@ -85,8 +82,7 @@ impl PathUse {
         let others = u64::from(self.streams.max(2) - 1);
         let part = |rate: u64, hundredths: u64| rate.saturating_mul(hundredths) / 100 / others;
         let of_cap = self.cap_bytes_per_s.map(|cap| part(cap, OF_CAP));
-        let is_by_path = |rate: &u64| self.is_paced && *rate >= LEAST_PACED_BYTES_PER_S;
-        let of_path = self.rate_bytes_per_s.filter(is_by_path);
+        let of_path = self.rate_bytes_per_s.filter(|_| self.is_paced);
         let of_path = of_path.map(|rate| part(rate, OF_PATH));
         of_cap.into_iter().chain(of_path).min().map(|rate| round(rate, RATE_BITS).max(1))
     }
@@ -144,17 +140,6 @@ mod tests {
         for is_paced in [true, false] {
             let capped = PathUse { cap_bytes_per_s: cap, is_paced, ..LONG };
             assert!(about(pacing(capped), 1_250_000 / 7));
-        }
-    }
-
-    #[test]
-    fn a_path_that_was_down_is_not_held_to_what_it_carried_then() {
-        for rate in [0, 20_000, LEAST_PACED_BYTES_PER_S - 1] {
-            let down = PathUse { rate_bytes_per_s: Some(rate), ..LONG };
-            assert_eq!(StreamShape::of(&down).pacing_bytes_per_s, None);
-            let cap_bytes_per_s = Some(1_000_000);
-            let capped = StreamShape::of(&PathUse { cap_bytes_per_s, ..down });
-            assert!(about(capped.pacing_bytes_per_s, 1_250_000 / 7));
         }
     }
 

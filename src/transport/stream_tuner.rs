@@ -280,7 +280,7 @@ impl StreamTuner {
         let rate = window.rate;
         match out_for {
             None => self.scout_again(Scouting { rate, ..scouting }),
-            Some(_) if at_least(rate, before, 1_000 + LEAST_SCOUTED) => {
+            Some(_) if has_gained(rate, before, LEAST_SCOUTED) => {
                 let base = self.count;
                 self.scout_again(Scouting { base, rate, out_for: None, until })
             }
@@ -345,7 +345,7 @@ impl StreamTuner {
         let rate = middle_mean(&self.rates);
         match self.trial {
             Trial::None => self.try_something(rate, now),
-            Trial::More { rate: before, .. } if at_least(rate, before, 1_000 + LEAST_GAIN) => {
+            Trial::More { rate: before, .. } if has_gained(rate, before, LEAST_GAIN) => {
                 self.rest = REST.0;
                 self.trial = Trial::None;
                 self.try_more(rate, now)
@@ -462,6 +462,11 @@ impl StreamTuner {
 /// How long streams need to find their speed.
 fn settling(look: &Look) -> Duration {
     (look.round_trip * SETTLING_ROUND_TRIPS).clamp(SETTLING.0, SETTLING.1)
+}
+
+/// Whether a rate is more than another by so many parts of a thousand; from nothing to nothing is no gain.
+fn has_gained(rate: u64, before: u64, thousandths: u64) -> bool {
+    rate > before && at_least(rate, before, 1_000 + thousandths)
 }
 
 /// Whether a rate is at least so many parts of a thousand of another.

@@ -6,12 +6,10 @@ use crate::proxy::{FORWARD, Proxy};
 use crate::stage::{
     Directory, PAGES, PATIENCE, Stage, address, at_phase, hasty, node, patient, wait_until,
 };
+use crate::support::copying::Copying;
 use crate::support::{Guest, PAGE, layout};
 use dwcp::migration::ownership::Mark;
-use dwcp::migration::{
-    CodecChoice, Ending, GuestError, GuestSink, MigrationOptions, Owner, Phase, PostCopyRule,
-    Report,
-};
+use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase, PostCopyRule, Report};
 use dwcp::observe::EventKind;
 use dwcp::runtime::record_keeper::read_all;
 use dwcp::runtime::sys::MappedMemory;
@@ -157,39 +155,6 @@ fn without_leave_there_is_no_switch_and_nothing_to_give_up() {
     migration.cancel();
     let report = migration.wait(PATIENCE).unwrap();
     assert_eq!((report.status, report.post_copy), (Status::Cancelled, None));
-}
-
-/// A sink that leaves everything about missing pages at its default.
-struct Copying(Arc<dyn GuestSink>);
-
-impl GuestSink for Copying {
-    fn layout(&self) -> dwcp::base::MemoryLayout {
-        self.0.layout()
-    }
-
-    fn write_pages(&self, region: usize, offset: u64, from: &[u8]) -> Result<(), GuestError> {
-        self.0.write_pages(region, offset, from)
-    }
-
-    fn zero_pages(&self, region: usize, offset: u64, length: u64) -> Result<(), GuestError> {
-        self.0.zero_pages(region, offset, length)
-    }
-
-    fn read_pages(&self, region: usize, offset: u64, into: &mut [u8]) -> Result<(), GuestError> {
-        self.0.read_pages(region, offset, into)
-    }
-
-    fn load_device_state(&self, state: &[u8]) -> Result<(), GuestError> {
-        self.0.load_device_state(state)
-    }
-
-    fn resume(&self) -> Result<(), GuestError> {
-        self.0.resume()
-    }
-
-    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
-        self.0.finish(ending)
-    }
 }
 
 #[test]

@@ -198,7 +198,9 @@ impl GuestSink for SimGuest {
     }
 
     fn resume(&self) -> Result<(), GuestError> {
-        self.enter("resume")?.running = true;
+        let mut state = self.enter("resume")?;
+        assert!(state.endings.is_empty(), "started after its end");
+        state.running = true;
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 const STORM_STEPS: u64 = 2_000;
 const CALM_STEPS: u64 = 200_000;
 /// What a destination answers about a migration that ended.
-const OVER: i32 = dwcp::Status::BadState as i32;
+const OVER: i32 = dwcp::Status::PeerAborted as i32;
 const LOST: i32 = dwcp::Status::PostCopyLost as i32;
 
 /// How a run ended.
@@ -78,6 +78,8 @@ pub struct World {
     source_busy: Option<source::Action>,
     source_record: Option<Mark>,
     source_crashed: bool,
+    /// The operator has given the guest up at the source.
+    given_up_here: bool,
     destination: Option<Destination>,
     sink_digest: Arc<ImageDigest>,
     destination_busy: Option<destination::Action>,
@@ -165,6 +167,7 @@ impl World {
             source_busy: None,
             source_record: None,
             source_crashed: false,
+            given_up_here: false,
             destination: None,
             sink_digest,
             destination_busy: None,
@@ -285,10 +288,19 @@ impl World {
 
     /// Somebody gives the guest up, on either side.
     fn abandon(&mut self) {
-        let here = !self.source_crashed && self.source.abandon_post_copy().is_ok();
-        let there = !here
-            && !self.destination_crashed
-            && self.destination.as_mut().is_some_and(|there| there.abandon_post_copy().is_ok());
+        let mut here = false;
+        let mut there = false;
+        // Either may be asked first.
+        for is_here in if self.random.bool() { [true, false] } else { [false, true] } {
+            if here || there {
+                break;
+            }
+            here = is_here && !self.source_crashed && self.source.abandon_post_copy().is_ok();
+            there = !is_here
+                && !self.destination_crashed
+                && self.destination.as_mut().is_some_and(|there| there.abandon_post_copy().is_ok());
+        }
+        self.given_up_here |= here;
         if here || there {
             self.say(&format!("given up at the {}", if here { "source" } else { "destination" }));
         }
@@ -431,7 +443,11 @@ impl World {
 
     fn ended_here(&self) -> Option<(Ended, i32)> {
         let report = self.destination.as_ref()?.report()?;
-        let status = if report.status == dwcp::Status::PostCopyLost { LOST } else { OVER };
+        // As a node answers: one that ended well is only over.
+        let status = match report.status {
+            dwcp::Status::Ok => OVER,
+            status => status.code(),
+        };
         Some(match report.owner {
             Owner::Destination => (Ended::DestinationOwns, status),
             _ => (Ended::SourceOwns, status),
@@ -801,7 +817,12 @@ impl World {
             return;
         }
         // The last pages may be on their way when the source is given up.
-        assert!(!is_lost || there.status == dwcp::Status::ConnectionLost, "{}", self.describe());
+        let is_cut = self.given_up_here && there.status == dwcp::Status::ConnectionLost;
+        assert!(!is_lost || is_cut, "{}", self.describe());
+        // A proof is given to both, or its loss is told of at both; the destination's success may have
+        // been lost on its way.
+        let is_proven = there.status == dwcp::Status::Ok || here.status != dwcp::Status::Ok;
+        assert!(is_proven, "{} {}", there.reason, self.describe());
         // The disk may be full when the last page has come.
         let kept = [Mark::Owned, Mark::OwnedIncomplete];
         assert!(self.destination_record.is_some_and(|mark| kept.contains(&mark)));

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod copying;
 mod faulty;
 
 use dwcp::base::{MemoryLayout, PageBitmap, RegionLayout};

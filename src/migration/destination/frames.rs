@@ -135,7 +135,7 @@ impl Destination {
             self.events.push_back(EventKind::ChunkDamaged { chunk: header.id.0 });
         }
         self.try_load(now);
-        self.try_complete(now);
+        self.try_complete();
     }
 
     /// Takes in a frame that arrived on a stream; chunks go by [`Self::begin_chunk`].
@@ -195,7 +195,7 @@ impl Destination {
                 let promise = Promise { digest, device_state_bytes, device_state_crc };
                 self.on_switch(promise, missing_pages, now);
             }
-            Control::Whole { digest } if self.post_copy.is_open() => self.on_whole(digest, now),
+            Control::Whole { digest } if self.post_copy.is_open() => self.on_whole(digest),
             Control::Abandon { reason } if self.waits_for_pages() => {
                 self.lose(&format!("given up at the source: {reason}"));
             }

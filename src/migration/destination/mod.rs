@@ -150,7 +150,7 @@ pub struct Destination {
 impl Destination {
     /// A destination whose first stream is about to come up.
     pub fn new(setup: DestinationSetup, digest: Arc<ImageDigest>, now: Time) -> Self {
-        let pages = setup.layout.page_count();
+        let (pages, may_lack) = (setup.layout.page_count(), setup.post_copy);
         let claimed = PageBitmap::new(pages);
         let mut destination = Self {
             session: Session::default(),
@@ -160,7 +160,7 @@ impl Destination {
             streams: BTreeMap::new(),
             device_state: Vec::new(),
             promise: None,
-            post_copy: post_copy::PostCopy::new(pages),
+            post_copy: post_copy::PostCopy::new(if may_lack { pages } else { 0 }),
             all_arrived: false,
             commitment: Commitment::Receiving,
             counts: Counts::default(),
@@ -319,6 +319,7 @@ impl Destination {
         }
         self.digest = Arc::new(ImageDigest::new(0));
         self.device_state = Vec::new();
+        self.post_copy.forget_guest();
     }
 
     /// Who owns the guest, as far as this side can say now.

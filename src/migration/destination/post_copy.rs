@@ -51,7 +51,6 @@ pub(super) struct PostCopy {
     /// The digest of the whole image, once the source has said it.
     whole: Option<[u8; 16]>,
     completion_recorded: bool,
-    completion_told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +71,7 @@ pub enum FaultStance {
 }
 
 impl PostCopy {
+    /// Of a guest with so many pages that may be missing.
     pub(super) fn new(pages: u64) -> Self {
         Self {
             stage: Stage::Off,
@@ -85,8 +85,13 @@ impl PostCopy {
             times: FaultTimes::default(),
             whole: None,
             completion_recorded: false,
-            completion_told: false,
         }
+    }
+
+    /// Lets go of what grows with the guest.
+    pub(super) fn forget_guest(&mut self) {
+        self.missing = PageBitmap::new(0);
+        (self.faults, self.unasked) = (HashMap::new(), VecDeque::new());
     }
 
     /// Whether the source has switched.
@@ -147,8 +152,9 @@ impl Destination {
     }
 
     /// Whether the guest is ours and lacks pages, so that only the source, or the operator, may end it.
+    /// Not while that is being written down: it may still turn out not to be ours.
     pub(super) fn waits_for_pages(&self) -> bool {
-        self.commitment >= Commitment::Recording && self.lacks_pages()
+        self.commitment == Commitment::Ours && self.lacks_pages()
     }
 
     /// Whether pages are missing.
@@ -249,7 +255,7 @@ impl Destination {
     pub(super) fn enter_post_copy(&mut self, now: Time) {
         if self.post_copy.has_switched() {
             self.enter(Phase::PostCopy, now);
-            self.try_complete(now);
+            self.try_complete();
         }
     }
 
@@ -306,13 +312,13 @@ impl Destination {
         }
     }
 
-    pub(super) fn on_whole(&mut self, digest: [u8; 16], now: Time) {
+    pub(super) fn on_whole(&mut self, digest: [u8; 16]) {
         self.post_copy.whole = Some(digest);
-        self.try_complete(now);
+        self.try_complete();
     }
 
     /// Moves on when nothing is missing, and again when the source has said what the image must be.
-    pub(super) fn try_complete(&mut self, _now: Time) {
+    pub(super) fn try_complete(&mut self) {
         let here = self.post_copy.missing_count == 0 && self.storing == 0;
         if self.commitment != Commitment::Ours || !self.resumed || !here {
             return;
@@ -343,13 +349,12 @@ impl Destination {
             let text = format!("ownership record not updated: {text}");
             self.events.push_back(EventKind::Notice { text });
         }
-        self.post_copy.completion_told = true;
         self.session.send(&Control::Completed { digest: self.digest.value().0 });
     }
 
     /// Whether nothing is missing, and the source has not yet said what the image must be.
     pub(super) fn awaits_proof(&self) -> bool {
-        self.post_copy.stage == Stage::Complete && !self.post_copy.completion_told
+        self.post_copy.stage == Stage::Complete && !self.post_copy.completion_recorded
     }
 
     /// The source went before it said so. Every page came whole; that they are all of one image is not
@@ -369,6 +374,8 @@ impl Destination {
         }
         let text = format!("{why}; {} pages are lost", self.post_copy.missing_count);
         self.failure = Some(Failure::new(Status::PostCopyLost, text));
+        // Nobody starts it any more.
+        self.actions.retain(|action| *action != Action::Resume);
         self.actions.push_back(Action::Persist(Mark::Lost));
         self.finish(Ending::Lost);
     }

@@ -135,13 +135,15 @@ impl Source {
                 }
             }
             Control::Committed if self.commitment == Commitment::Sent => self.on_committed(now),
-            Control::Resumed { status, reason } if self.commitment == Commitment::Given => {
+            Control::Resumed { status, reason } if self.clock.phase() == Phase::Resume => {
                 self.on_resumed(status, reason, now);
             }
             Control::Completed { digest } if self.post_copy.is_whole() => {
                 self.on_completed(digest);
             }
-            Control::Abandon { reason } if self.commitment == Commitment::Given => {
+            Control::Abandon { reason }
+                if self.commitment == Commitment::Given && self.post_copy.has_switched() =>
+            {
                 self.lose(&format!("given up at the destination: {reason}"));
             }
             Control::Abort { status, reason } => self.on_abort(status, &reason, now),
@@ -168,7 +170,7 @@ impl Source {
     }
 
     pub(super) fn on_resumed(&mut self, status: i32, reason: String, now: Time) {
-        if let Some(paused_at) = self.paused_at {
+        if let Some(paused_at) = self.paused_at.take() {
             self.downtime = now - paused_at;
         }
         if status != 0 {

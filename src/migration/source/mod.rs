@@ -421,6 +421,7 @@ impl Source {
         self.plan = PagePlan::new(0);
         self.digest = Arc::new(ImageDigest::new(0));
         self.device_state = None;
+        self.post_copy.forget_guest();
     }
 
     /// Who owns the guest, as far as this side can say now.

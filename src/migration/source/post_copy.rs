@@ -120,6 +120,11 @@ impl PostCopy {
         self.has_switched() && self.stage != Stage::Completed
     }
 
+    /// Lets go of what grows with the guest.
+    pub(super) fn forget_guest(&mut self) {
+        (self.urgent, self.requested) = (VecDeque::new(), HashSet::new());
+    }
+
     /// The guest stays.
     pub(super) fn stop(&mut self) {
         self.stage = Stage::Off;
@@ -402,8 +407,10 @@ impl Source {
     pub(super) fn hold_back_after(&mut self, failure: &Failure, now: Time) {
         if self.waits_for_the_operator() {
             self.post_copy.held_until = now + AFTER_A_FAILURE;
-            let text =
-                format!("a page for post-copy cannot be read, and is tried again: {failure:?}");
+            let text = format!(
+                "a page for post-copy cannot be read, and is tried again: {}",
+                failure.reason
+            );
             self.events.push_back(EventKind::Notice { text });
         }
     }
@@ -439,13 +446,18 @@ impl Source {
         if self.commitment == Commitment::Sent {
             self.on_committed(now);
         }
-        let is_lost = failure.status == Status::PostCopyLost;
-        if self.post_copy.is_whole() && !is_lost {
-            // It lacked nothing, and its last word was lost.
-            let digest = self.digest.value().0;
-            return self.on_completed(digest);
+        if failure.status == Status::PostCopyLost {
+            return self.lose(&failure.reason);
         }
-        self.lose(&failure.reason);
+        if self.finish_asked {
+            return;
+        }
+        // It lacks nothing, and its last word was lost. That what it has is one image is proven by that
+        // word alone, so no digest is told.
+        if failure.status != Status::PeerAborted {
+            self.failure = Some(failure);
+        }
+        self.finish(Owner::Destination, Some(Mark::GivenAway), Ending::Discard);
     }
 
     /// The guest is lost: it cannot go on there, and what is here is from before the switch.

@@ -130,6 +130,13 @@ impl Source {
                 if let Some(paused_at) = self.paused_at {
                     self.downtime = now - paused_at;
                 }
+                if self.post_copy.is_whole() {
+                    let text = format!(
+                        "the guest runs at the destination and lacks no page, but {text} before the \
+                         digests were compared"
+                    );
+                    self.failure = Some(Failure::new(Status::ConnectionLost, text));
+                }
                 let mark = Some(crate::migration::ownership::Mark::GivenAway);
                 self.finish(Owner::Destination, mark, Ending::Discard);
             }

@@ -15,7 +15,9 @@ impl Source {
         self.session.stream_up(stream, now);
         self.streams_seen += 1;
         self.reconnects += u32::from(self.reconnects < self.streams_lost);
-        self.without_streams_since = None;
+        if self.without_streams_since.take().is_some() {
+            self.bandwidth.on_outage(now);
+        }
         self.last_stream_up = now;
         self.events.push_back(EventKind::StreamUp { stream: stream.0, peer: peer.to_string() });
         self.start_log_once();

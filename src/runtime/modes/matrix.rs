@@ -128,12 +128,15 @@ impl Asked {
     /// A node that answers byte by byte is cut off in the end.
     fn finish(self, until: Time) -> MatrixRow {
         let told = self.thread.map_err(AskError::from).and_then(|thread| {
-            while !thread.is_finished() && now() < until {
+            while !thread.is_finished() {
+                // Again and again: it may be connecting still.
+                if now() >= until
+                    && let Some(socket) = lock(&self.socket).as_ref()
+                {
+                    // An error means that it is closed already.
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
                 std::thread::sleep(LOOK);
-            }
-            if let Some(socket) = lock(&self.socket).as_ref() {
-                // An error means that it is closed already.
-                let _ = socket.shutdown(Shutdown::Both);
             }
             let ended = thread.join();
             ended.unwrap_or_else(|_| Err(AskError::Nonsense("it ended the asking thread".into())))

@@ -155,6 +155,8 @@ impl Modes {
         let changes = state.table.set_policy(options.policy, now());
         self.settle(state, changes);
         self.on_change.get().into_iter().for_each(|listener| listener());
+        // Peers that are measured again are due earlier than the thread knows.
+        lock(&self.state).thread.iter().for_each(|thread| tell(&thread.news));
     }
 
     /// What holds for all peers.
@@ -223,18 +225,20 @@ impl Modes {
     /// # Errors
     /// There is no room for the peer.
     pub fn force(self: &Arc<Self>, peer: &str, mode: Option<Mode>) -> Result<(), TableError> {
-        self.add(peer)?;
         let mut state = lock(&self.state);
-        let peer = Peer::from(peer);
-        let change = state.table.force(&peer, mode, now()).map(|transition| (peer, transition));
+        let (peer, at) = (Peer::from(peer), now());
+        // Under one lock: one that is to be v1 must not be probed before.
+        state.table.add(peer.clone(), at)?;
+        let change = state.table.force(&peer, mode, at).map(|transition| (peer, transition));
         self.settle(state, change.into_iter().collect());
+        self.wake();
         Ok(())
     }
 
     /// Peers that were said to speak v1, and those that are said to now.
     ///
     /// # Errors
-    /// There is no room for them all.
+    /// There is no room for them all; the others are named.
     pub fn name_v1(
         self: &Arc<Self>,
         before: &[String],
@@ -251,12 +255,16 @@ impl Modes {
         for peer in before.iter().filter(|peer| !peers.contains(peer)) {
             set(table, peer, false);
         }
+        let mut named = Ok(());
         for peer in peers {
-            table.add(peer.as_str().into(), at)?;
-            set(table, peer, true);
+            match table.add(peer.as_str().into(), at) {
+                Ok(_) => set(table, peer, true),
+                Err(error) => named = Err(error),
+            }
         }
         self.settle(state, changes);
-        Ok(())
+        self.wake();
+        named
     }
 
     /// Whether somebody has said of this very peer that v1 is to be spoken to it.

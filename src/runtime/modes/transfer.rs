@@ -18,6 +18,7 @@ use crate::wire::{Frame, FrameKind};
 use serde::Serialize;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -125,16 +126,26 @@ pub fn run(
     }
     let began = now();
     let until = began + duration;
-    let carry = |channel: Channel| {
-        spawn_named("dwcp-test", move || carry_filler(channel, || now() < until))
-    };
-    let threads: Vec<JoinHandle<_>> =
-        connections.into_iter().map(carry).collect::<Result<_, _>>()?;
-    let mut carried = Vec::new();
-    for thread in threads {
-        let ended = thread.join();
-        carried.push(ended.unwrap_or(Err(ConnectionError::Closed))?);
+    // One that fails ends the test; all are waited for, since nobody else would.
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for channel in connections {
+        let failed = has_failed.clone();
+        let go_on = move || now() < until && !failed.load(Ordering::Relaxed);
+        let failed = has_failed.clone();
+        threads.push(spawn_named("dwcp-test", move || {
+            let carried = carry_filler(channel, go_on);
+            failed.fetch_or(carried.is_err(), Ordering::Relaxed);
+            carried
+        }));
     }
+    has_failed.fetch_or(threads.iter().any(Result::is_err), Ordering::Relaxed);
+    let end = |thread: io::Result<JoinHandle<_>>| -> Result<Carried, TransferError> {
+        Ok(thread?.join().unwrap_or(Err(ConnectionError::Closed))?)
+    };
+    // The first error is not the last that is waited for.
+    let ended: Vec<_> = threads.into_iter().map(end).collect();
+    let carried = ended.into_iter().collect::<Result<Vec<_>, _>>()?;
     let took = now() - began;
     Ok(summary(modes, peer, mode, &carried, took))
 }

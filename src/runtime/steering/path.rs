@@ -59,7 +59,8 @@ impl Path {
 }
 
 fn is_starved(idle: Duration, had: Duration) -> bool {
-    idle.as_micros() * 100 > had.as_micros() * STARVED_PERCENT
+    // Without streams nothing tells what the path would carry.
+    had.is_zero() || idle.as_micros() * 100 > had.as_micros() * STARVED_PERCENT
 }
 
 /// Whether a migration would take more of its path: it has enough to send, or is held back.

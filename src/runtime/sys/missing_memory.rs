@@ -61,33 +61,9 @@ pub enum MissingError {
         /// What it is.
         kind: &'static str,
     },
-    /// A region's border is no page border.
+    /// A region's border is no page border, or the kernel's answer.
     #[error(transparent)]
-    Alignment(#[from] TrackingError),
-    /// The kernel refused one region.
-    #[error("region {name:?} at {start:#x}..{end:#x}: {call}: {source}{hint}")]
-    Region {
-        /// The region.
-        name: String,
-        /// Where it starts.
-        start: usize,
-        /// Where it ends.
-        end: usize,
-        /// Which call.
-        call: &'static str,
-        /// Why.
-        source: io::Error,
-        /// What that usually means.
-        hint: &'static str,
-    },
-    /// Any other answer.
-    #[error("{call}: {source}")]
-    System {
-        /// Which call.
-        call: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    Kernel(#[from] TrackingError),
 }
 
 /// Whether this process may see faults of the kernel too, whatever its memory is.
@@ -135,7 +111,7 @@ impl MissingMemory {
         let kinds = kinds_of(&memory, &ranges)?;
         let userfaultfd = ManuallyDrop::new(open(&kinds)?);
         let woken =
-            EventFd::new().map_err(|source| MissingError::System { call: "eventfd", source })?;
+            EventFd::new().map_err(|source| TrackingError::System { call: "eventfd", source })?;
         let (released, abandoned) = (RwLock::new(false), AtomicBool::new(false));
         let missing = Self { memory, userfaultfd, ranges, kinds, woken, released, abandoned };
         missing.register()?;
@@ -181,7 +157,7 @@ impl MissingMemory {
             // SAFETY: the range is the guest's memory, which nobody holds references into, and whose
             // contents are to be lost.
             if unsafe { libc::madvise(address, part.len(), advice) } != 0 {
-                return Err(self.refused(region, call, io::Error::last_os_error()));
+                return Err(self.refused(region, call, io::Error::last_os_error()).into());
             }
         }
         Ok(())
@@ -292,7 +268,7 @@ impl MissingMemory {
         Some(layout.pages_of(region).start + offset / u64::from(layout.page_bytes()))
     }
 
-    fn refused(&self, region: usize, call: &'static str, source: io::Error) -> MissingError {
+    fn refused(&self, region: usize, call: &'static str, source: io::Error) -> TrackingError {
         let name = self.memory.layout().regions()[region].name.clone();
         let Range { start, end } = self.ranges[region].clone();
         let hint = match source.raw_os_error() {
@@ -301,7 +277,7 @@ impl MissingMemory {
             Some(libc::EPERM | libc::EACCES) => " (mapped read-only, or sealed)",
             _ => "",
         };
-        MissingError::Region { name, start, end, call, source, hint }
+        TrackingError::Region { name, start, end, call, source, hint }
     }
 }
 
@@ -323,7 +299,7 @@ fn open(kinds: &[(Range<usize>, Kind)]) -> Result<Userfaultfd, MissingError> {
     let is_shared = kinds.iter().any(|(_, kind)| *kind == Kind::Shared);
     let features = if is_shared { FEATURE_MISSING_SHARED } else { 0 };
     let call = "UFFDIO_API";
-    opened.enable(features).map_err(|source| MissingError::System { call, source })?;
+    opened.enable(features).map_err(|source| TrackingError::System { call, source })?;
     Ok(opened)
 }
 
@@ -334,7 +310,7 @@ fn kinds_of(
 ) -> Result<Vec<(Range<usize>, Kind)>, MissingError> {
     let call = "reading /proc/self/maps";
     let maps = std::fs::read_to_string("/proc/self/maps")
-        .map_err(|source| MissingError::System { call, source })?;
+        .map_err(|source| TrackingError::System { call, source })?;
     let stretches: Vec<_> = maps.lines().filter_map(mapping).collect();
     let mut kinds = Vec::new();
     for (region, range) in memory.layout().regions().iter().zip(ranges) {
