@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Repeats a scenario until its time is over, a fault is found, or a node fails its part. At least
-/// each variant is done once.
+/// each variant is done once, and again, within limits, where it came when all was over.
 pub async fn run(
     stage: &mut Stage,
     scenario: Scenario,
@@ -21,7 +21,8 @@ pub async fn run(
 ) {
     let begun = Instant::now();
     for round in 0.. {
-        let is_enough = begun.elapsed() >= duration && round >= variants(scenario);
+        let has_struck = spoil.is_some() || has_struck(scenario, tally) || round >= MOST_MISSES;
+        let is_enough = begun.elapsed() >= duration && round >= variants(scenario) && has_struck;
         if is_enough || !tally.faults.is_empty() {
             return;
         }
@@ -197,7 +198,18 @@ fn variants(scenario: Scenario) -> u64 {
     }
 }
 
+/// Whether the moments that were drawn have met migrations: a node that is killed when its guest has
+/// left, or before anything was sent, tells nothing.
+fn has_struck(scenario: Scenario, tally: &Tally) -> bool {
+    match scenario {
+        Scenario::NodeFailure => tally.died > 0 && tally.noticed > tally.died,
+        _ => tally.noticed > 0,
+    }
+}
+
 const STREAMS: u64 = 4;
+/// So many rounds may pass before every variant has met a migration.
+const MOST_MISSES: u64 = 12;
 /// Of a packet.
 const DAMAGE: f64 = 0.001;
 /// While the guest changes hands.
