@@ -373,6 +373,16 @@
 #define DWCP_TRANSPORT_NO_INTERNET 2
 
 /**
+ * dwcp_path_options.flags: streams on long paths are not paced by what the path was found to carry.
+ */
+#define DWCP_PATH_NO_PACING 1
+
+/**
+ * dwcp_rdma_options.flags: pages may go by RDMA.
+ */
+#define DWCP_RDMA_ENABLED 1
+
+/**
  * dwcp_transport_options.congestion: as DWCP_CONGESTION_BBR.
  */
 #define DWCP_CONGESTION_DEFAULT 0
@@ -591,6 +601,16 @@
  * A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
  */
 #define DWCP_EVENT_V1_CONNECTION 17
+
+/**
+ * Pages of a data stream go by RDMA.
+ */
+#define DWCP_EVENT_RDMA_UP 18
+
+/**
+ * Pages of a migration go by TCP though RDMA was wanted; the event's JSON says why.
+ */
+#define DWCP_EVENT_RDMA_UNAVAILABLE 19
 
 /**
  * An event that is newer than this list; its JSON says what it is.
@@ -982,7 +1002,7 @@ typedef struct dwcp_migration_options {
      */
     uint32_t multifd_channels;
     /**
-     * A DWCP_POST_COPY_. Not for guests of dwcp_node_attach_qemu().
+     * A DWCP_POST_COPY_. For guests of dwcp_node_attach_qemu() not together with multifd_channels.
      */
     uint32_t post_copy;
     /**
@@ -1056,9 +1076,13 @@ typedef struct dwcp_progress {
      */
     uint64_t elapsed_us;
     /**
+     * Of the bytes sent, those that went by RDMA.
+     */
+    uint64_t rdma_bytes;
+    /**
      * Zero.
      */
-    uint64_t reserved[8];
+    uint64_t reserved[7];
 } dwcp_progress;
 
 /**
@@ -1154,9 +1178,13 @@ typedef struct dwcp_report {
      */
     uint64_t fault_max_us;
     /**
+     * Of the bytes on the wire, those that went by RDMA.
+     */
+    uint64_t rdma_bytes;
+    /**
      * Zero.
      */
-    uint64_t reserved[2];
+    uint64_t reserved[1];
 } dwcp_report;
 
 /**
@@ -1441,6 +1469,64 @@ typedef struct dwcp_transport_test {
 } dwcp_transport_test;
 
 /**
+ * What holds for the paths of all migrations that leave a node.
+ */
+typedef struct dwcp_path_options {
+    /**
+     * sizeof(dwcp_path_options), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * DWCP_PATH_ bits.
+     */
+    uint32_t flags;
+    /**
+     * Code point that data streams are marked with (DSCP), up to 63; 0: they are not marked.
+     */
+    uint32_t dscp;
+    /**
+     * Cap on what all migrations that leave the node send together, shared evenly, at least 65,536;
+     * 0: none.
+     */
+    uint64_t bandwidth_limit_bytes_per_s;
+    /**
+     * Local addresses over which the streams of a migration are spread, up to 8, with commas between
+     * them; empty: the system chooses.
+     */
+    char source_addresses[368];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_path_options;
+
+/**
+ * How pages go by RDMA, in both directions.
+ */
+typedef struct dwcp_rdma_options {
+    /**
+     * sizeof(dwcp_rdma_options), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * DWCP_RDMA_ENABLED or 0.
+     */
+    uint32_t flags;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * Most guest memory that may be registered with devices, and so pinned, at a time; 0 means 2^44.
+     */
+    uint64_t max_memory_bytes;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_rdma_options;
+
+/**
  * One thing that waited behind a node's file descriptor.
  */
 typedef struct dwcp_completion {
@@ -1646,10 +1732,11 @@ dwcp_status dwcp_node_add_destination(struct dwcp_node *node,
  * Registers the guest of an unmodified QEMU by the path of its QMP socket, which must be for this
  * node alone; sockets of migrations are made beside it. flags is 0 for a guest that runs there, or
  * DWCP_QEMU_INCOMING for a QEMU that was started with -incoming defer. A guest that has arrived
- * stays registered, as one that runs here; one that has left is not. Asks QEMU, which may take
- * seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there; DWCP_ERR_INVALID_ARGUMENT:
- * it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it should run one, or the
- * other way round. Threads: shared, not from a callback.
+ * stays registered, as one that runs here; one that has left is not. A QEMU that is paused in
+ * post-copy, since the node that carried it ended, waits for the rest of its migration instead. Asks
+ * QEMU, which may take seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there;
+ * DWCP_ERR_INVALID_ARGUMENT: it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it
+ * should run one, or the other way round. Threads: shared, not from a callback.
  */
 DWCP_MUST_USE
 dwcp_status dwcp_node_attach_qemu(struct dwcp_node *node,
@@ -1878,8 +1965,10 @@ dwcp_status dwcp_node_probe_peer(struct dwcp_node *node,
                                  struct dwcp_probe_series *series);
 
 /**
- * Sets how modes are chosen and what they change; NULL: all defaults. Holds at once, but for the
- * number of streams of migrations under way. Threads: shared.
+ * Sets how modes are chosen and what they change; NULL: all defaults. Modes and limits of streams hold
+ * at once, for migrations under way too, but for those by v1, which keep their streams. The congestion
+ * control is that of connections made from then on, and of open ones once their peer's mode changes.
+ * Threads: shared.
  */
 DWCP_MUST_USE
 dwcp_status dwcp_node_set_transport(struct dwcp_node *node,
@@ -1902,6 +1991,37 @@ dwcp_status dwcp_node_test_transport(struct dwcp_node *node,
                                      const char *peer,
                                      const struct dwcp_transport_test_options *options,
                                      struct dwcp_transport_test *test);
+
+/**
+ * Sets what holds for the paths of all migrations that leave the node; NULL: all defaults. Holds at
+ * once, for migrations under way too, but for source_addresses, which hold for those that begin
+ * later. After an error all is as before. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_paths(struct dwcp_node *node,
+                                const struct dwcp_path_options *options);
+
+/**
+ * What holds for the paths of all migrations that leave the node. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_paths(const struct dwcp_node *node,
+                            struct dwcp_path_options *options);
+
+/**
+ * Sets whether pages may go by RDMA, which is not encrypted, and so is off until somebody has said
+ * so on both sides; NULL: all defaults. Holds for connections that are made later. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_rdma(struct dwcp_node *node,
+                               const struct dwcp_rdma_options *options);
+
+/**
+ * How pages go by RDMA, defaults filled in. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_rdma(const struct dwcp_node *node,
+                           struct dwcp_rdma_options *options);
 
 /**
  * Takes up to `max` completions out of the node's queue, oldest first, and sets *count; never

@@ -164,6 +164,16 @@ struct TransportOptions : dwcp_transport_options {
         : dwcp_transport_options(detail::sized<dwcp_transport_options>()) {}
 };
 
+/// What holds for the paths of all migrations that leave a node; a fresh one holds the defaults.
+struct PathOptions : dwcp_path_options {
+    PathOptions() noexcept : dwcp_path_options(detail::sized<dwcp_path_options>()) {}
+};
+
+/// How pages go by RDMA; a fresh one holds the defaults.
+struct RdmaOptions : dwcp_rdma_options {
+    RdmaOptions() noexcept : dwcp_rdma_options(detail::sized<dwcp_rdma_options>()) {}
+};
+
 /// What a test of a path is to be; a fresh one holds the defaults.
 struct TransportTestOptions : dwcp_transport_test_options {
     TransportTestOptions() noexcept
@@ -382,6 +392,22 @@ public:
     TransportOptions transport() const {
         TransportOptions options;
         detail::check(dwcp_node_transport(handle_, &options));
+        return options;
+    }
+    void set_paths(const PathOptions &options) {
+        detail::check(dwcp_node_set_paths(handle_, &options));
+    }
+    PathOptions paths() const {
+        PathOptions options;
+        detail::check(dwcp_node_paths(handle_, &options));
+        return options;
+    }
+    void set_rdma(const RdmaOptions &options) {
+        detail::check(dwcp_node_set_rdma(handle_, &options));
+    }
+    RdmaOptions rdma() const {
+        RdmaOptions options;
+        detail::check(dwcp_node_rdma(handle_, &options));
         return options;
     }
     /// What the path to a peer carries, or, if that is empty, the loopback.

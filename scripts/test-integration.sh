@@ -10,3 +10,5 @@ runner=()
 [ "$(id -u)" -eq 0 ] || runner=(--config "target.'cfg(unix)'.runner = ['sudo', '-E', '-n']")
 cargo "${runner[@]}" nextest run --locked --profile ci --run-ignored all \
     --package dwcp-netlab --package dwcp-nettests --package dwcp-qemulab
+cargo "${runner[@]}" nextest run --locked --profile ci --package dwcp --test cli \
+    --filterset 'test(/^chaos::/)'

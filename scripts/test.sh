@@ -56,8 +56,10 @@ count_tests() {
             return at ? substr($0, RSTART, RLENGTH) + 0 : 0
         }
         { gsub(/\033\[[0-9;]*m/, "") }
-        /^ *Summary \[/ || /^test result:/ || /^(=+ )?[0-9]+ (passed|failed|error).* in [0-9.]+s/ ||
-        /^[0-9]+ passed, [0-9]+ failed$/ {
+        # What nextest ran is in its own line; the lines of single binaries would count it again.
+        /^ *Summary \[/ && !nextest { good = bad = 0; nextest = 1 }
+        /^ *Summary \[/ || /^test result:/ && !nextest ||
+        /^(=+ )?[0-9]+ (passed|failed|error).* in [0-9.]+s/ || /^[0-9]+ passed, [0-9]+ failed$/ {
             good += number("passed"); bad += number("failed") + number("timed out") + number("error")
             seen = 1
         }

@@ -2,9 +2,10 @@
 
 mod support;
 
-use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase};
+use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase, PostCopyRule};
 use dwcp::observe::EventKind;
 use dwcp::runtime::modes::TransportOptions;
+use dwcp::transport::RdmaOptions;
 use dwcp::transport::mode::{Mode, ModeEffects};
 use dwcp::transport::path_options::PathOptions;
 use dwcp::transport::stream_tuner::Why;
@@ -230,4 +231,46 @@ fn what_is_remembered_of_ended_migrations_does_not_grow_with_the_guest() {
     let (warm, last) = (resident[3], resident[11]);
     // Eight migrations' tables would be 16 MiB.
     assert!(last < warm + (8 << 20), "{resident:?}");
+}
+
+/// Why a node's pages go by TCP, as it has told.
+fn reasons(node: &Node) -> Vec<String> {
+    let reason = |kind| match kind {
+        EventKind::RdmaUnavailable { reason } => Some(reason),
+        _ => None,
+    };
+    kinds(node).into_iter().filter_map(reason).collect()
+}
+
+#[test]
+fn where_rdma_cannot_be_had_a_migration_goes_by_tcp_and_says_why_once() {
+    let Err(unavailable) = dwcp::runtime::rdma::probe() else {
+        return eprintln!("skipped: this host has RDMA; tests/rdma has tests of that");
+    };
+    type Setting = fn(&Node, &mut MigrationOptions);
+    let cases: [(Setting, Option<&str>); 4] = [
+        (|_, _| {}, Some("")),
+        (|node, _| node.set_rdma(RdmaOptions::default()), Some("amst.enable_rdma is false")),
+        (|_, options| options.post_copy = PostCopyRule::Manual, Some("post-copy was asked for")),
+        (|node, _| node.set_mode(None, Some(Mode::Internet)).unwrap(), None),
+    ];
+    for (set, expected) in cases {
+        let (alpha, _here, beta, there) = pair(1024, 200);
+        alpha.set_mode(None, Some(Mode::Datacenter)).unwrap();
+        for node in [&alpha, &beta] {
+            node.set_rdma(RdmaOptions { enabled: true, ..RdmaOptions::default() });
+        }
+        let mut options = MigrationOptions::default();
+        set(&alpha, &mut options);
+        let migration = alpha.migrate("vm", &address(&beta), options).unwrap();
+        let report = migration.wait(PATIENCE).unwrap();
+        assert_eq!((report.status, report.rdma_bytes), (Status::Ok, 0), "{}", report.reason);
+        there.stop();
+        there.check();
+        let expected = expected.map(|text| match text {
+            "" => unavailable.to_string(),
+            text => text.to_string(),
+        });
+        assert_eq!(reasons(&alpha), Vec::from_iter(expected));
+    }
 }

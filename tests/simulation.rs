@@ -8,6 +8,7 @@
 mod sim;
 
 use sim::relay::{self, RelayWorld};
+use sim::switch::SwitchWorld;
 use sim::world::{Outcome, World};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -79,6 +80,22 @@ fn no_relayed_seed_breaks_an_invariant() {
     use relay::Outcome::{DestinationCrashed, Lost, Moved, SourceCrashed, Stayed};
     let endings = [Moved, Stayed, Lost, SourceCrashed, DestinationCrashed];
     run_all(|seed, talk| RelayWorld::new(seed, talk).run(), &endings);
+}
+
+#[test]
+fn no_relayed_switch_breaks_an_invariant() {
+    use Outcome::{DestinationCrashed, Lost, Moved, SourceCrashed, Stayed, Switched};
+    let endings = [Moved, Switched, Stayed, Lost, SourceCrashed, DestinationCrashed];
+    run_all(|seed, talk| SwitchWorld::new(seed, talk).run(), &endings);
+}
+
+#[test]
+fn a_bad_network_makes_a_switched_guest_wait_and_nothing_else() {
+    for seed in 0..1_000 {
+        let talk = environment("SIM_CALM_SEED") == Some(seed);
+        let outcome = SwitchWorld::bad_network(seed, talk).run();
+        assert!(matches!(outcome, Outcome::Moved | Outcome::Switched), "seed {seed}: {outcome:?}");
+    }
 }
 
 #[test]

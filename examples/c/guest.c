@@ -49,13 +49,18 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static bool may_run(const struct guest *guest)
+{
+    return guest->wants_run && !guest->is_held && !guest->wants_exit;
+}
+
 /* Waits, lock held, unless the guest is to stop; false if it is. */
 static bool wait_unless_stopped(struct guest *guest, uint64_t until_ns)
 {
     struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-    while (guest->wants_run && !guest->wants_exit && now_ns() < until_ns)
+    while (may_run(guest) && now_ns() < until_ns)
         pthread_cond_timedwait(&guest->changed, &guest->lock, &until);
-    return guest->wants_run && !guest->wants_exit;
+    return may_run(guest);
 }
 
 static uint32_t pages_to_fill(struct guest *guest)
@@ -117,7 +122,7 @@ static bool park(struct guest *guest)
         guest->has_failed = true;
     guest->is_parked = true;
     pthread_cond_broadcast(&guest->changed);
-    while ((!guest->wants_run || guest->has_failed) && !guest->wants_exit)
+    while ((!may_run(guest) || guest->has_failed) && !guest->wants_exit)
         pthread_cond_wait(&guest->changed, &guest->lock);
     guest->is_parked = false;
     guest->pacer.last_ns = now_ns();
@@ -136,7 +141,7 @@ static void *cpu_main(void *argument)
     pthread_sigmask(SIG_SETMASK, &others, NULL);
     for (;;) {
         pthread_mutex_lock(&guest->lock);
-        bool goes_on = (guest->wants_run && !guest->wants_exit) || park(guest);
+        bool goes_on = may_run(guest) || park(guest);
         pthread_mutex_unlock(&guest->lock);
         if (!goes_on)
             return NULL;
@@ -294,17 +299,40 @@ int guest_resume(struct guest *guest)
     return result;
 }
 
-int guest_pause(struct guest *guest)
+/* Lock held; the guest may not run any more. */
+static int await_parked(struct guest *guest)
 {
-    pthread_mutex_lock(&guest->lock);
-    guest->wants_run = false;
     guest->backend->kick(guest);
     pthread_cond_broadcast(&guest->changed);
     while (!guest->is_parked)
         pthread_cond_wait(&guest->changed, &guest->lock);
-    int result = guest->has_failed ? -EIO : 0;
+    return guest->has_failed ? -EIO : 0;
+}
+
+int guest_pause(struct guest *guest)
+{
+    pthread_mutex_lock(&guest->lock);
+    guest->wants_run = false;
+    int result = await_parked(guest);
     pthread_mutex_unlock(&guest->lock);
     return result;
+}
+
+int guest_hold(struct guest *guest)
+{
+    pthread_mutex_lock(&guest->lock);
+    guest->is_held = true;
+    int result = await_parked(guest);
+    pthread_mutex_unlock(&guest->lock);
+    return result;
+}
+
+void guest_release(struct guest *guest)
+{
+    pthread_mutex_lock(&guest->lock);
+    guest->is_held = false;
+    pthread_cond_broadcast(&guest->changed);
+    pthread_mutex_unlock(&guest->lock);
 }
 
 bool guest_is_running(struct guest *guest)

@@ -54,6 +54,11 @@ int guest_resume(struct guest *guest);
 int guest_pause(struct guest *guest);
 bool guest_is_running(struct guest *guest);
 
+/* Keeps the guest still for whoever looks at it, whether it is paused or not. A migration pauses and
+   resumes when it likes: what was paused meanwhile is so after the release. */
+int guest_hold(struct guest *guest);
+void guest_release(struct guest *guest);
+
 /* The state of virtual CPU and devices, of a paused guest. */
 int guest_save(struct guest *guest, uint8_t state[GUEST_STATE_MAX_BYTES], size_t *length);
 int guest_load(struct guest *guest, const uint8_t *state, size_t length);

@@ -50,6 +50,7 @@ struct guest {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool cpu_started, wants_run, wants_exit; /* under lock */
+    bool is_held;                            /* under lock: still, whatever it wants */
     bool is_parked;                          /* under lock: the CPU is settled and waits */
     bool has_failed;                         /* under lock */
     uint32_t throttle_percent;               /* under lock */

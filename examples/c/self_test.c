@@ -130,6 +130,22 @@ static bool damage_is_found(const struct guest *guest, const uint8_t *image)
     return all;
 }
 
+/* A migration may pause the guest while it is looked at, and relies on it. */
+static bool stays_paused(struct guest *guest)
+{
+    struct proof proof;
+    struct guest_counters before = guest_counters(guest);
+    if (verify_running(guest, &proof) != 0) {
+        say("the original failed: %s", guest_error(guest));
+        return false;
+    }
+    sleep_seconds(0.1);
+    struct guest_counters after = guest_counters(guest);
+    bool stays = before.writes == after.writes && before.ticks == after.ticks;
+    say("the paused original %s its proof", stays ? "stays so after" : "RUNS AFTER");
+    return stays;
+}
+
 static int prove_copy(struct guest *from, struct guest *to, const struct options *options)
 {
     struct verification arrival;
@@ -138,7 +154,7 @@ static int prove_copy(struct guest *from, struct guest *to, const struct options
         say("the copy differs from the original");
         return EXIT_PROOF;
     }
-    if (!damage_is_found(to, guest_memory(from)))
+    if (!damage_is_found(to, guest_memory(from)) || !stays_paused(from))
         return EXIT_PROOF;
     program_damage(guest_memory(to), options->corrupt);
     verify_arrival(to, options->verify, &arrival);

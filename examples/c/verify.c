@@ -89,9 +89,9 @@ const struct proof *verify_result(struct verification *verification)
 
 int verify_running(struct guest *guest, struct proof *proof)
 {
-    int result = guest_pause(guest);
-    if (result != 0)
-        return result;
-    program_prove(guest_memory(guest), guest_memory_bytes(guest), proof);
-    return guest_resume(guest);
+    int result = guest_hold(guest);
+    if (result == 0)
+        program_prove(guest_memory(guest), guest_memory_bytes(guest), proof);
+    guest_release(guest);
+    return result;
 }

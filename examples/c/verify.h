@@ -29,7 +29,7 @@ void verify_arrival(struct guest *guest, enum verify how, struct verification *v
 /* Waits for the end of a proof. */
 const struct proof *verify_result(struct verification *verification);
 
-/* Pauses the guest, checks all of its memory, and lets it go on. */
+/* Checks all of the guest's memory while it stands still. */
 int verify_running(struct guest *guest, struct proof *proof);
 
 #ifdef __cplusplus

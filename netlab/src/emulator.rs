@@ -154,6 +154,13 @@ impl Control {
     fn config(&self) -> MutexGuard<'_, LinkConfig> {
         lock(&self.config)
     }
+
+    /// Whether one more is to be reset; it then counts as done. Its owner may have thought better of
+    /// it at this very moment.
+    fn take_reset(&self) -> bool {
+        let less_one = |left: u64| left.checked_sub(1);
+        self.resets.fetch_update(Ordering::AcqRel, Ordering::Acquire, less_one).is_ok()
+    }
 }
 
 /// One direction at work.
@@ -210,22 +217,21 @@ impl Pump {
 
     /// Does to a packet what the path is to do to it; gives its length afterwards.
     fn meddle(&mut self, bytes: &mut [u8], stats: &mut LinkStats) -> usize {
-        let (damage, resets) =
-            (self.shaper.config().damage, self.control.resets.load(Ordering::Acquire));
-        if resets == 0 {
+        let damage = self.shaper.config().damage;
+        let is_to_reset = self.control.resets.load(Ordering::Acquire) > 0;
+        if !is_to_reset {
             self.reset.clear();
         }
-        if damage <= 0.0 && resets == 0 {
+        if damage <= 0.0 && !is_to_reset {
             return bytes.len();
         }
         let Some(packet) = TcpPacket::parse(bytes).filter(TcpPacket::carries_data) else {
             return bytes.len();
         };
         // Not always the first one that comes along.
-        let is_drawn = resets > 0 && self.random.next_u64() & 1 == 1;
-        if is_drawn && !self.reset.contains(&packet.ports) {
+        let is_drawn = is_to_reset && self.random.next_u64() & 1 == 1;
+        if is_drawn && !self.reset.contains(&packet.ports) && self.control.take_reset() {
             self.reset.push(packet.ports);
-            self.control.resets.fetch_sub(1, Ordering::AcqRel);
             stats.resets += 1;
             return packet.make_reset(bytes);
         }
@@ -394,3 +400,18 @@ const MAX_RUN_NS: u64 = 100_000;
 const PATIENCE_NS: u64 = 50_000;
 /// A line without a rate and with a long delay is bounded by this.
 const MAX_LINE_BYTES: usize = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Resets are called off while a packet is looked at that was to be one.
+    #[test]
+    fn resets_that_were_called_off_are_not_made() {
+        let control = Control::new(&LinkConfig::default());
+        control.resets.store(1, Ordering::Release);
+        assert!(control.take_reset());
+        assert!(!control.take_reset());
+        assert_eq!(control.resets.load(Ordering::Acquire), 0);
+    }
+}

@@ -40,6 +40,7 @@ mod namespace;
 pub mod rights;
 pub mod segments;
 pub mod shaper;
+pub mod signals;
 mod sys;
 pub mod tun;
 pub mod units;

@@ -101,9 +101,47 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Kills one process; that it is gone already is no error.
 pub fn kill_process(pid: i32) {
+    send_signal(pid, libc::SIGKILL);
+}
+
+/// Sends a signal to one process; that it is gone already is no error.
+pub fn send_signal(pid: i32, signal: i32) {
     if pid > 1 {
         // SAFETY: kill takes its arguments by value.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Sends a signal to the calling thread alone.
+#[cfg(test)]
+pub fn send_signal_to_this_thread(signal: i32) {
+    // SAFETY: raise takes its argument by value.
+    unsafe { libc::raise(signal) };
+}
+
+/// Signals that a thread waits for instead of being interrupted.
+pub struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// Blocks these signals for the calling thread, and for those that it starts from now on.
+    pub fn block<const N: usize>(signals: [i32; N]) -> Self {
+        // SAFETY: all bytes zero is a valid, empty set.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        for signal in signals {
+            // SAFETY: the call only changes the local set.
+            unsafe { libc::sigaddset(&raw mut set, signal) };
+        }
+        // SAFETY: the call only reads the local set; the old mask is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        Self(set)
+    }
+
+    /// Waits for one of them.
+    pub fn wait(&self) -> Option<i32> {
+        let mut signal = 0;
+        // SAFETY: both pointers are to values that outlive the call.
+        let code = unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
+        (code == 0).then_some(signal)
     }
 }
 
@@ -111,4 +149,8 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Ctrl-C.
+pub const INTERRUPT: i32 = libc::SIGINT;
+/// What service managers send.
+pub const TERMINATE: i32 = libc::SIGTERM;
 const PUNCTUAL_NICE: libc::c_int = -10;

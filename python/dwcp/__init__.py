@@ -31,6 +31,7 @@ from dwcp.modes import (
     TransportTest,
 )
 from dwcp.node import Node
+from dwcp.paths import PathOptions, RdmaOptions
 from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
 from dwcp.status import Status
@@ -47,11 +48,13 @@ __all__ = [
     "Migration",
     "Node",
     "Pass",
+    "PathOptions",
     "PeerMode",
     "PostCopyFigures",
     "ProbeSeries",
     "ProcessMemoryGuest",
     "Progress",
+    "RdmaOptions",
     "Region",
     "RemoteEvents",
     "RemoteMigration",

@@ -112,6 +112,8 @@ class Progress:
     """Streams that were lost and made anew."""
     throttle_percent: int
     """Share of its time for which the guest is held back."""
+    rdma_bytes: int = 0
+    """Of the bytes sent, those that went by RDMA."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Progress:

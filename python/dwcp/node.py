@@ -17,6 +17,7 @@ from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGues
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
 from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportOptions, TransportTest
+from dwcp.paths import PathOptions, RdmaOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,9 +120,10 @@ class Node:
         ``incoming``: that QEMU was started with ``-incoming defer`` and waits for the guest. The
         socket must be for this node alone (QEMU serves one client at a time), and migrations make
         sockets beside it. A guest that has arrived stays registered, as one that runs here; one
-        that has left is not. `DwcpConnectionError` if nobody listens there, `InvalidArgumentError`
-        if it is no QMP socket, `StateError` if QEMU waits where it should run, or runs where it
-        should wait.
+        that has left is not. A QEMU that is paused in post-copy, since the node that carried it
+        ended, waits for the rest of its migration instead. `DwcpConnectionError` if nobody listens
+        there, `InvalidArgumentError` if it is no QMP socket, `StateError` if QEMU waits where it
+        should run, or runs where it should wait.
         """
         self._native.attach_qemu(name, qmp, incoming)
 
@@ -310,7 +312,9 @@ class Node:
     def set_transport(self, options: TransportOptions) -> None:
         """Sets how modes are chosen and what they change.
 
-        Holds at once, but for the number of streams of migrations under way.
+        Modes and limits of streams hold at once, for migrations under way too, but for those by v1,
+        which keep their streams. The congestion control is that of connections made from then on, and
+        of open ones once their peer's mode changes.
 
         >>> from dataclasses import replace
         >>> with Node() as node:
@@ -319,6 +323,35 @@ class Node:
         2
         """
         self._native.set_transport(options)
+
+    def paths(self) -> PathOptions:
+        """What holds for the paths of all migrations that leave this node."""
+        return PathOptions.from_dict(self._native.paths())
+
+    def set_paths(self, options: PathOptions) -> None:
+        """Sets what holds for the paths of all migrations that leave this node.
+
+        Holds at once, for migrations under way too, but for ``source_addresses``, which hold for
+        those that begin later. After an error all is as before.
+
+        >>> from dataclasses import replace
+        >>> with Node() as node:
+        ...     node.set_paths(replace(node.paths(), bandwidth_limit_bytes_per_s=10_000_000))
+        ...     node.paths().bandwidth_limit_bytes_per_s
+        10000000
+        """
+        self._native.set_paths(options)
+
+    def rdma(self) -> RdmaOptions:
+        """How pages go by RDMA."""
+        return RdmaOptions.from_dict(self._native.rdma())
+
+    def set_rdma(self, options: RdmaOptions) -> None:
+        """Sets whether pages may go by RDMA, which is not encrypted.
+
+        Holds for connections that are made later; the other side must have said so too.
+        """
+        self._native.set_rdma(options)
 
     def events(
         self,

@@ -68,6 +68,8 @@ class Report:
     """Each pass."""
     post_copy: PostCopyFigures | None = None
     """What came of a switch to post-copy; None if there was none."""
+    rdma_bytes: int = 0
+    """Of the bytes on the wire, those that went by RDMA."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:

@@ -64,8 +64,8 @@ def test_probes_are_timed(pair: Pair) -> None:
     assert len(series.answers_us) == 3
     assert series.min_rtt_us is not None
     assert 0 < series.min_rtt_us <= min(series.answers_us)
-    for count in (0, 65, -1, 2**40):
-        with pytest.raises(ValueError, match="it must be 1 to 64"):
+    for count in (0, 65, -1, 2**40, 2**70):
+        with pytest.raises(ValueError, match=f"count is {count}; it must be 1 to 64"):
             pair.source.probe_peer(pair.to, count)
 
 
@@ -110,12 +110,59 @@ def test_transport_options_are_kept(pair: Pair) -> None:
         ({"datacenter_streams": 0}, "datacenter_streams is 0"),
         ({"internet_streams": 65}, "internet_streams is 65"),
         ({"internet_streams": 2**20}, "internet_streams is 1048576"),
+        ({"datacenter_streams": 2**70}, "datacenter_streams is 1180591620717411303424"),
+        ({"datacenter_rtt_us": -1}, "datacenter_rtt_us is -1; it must be 0 to 4294967295"),
+        ({"internet_rtt_us": 2**32}, "internet_rtt_us is 4294967296"),
+        ({"internet_jitter_us": -(2**70)}, "internet_jitter_us is -1180591620717411303424"),
+        ({"datacenter_loss_ppm": 10**5000}, "datacenter_loss_ppm is a number too long to print"),
+        ({"fast_rate_bytes_per_s": 2**64}, "fast_rate_bytes_per_s is 18446744073709551616"),
     ],
 )
 def test_bad_options_are_named(pair: Pair, options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         pair.source.set_transport(dwcp.TransportOptions(**options))
     assert pair.source.transport() == dwcp.TransportOptions()
+
+
+def test_path_options_are_kept(pair: Pair) -> None:
+    node = pair.source
+    assert node.paths() == dwcp.PathOptions()
+    options = dwcp.PathOptions(
+        bandwidth_limit_bytes_per_s=65536,
+        pacing=False,
+        dscp=63,
+        source_addresses=("127.0.0.1", "::1"),
+    )
+    node.set_paths(options)
+    assert node.paths() == options
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bandwidth_limit_bytes_per_s": 0}, "bandwidth_limit_bytes_per_s is 0"),
+        ({"bandwidth_limit_bytes_per_s": -(2**70)}, "bandwidth_limit_bytes_per_s is -1180591"),
+        ({"dscp": 64}, "dscp is 64; it must be 0 to 63"),
+        ({"source_addresses": ("127.0.0.1", "eth0")}, "eth0"),
+        ({"source_addresses": ("127.0.0.1",) * 9}, "9 source addresses"),
+    ],
+)
+def test_bad_path_options_are_named(pair: Pair, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        pair.source.set_paths(dwcp.PathOptions(**options))
+    assert pair.source.paths() == dwcp.PathOptions()
+
+
+def test_rdma_is_off_until_it_is_wanted(pair: Pair) -> None:
+    node = pair.source
+    assert node.rdma() == dwcp.RdmaOptions()
+    assert not node.rdma().enabled
+    options = dwcp.RdmaOptions(enabled=True, max_memory_bytes=1 << 30)
+    node.set_rdma(options)
+    assert node.rdma() == options
+    with pytest.raises(ValueError, match="max_memory_bytes is 0"):
+        node.set_rdma(dwcp.RdmaOptions(max_memory_bytes=0))
+    assert node.rdma() == options
 
 
 def test_a_test_tells_what_a_path_carries(pair: Pair) -> None:
@@ -138,6 +185,7 @@ def test_a_test_tells_what_a_path_carries(pair: Pair) -> None:
         ({"duration_s": 0.0}, "0ns"),
         ({"duration_s": -1.0}, "duration_s is -1"),
         ({"streams": 0}, "streams is 0"),
+        ({"streams": 2**64}, "streams is 18446744073709551616"),
         ({"mode": "v1-compat"}, "v1-compat cannot be tested"),
         ({"mode": "auto"}, "auto"),
     ],

@@ -50,6 +50,7 @@ VALUES: dict[str, Any] = {
         "fault_p99_us": 900,
         "fault_max_us": 950,
     },
+    "rdma_bytes": 300_000,
 }
 
 

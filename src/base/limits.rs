@@ -74,7 +74,7 @@ pub const MAX_FILLER_CONNECTIONS: usize = 64;
 pub const MAX_TOLD_PATHS: usize = 512;
 /// Times in a second that a node tells others of its paths, all of them together.
 pub const MAX_TELLINGS_PER_S: u64 = 10;
-/// Nodes that are asked for their paths at a time.
+/// Nodes that are asked for their paths, for one matrix.
 pub const MAX_ASKED_NODES: usize = 64;
 /// Addresses and networks in one setting.
 pub const MAX_NETWORKS: usize = 64;

@@ -16,4 +16,4 @@ pub use layout::{LayoutError, MemoryLayout, PageRange, RegionLayout};
 pub use machine::MachineFacts;
 pub use networks::Networks;
 pub use status::Status;
-pub use time::{Clock, Time};
+pub use time::{Clock, Time, micros};

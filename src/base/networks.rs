@@ -99,6 +99,7 @@ fn parse(part: &str) -> Result<Network, ParseNetworksError> {
     if prefix_bits > all_bits(address) {
         return Err(bad());
     }
+    let (address, prefix_bits) = canonical(address, prefix_bits);
     let network = Network { address: cut(address, prefix_bits), prefix_bits };
     if network.address != address {
         let (part, network) = (part.to_owned(), network.to_string());
@@ -106,6 +107,18 @@ fn parse(part: &str) -> Result<Network, ParseNetworksError> {
     }
     Ok(network)
 }
+
+/// Addresses of IPv4 that are written as those of IPv6 are what they are: [`Networks::contains`] knows
+/// them by no other name.
+fn canonical(address: IpAddr, prefix_bits: u32) -> (IpAddr, u32) {
+    match (address.to_canonical(), prefix_bits.checked_sub(MAPPED_BITS)) {
+        (canonical, Some(bits)) if canonical != address => (canonical, bits),
+        _ => (address, prefix_bits),
+    }
+}
+
+/// What all addresses of IPv4 have in common that are written as those of IPv6.
+const MAPPED_BITS: u32 = 96;
 
 fn all_bits(address: IpAddr) -> u32 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -145,6 +158,9 @@ mod tests {
             ("::/0", "ffff::", "1.2.3.4"),
             ("10.0.0.0/8, fd00::/8", "fd00::9", "9.0.0.0"),
             ("127.0.0.1", "::ffff:127.0.0.1", "::ffff:127.0.0.2"),
+            ("::ffff:127.0.0.1", "127.0.0.1", "127.0.0.2"),
+            ("::ffff:10.0.0.0/104", "::ffff:10.9.9.9", "11.0.0.0"),
+            ("::ffff:0.0.0.0/96", "9.8.7.6", "::1"),
         ] {
             assert!(has(networks, inside), "{inside} in {networks}");
             assert!(!has(networks, outside), "{outside} in {networks}");
@@ -157,6 +173,7 @@ mod tests {
         for text in ["10.0.0.0/8,192.168.1.7", "fd00::/8", "0.0.0.0/0", ""] {
             assert_eq!(text.parse::<Networks>().unwrap().to_string(), text);
         }
+        assert_eq!("::ffff:10.0.0.0/104".parse::<Networks>().unwrap().to_string(), "10.0.0.0/8");
         assert_eq!("1.2.3.4/32 , ::1/128".parse::<Networks>().unwrap().to_string(), "1.2.3.4,::1");
     }
 
@@ -170,6 +187,7 @@ mod tests {
             ("10.0.0.0/-1", "neither"),
             ("1.2.3.4:80", "neither"),
             ("10.0.0.1/8", "10.0.0.0/8 is meant"),
+            ("::ffff:10.0.0.1/104", "10.0.0.0/8 is meant"),
         ] {
             let error = text.parse::<Networks>().unwrap_err().to_string();
             assert!(error.contains(what), "{text}: {error}");

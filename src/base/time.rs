@@ -20,11 +20,16 @@ impl Time {
     }
 }
 
+/// A duration in whole microseconds; the longest there is, if it is longer.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Add<Duration> for Time {
     type Output = Time;
 
     fn add(self, duration: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+        Time(self.0.saturating_add(micros(duration)))
     }
 }
 

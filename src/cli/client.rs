@@ -7,17 +7,24 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Reaches one node.
 pub struct Client {
     socket: PathBuf,
+    patience: Option<Duration>,
 }
 
 impl Client {
-    /// A client of the node at this socket.
+    /// A client of the node at this socket, that waits for answers as long as they take.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, patience: None }
+    }
+
+    /// One that gives a request up that takes longer.
+    pub fn with_patience(socket: PathBuf, patience: Duration) -> Self {
+        Self { socket, patience: Some(patience) }
     }
 
     /// Reads.
@@ -51,6 +58,22 @@ impl Client {
     }
 
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, CliError> {
+        let Some(patience) = self.patience else { return self.exchange(method, path, body).await };
+        match tokio::time::timeout(patience, self.exchange(method, path, body)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CliError::Lost {
+                socket: self.socket.clone(),
+                reason: format!("no answer to {path} within {patience:?}"),
+            }),
+        }
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,

@@ -1,6 +1,7 @@
 //! What commands print: lines, tables, or JSON; control characters never reach the terminal.
 
 use super::error::CliError;
+pub use crate::config::units::rounded_bytes as bytes;
 use crate::observe::log::printable;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
@@ -103,9 +104,4 @@ pub fn number(value: &Value, decimals: usize) -> String {
 /// A share of a whole in percent; `-` of nothing.
 pub fn percent(part: f64, of: f64) -> String {
     if of > 0.0 { format!("{:.1} %", 100.0 * part / of) } else { "-".to_owned() }
-}
-
-/// Bytes for people, such as `1.5 GiB`.
-pub fn bytes(count: u64) -> String {
-    indicatif::BinaryBytes(count).to_string()
 }

@@ -221,6 +221,10 @@ keys! {
         "Code point of differentiated services that data streams are marked with; 0: not marked.";
     AmstSourceAddresses "amst.source_addresses" Kind::Addresses(MAX_SOURCE_ADDRESSES), "none", NextMigration,
         "Local addresses, separated by commas, that a migration's streams are spread over; none: the system's choice.";
+    AmstEnableRdma "amst.enable_rdma" Kind::Bool, "false", NextMigration,
+        "Have pages of guests that are not QEMU's go by RDMA in datacenter mode, where both hosts can: not encrypted, and the guest's memory is pinned meanwhile.";
+    AmstRdmaMaxMemory "amst.rdma_max_memory" Kind::Bytes(1 << 20, 1 << 44), "16384GiB", NextMigration,
+        "Guest memory that may be pinned for RDMA at a time; larger guests go by TCP.";
 
     HdeEnableMlCompression "hde.enable_ml_compression" Kind::Bool, "true", NotInUse,
         "Choose the codec by a learned selector.";
@@ -298,7 +302,7 @@ keys! {
         "How dialect f8 cuts: the same as there.";
     V1MaxImage "v1.max_image" Kind::Bytes(1 << 20, 1 << 44), "256MiB", NextMigration,
         "The largest guest that comes or goes by v1.";
-    V1MaxConnections "v1.max_connections" Kind::Integer(1, MAX_V1_CONNECTIONS as u64), "64", Live,
+    V1MaxConnections "v1.max_connections" Kind::Integer(1, MAX_V1_CONNECTIONS as u64), "256", Live,
         "Connections to the v1 port at a time.";
     V1IdleTimeout "v1.idle_timeout" Kind::Duration(1_000, HOUR_MS), "60s", NextMigration,
         "How long a chunk from a v1 peer may take, and how long none may come.";

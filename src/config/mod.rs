@@ -16,7 +16,7 @@ pub use value::{Kind, Value};
 use crate::base::Networks;
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
-use crate::transport::{Mode, PathOptions};
+use crate::transport::{Mode, PathOptions, RdmaOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -196,6 +196,14 @@ impl Config {
             dscp: u8::try_from(self.integer(Id::AmstDscp)).unwrap_or(0),
             source_addresses: value::addresses(self.text(Id::AmstSourceAddresses))
                 .unwrap_or_default(),
+        }
+    }
+
+    /// How pages go by RDMA.
+    pub fn rdma_options(&self) -> RdmaOptions {
+        RdmaOptions {
+            enabled: self.truth(Id::AmstEnableRdma),
+            max_memory_bytes: self.integer(Id::AmstRdmaMaxMemory),
         }
     }
 

@@ -56,6 +56,11 @@ pub fn format_bytes(bytes: u64) -> String {
     exact.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{}{unit}", bytes / size))
 }
 
+/// A size for people, rounded, such as `1.50 GiB`.
+pub fn rounded_bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
 /// The shortest exact text of a rate, such as `300mbit`.
 pub fn format_rate(bytes_per_s: u64) -> String {
     let bits = u128::from(bytes_per_s) * 8;

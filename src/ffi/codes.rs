@@ -153,6 +153,12 @@ pub const DWCP_TRANSPORT_NO_DATACENTER: u32 = 1;
 /// dwcp_transport_options.flags: measurement never chooses internet mode.
 pub const DWCP_TRANSPORT_NO_INTERNET: u32 = 2;
 
+/// dwcp_path_options.flags: streams on long paths are not paced by what the path was found to carry.
+pub const DWCP_PATH_NO_PACING: u32 = 1;
+
+/// dwcp_rdma_options.flags: pages may go by RDMA.
+pub const DWCP_RDMA_ENABLED: u32 = 1;
+
 /// dwcp_transport_options.congestion: as DWCP_CONGESTION_BBR.
 pub const DWCP_CONGESTION_DEFAULT: u32 = 0;
 /// dwcp_transport_options.congestion: BBR, where the kernel has it.
@@ -249,6 +255,10 @@ pub const DWCP_EVENT_POST_COPY_BEGUN: u32 = 15;
 pub const DWCP_EVENT_POST_COPY_COMPLETED: u32 = 16;
 /// A connection to or from a v1 peer was made, refused or closed; the event's JSON says which.
 pub const DWCP_EVENT_V1_CONNECTION: u32 = 17;
+/// Pages of a data stream go by RDMA.
+pub const DWCP_EVENT_RDMA_UP: u32 = 18;
+/// Pages of a migration go by TCP though RDMA was wanted; the event's JSON says why.
+pub const DWCP_EVENT_RDMA_UNAVAILABLE: u32 = 19;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 

@@ -34,7 +34,8 @@ pub fn progress_out(progress: &Progress) -> dwcp_progress {
         dirty_rate_bytes_per_s: progress.dirty_rate_bytes_per_s,
         predicted_downtime_us: progress.predicted_downtime_us,
         elapsed_us: progress.elapsed_us,
-        reserved: [0; 8],
+        rdma_bytes: progress.rdma_bytes,
+        reserved: [0; 7],
     }
 }
 
@@ -65,7 +66,8 @@ pub fn report_out(report: &Report) -> dwcp_report {
         fault_p50_us: post_copy.fault_p50_us,
         fault_p99_us: post_copy.fault_p99_us,
         fault_max_us: post_copy.fault_max_us,
-        reserved: [0; 2],
+        rdma_bytes: report.rdma_bytes,
+        reserved: [0; 1],
     }
 }
 
@@ -85,8 +87,8 @@ macro_rules! sized_struct {
 
 sized_struct! {
     dwcp_migration_options, 7;
-    dwcp_progress, padding, 8;
-    dwcp_report, padding, 2;
+    dwcp_progress, padding, 7;
+    dwcp_report, padding, 1;
 }
 
 /// The options; NULL means all defaults.

@@ -6,7 +6,7 @@
 
 use super::codes::dwcp_status;
 use super::handle::{self, Handled};
-use super::strings::floor_boundary;
+use crate::wire::cursor::floor_boundary;
 use crate::{NodeError, Status};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};

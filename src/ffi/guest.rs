@@ -198,10 +198,11 @@ pub unsafe extern "C" fn dwcp_node_add_destination(
 /// Registers the guest of an unmodified QEMU by the path of its QMP socket, which must be for this
 /// node alone; sockets of migrations are made beside it. flags is 0 for a guest that runs there, or
 /// DWCP_QEMU_INCOMING for a QEMU that was started with -incoming defer. A guest that has arrived
-/// stays registered, as one that runs here; one that has left is not. Asks QEMU, which may take
-/// seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there; DWCP_ERR_INVALID_ARGUMENT:
-/// it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it should run one, or the
-/// other way round. Threads: shared, not from a callback.
+/// stays registered, as one that runs here; one that has left is not. A QEMU that is paused in
+/// post-copy, since the node that carried it ended, waits for the rest of its migration instead. Asks
+/// QEMU, which may take seconds if it does not answer. DWCP_ERR_CONNECT: nobody listens there;
+/// DWCP_ERR_INVALID_ARGUMENT: it is no QMP socket; DWCP_ERR_BAD_STATE: QEMU waits for a guest where it
+/// should run one, or the other way round. Threads: shared, not from a callback.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn dwcp_node_attach_qemu(

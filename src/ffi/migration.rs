@@ -48,7 +48,7 @@ pub struct dwcp_migration_options {
     /// Multifd channels, 0 to 16, over which QEMU hands the node a guest's pages; 0: its main stream
     /// alone. For guests of dwcp_node_attach_qemu().
     pub multifd_channels: u32,
-    /// A DWCP_POST_COPY_. Not for guests of dwcp_node_attach_qemu().
+    /// A DWCP_POST_COPY_. For guests of dwcp_node_attach_qemu() not together with multifd_channels.
     pub post_copy: u32,
     /// Zero.
     pub reserved: [u64; 7],
@@ -88,8 +88,10 @@ pub struct dwcp_progress {
     pub predicted_downtime_us: u64,
     /// Time since the start.
     pub elapsed_us: u64,
+    /// Of the bytes sent, those that went by RDMA.
+    pub rdma_bytes: u64,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub reserved: [u64; 7],
 }
 
 /// A finished migration; dwcp_migration_report_json() tells more.
@@ -140,8 +142,10 @@ pub struct dwcp_report {
     pub fault_p99_us: u64,
     /// For the slowest.
     pub fault_max_us: u64,
+    /// Of the bytes on the wire, those that went by RDMA.
+    pub rdma_bytes: u64,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 1],
 }
 
 /// Starts to move a guest to the node at `to` ("HOST:PORT"), or to the v1 peer that is named by

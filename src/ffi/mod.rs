@@ -6,8 +6,8 @@
 //! * [`guard`]: what stands between C and Rust: panics, error texts, calls from callbacks;
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
-//! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`completion`]: the functions, by
-//!   subject;
+//! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`paths`], [`completion`]: the
+//!   functions, by subject;
 //! * [`conversions`], [`mode_conversions`]: between C structs and the engine's values;
 //! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
 //!   callbacks or by requests through the file descriptor, and the guest's pages;
@@ -32,6 +32,7 @@ pub mod migration;
 pub mod mode_conversions;
 pub mod modes;
 pub mod node;
+pub mod paths;
 pub mod queue;
 pub mod registration;
 pub mod requests;

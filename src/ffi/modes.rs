@@ -307,8 +307,10 @@ pub unsafe extern "C" fn dwcp_node_probe_peer(
     })
 }
 
-/// Sets how modes are chosen and what they change; NULL: all defaults. Holds at once, but for the
-/// number of streams of migrations under way. Threads: shared.
+/// Sets how modes are chosen and what they change; NULL: all defaults. Modes and limits of streams hold
+/// at once, for migrations under way too, but for those by v1, which keep their streams. The congestion
+/// control is that of connections made from then on, and of open ones once their peer's mode changes.
+/// Threads: shared.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn dwcp_node_set_transport(

@@ -219,6 +219,8 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::Notice { .. } => (DWCP_EVENT_NOTICE, 0),
         EventKind::ModeTransition { .. } => (DWCP_EVENT_MODE_TRANSITION, 0),
         EventKind::V1Connection { .. } => (DWCP_EVENT_V1_CONNECTION, 0),
+        EventKind::RdmaUp { .. } => (DWCP_EVENT_RDMA_UP, 0),
+        EventKind::RdmaUnavailable { .. } => (DWCP_EVENT_RDMA_UNAVAILABLE, 0),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),

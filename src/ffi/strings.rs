@@ -3,6 +3,7 @@
 use super::guard::{Failure, Outcome};
 use crate::Status;
 use crate::base::limits::MAX_DEVICE_STATE_BYTES;
+use crate::wire::cursor::floor_boundary;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
@@ -100,6 +101,16 @@ pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
         .map_err(|error| Failure::new(Status::BadState, format!("cannot write JSON: {error}")))
 }
 
+/// The text in a fixed field of a struct, which a NUL ends.
+pub fn fixed_in(what: &str, field: &[c_char]) -> Result<String, Failure> {
+    let text: Vec<u8> =
+        field.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
+    if text.len() == field.len() {
+        return Err(Failure::invalid(format!("{what} has no NUL within its {} bytes", text.len())));
+    }
+    String::from_utf8(text).map_err(|_| Failure::invalid(format!("{what} is not UTF-8")))
+}
+
 /// A text in a fixed field of a struct, cut to fit and ended by NUL.
 pub fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut field = [0; N];
@@ -108,15 +119,6 @@ pub fn fixed<const N: usize>(text: &str) -> [c_char; N] {
         *to = *from as c_char;
     }
     field
-}
-
-/// The longest part of a text that has at most `limit` bytes and ends between characters.
-pub fn floor_boundary(text: &str, limit: usize) -> usize {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    end
 }
 
 fn too_small(text: &str, length: usize) -> Failure {

@@ -78,7 +78,8 @@ impl Situation {
         Some(transfer + handover(self.round_trip, self.fetch))
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nothing is left to send.
+    pub fn is_empty(&self) -> bool {
         self.pending_wire_bytes == 0 && self.under_way_bytes == 0
     }
 }

@@ -1,4 +1,5 @@
-//! How long a guest waited for pages, as a histogram of fixed size: answers are exact to a thirtieth.
+//! How long guests waited, for pages or to be moved, as a histogram of fixed size: answers are exact to
+//! a thirtieth.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ const STEPS: u64 = 32;
 /// Doublings of a microsecond: two weeks.
 const DOUBLINGS: u64 = 40;
 
-/// Waiting times of one guest.
+/// Waiting times.
 #[derive(Clone, Debug)]
 pub struct FaultTimes {
     buckets: Box<[u64]>,
@@ -23,7 +24,7 @@ impl Default for FaultTimes {
 }
 
 impl FaultTimes {
-    /// One page was waited for so long.
+    /// Something was waited for so long.
     pub fn add(&mut self, waited: Duration) {
         let us = super::micros(waited);
         let last = self.buckets.len() - 1;
@@ -32,7 +33,7 @@ impl FaultTimes {
         self.longest_us = self.longest_us.max(us);
     }
 
-    /// How many pages were waited for.
+    /// How often something was waited for.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -42,7 +43,7 @@ impl FaultTimes {
         self.longest_us
     }
 
-    /// No more than this was waited for all pages but `per_mille` thousandths; 0 if there was none.
+    /// No wait but `per_mille` thousandths of them was longer; 0 if there was none.
     pub fn all_but_us(&self, per_mille: u64) -> u64 {
         let rank = self.count - self.count * per_mille / 1000;
         let mut seen = 0;

@@ -5,9 +5,13 @@
 //! (`start`, `fetch_dirty`, `pause`, `resume`, device state, `finish`) come one at a time.
 
 use crate::base::{MemoryLayout, PageBitmap};
+use std::any::Any;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a sink without mapped memory copies at a time: whole pages of every size.
+const PIECE_BYTES: u64 = 64 * 1024;
 
 /// A call into the hypervisor failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +88,12 @@ pub trait GuestSource: Send + Sync {
         offset_bytes: u64,
         into: &mut [u8],
     ) -> Result<(), GuestError>;
+
+    /// The memory itself, where it is mapped in this process, so that a device may read it; what type
+    /// it has the runtime knows. None, the default: it is not mapped.
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
 
     /// Stops the guest; on return no virtual CPU or device writes memory.
     ///
@@ -162,7 +172,6 @@ pub trait GuestSink: Send + Sync {
         stream: &mut dyn Read,
         inspect: &mut dyn FnMut(&[u8]),
     ) -> io::Result<()> {
-        const PIECE_BYTES: u64 = 64 * 1024;
         let mut piece = vec![0; length_bytes.min(PIECE_BYTES) as usize];
         let mut done = 0;
         while done < length_bytes {
@@ -170,6 +179,33 @@ pub trait GuestSink: Send + Sync {
             stream.read_exact(&mut piece[..length])?;
             self.write_pages(region, offset_bytes + done, &piece[..length])
                 .map_err(io::Error::other)?;
+            inspect(&piece[..length]);
+            done += length as u64;
+        }
+        Ok(())
+    }
+
+    /// As [`GuestSource::mapped`], for a device that writes it.
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// Shows pages that a device has written to `inspect`, piece by piece.
+    ///
+    /// # Errors
+    /// A range outside the region, or the hypervisor's own error.
+    fn inspect_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+        inspect: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), GuestError> {
+        let mut piece = vec![0; length_bytes.min(PIECE_BYTES) as usize];
+        let mut done = 0;
+        while done < length_bytes {
+            let length = (length_bytes - done).min(PIECE_BYTES) as usize;
+            self.read_pages(region, offset_bytes + done, &mut piece[..length])?;
             inspect(&piece[..length]);
             done += length as u64;
         }

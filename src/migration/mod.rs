@@ -27,7 +27,7 @@ pub use v1_options::{Dialect, V1Options};
 pub use crate::observe::report::{Owner, Pass, Phase, PostCopyFigures, Progress, Report};
 
 use crate::Status;
-use crate::base::StreamId;
+use crate::base::{StreamId, micros};
 use crate::observe::EventKind;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl From<GuestError> for Failure {
 }
 
 /// The last event of a migration, the same on both sides.
-fn ended_event(
+pub(crate) fn ended_event(
     failure: Option<&Failure>,
     owner: Owner,
     (total, downtime): (Duration, Duration),
@@ -74,9 +74,4 @@ fn stream_ended(stream: StreamId, has_left: bool, reason: &str) -> EventKind {
         true => EventKind::StreamRetired { stream: stream.0 },
         false => EventKind::StreamDown { stream: stream.0, reason: reason.to_string() },
     }
-}
-
-/// Whole microseconds, as events and reports carry them.
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

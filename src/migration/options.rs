@@ -162,6 +162,12 @@ impl MigrationOptions {
         }
     }
 
+    /// Without what has nothing to choose where another migration is gone on with: it has switched, on the
+    /// connections that it had.
+    pub fn of_recovery(self) -> Self {
+        Self { post_copy: PostCopyRule::Never, multifd_channels: 0, ..self }
+    }
+
     /// Checks every value.
     ///
     /// # Errors

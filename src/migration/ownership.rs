@@ -91,12 +91,14 @@ impl Mark {
                  process took with it"
             }
             Mark::ServingPages => {
-                "the guest ran at the destination and lacked pages that this process took with it: \
-                 it cannot go on there, and must not go on here from before the switch"
+                "the guest ran at the destination and lacked pages of this host's. If a QEMU here still has \
+                 them (postcopy-paused), attach it and migrate again; else the guest cannot go on there, \
+                 and must not go on here from before the switch"
             }
             Mark::OwnedIncomplete => {
-                "the guest ran here when this process ended: it is lost, and the source must not go \
-                 on from before the switch"
+                "the guest ran here when this process ended. If its QEMU lives (postcopy-paused), attach it \
+                 as incoming and migrate again from the source; else it is lost, and the source must not \
+                 go on from before the switch"
             }
             Mark::Lost => "the guest ran at the destination in post-copy and is lost",
             Mark::GivenAway => "the guest is the destination's; do not start it here",

@@ -3,12 +3,26 @@
 //! Every page is hashed once on each side, while it is in cache. The hashes make the chunk's
 //! checksum and the image's digest. The source reads each page once, into a buffer of its own,
 //! because the guest may write it at any time: hash, encoding and wire must see the same bytes.
+//!
+//! Where RDMA carries the pages that cannot be: the source hashes a page, announces it, and some time
+//! later the destination's device reads it, when the guest may have written it again. This is sound
+//! because each side keeps the hash of what it has seen itself:
+//!
+//! * A page that differs was written after the source looked at it, so after the log that named it was
+//!   fetched. A later log names it again, and it is announced again; the last log is fetched when the
+//!   guest stands still.
+//! * A page that is announced for the last time is not written after that. Both sides then see the
+//!   same bytes, torn ones among them never, and the two digests are compared before the guest is
+//!   handed over. A torn page that no log named, by whatever fault, is so found, and the guest stays.
+//! * While the guest runs a checksum that differs says nothing. Once it stands still, it says that
+//!   bytes were damaged on their way: then the chunk is sent again, as one that came by TCP is.
 
 use crate::base::{ChunkId, MemoryLayout};
 use crate::encoding::digest::{ChunkChecksum, ImageDigest, page_hash, zero_page_hash};
 use crate::encoding::{Codec, CodecChoice, Decoder, Encoder, page_runs};
 use crate::migration::guest::{GuestError, GuestSink, GuestSource, MissingPages};
 use crate::migration::plan::Run;
+use crate::wire::chunk::{READ_LIVE, READ_STILL};
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::{ChunkHeader, Extent, ExtentKind, FrameHeader, FrameKind};
 use std::io::{self, Read};
@@ -35,6 +49,20 @@ pub struct EncodedChunk<'a> {
     pub full_pages: u64,
     /// How they were packed.
     pub codec: Codec,
+    /// What the destination is to read by RDMA.
+    pub read_bytes: u64,
+}
+
+/// How the pages of a chunk travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// In the chunk, packed.
+    Packed(CodecChoice),
+    /// The destination reads them by RDMA.
+    Read {
+        /// Whether the guest stood still before this was asked.
+        is_still: bool,
+    },
 }
 
 /// A chunk could not be made.
@@ -49,9 +77,9 @@ pub enum EncodeChunkError {
 }
 
 impl EncodedChunk<'_> {
-    /// Bytes on the wire.
+    /// Bytes on the wire, those that are read by RDMA among them.
     pub fn wire_bytes(&self) -> u64 {
-        (self.head.len() + self.payload.len()) as u64
+        (self.head.len() + self.payload.len()) as u64 + self.read_bytes
     }
 }
 
@@ -72,36 +100,37 @@ impl ChunkWriter {
         (id, runs): (ChunkId, &[Run]),
         guest: &dyn GuestSource,
         layout: &MemoryLayout,
-        codec: CodecChoice,
+        carriage: Carriage,
         digest: &ImageDigest,
         sequence: u64,
     ) -> Result<EncodedChunk<'_>, EncodeChunkError> {
         let page_bytes = layout.page_bytes();
         self.read(runs, guest, layout)?;
         let (extents, checksum) = self.classify(runs, page_bytes, digest);
-        let encoded = self.encoder.encode(codec, &self.raw, &mut self.packed)?;
-        let header = ChunkHeader {
-            id,
-            checksum,
-            raw_bytes: self.raw.len() as u32,
-            payload_bytes: encoded.payload.len() as u32,
-            codec: encoded.codec as u8,
-            extents,
+        let (payload, codec, number) = match carriage {
+            Carriage::Packed(choice) => {
+                let encoded = self.encoder.encode(choice, &self.raw, &mut self.packed)?;
+                (encoded.payload, encoded.codec, encoded.codec as u8)
+            }
+            Carriage::Read { is_still: true } => (&[][..], Codec::None, READ_STILL),
+            Carriage::Read { is_still: false } => (&[][..], Codec::None, READ_LIVE),
         };
+        let (raw_bytes, payload_bytes) = (self.raw.len() as u32, payload.len() as u32);
+        let header = ChunkHeader { id, checksum, raw_bytes, payload_bytes, codec: number, extents };
         self.head.clear();
         self.head.resize(HEADER_BYTES, 0);
         header.encode(&mut self.head);
         let frame = FrameHeader {
             kind: FrameKind::Chunk,
-            payload_bytes: (self.head.len() - HEADER_BYTES + encoded.payload.len()) as u32,
+            payload_bytes: (self.head.len() - HEADER_BYTES + payload.len()) as u32,
             sequence,
             body_crc: crc32fast::hash(&self.head[HEADER_BYTES..]),
         };
         self.head[..HEADER_BYTES].copy_from_slice(&frame.encode());
         let (zero_pages, full_pages) =
             (header.pages(ExtentKind::Zero), header.pages(ExtentKind::Data));
-        let (head, payload, codec) = (&self.head, encoded.payload, encoded.codec);
-        Ok(EncodedChunk { head, payload, zero_pages, full_pages, codec })
+        let (head, read_bytes) = (&self.head, header.read_bytes());
+        Ok(EncodedChunk { head, payload, zero_pages, full_pages, codec, read_bytes })
     }
 
     fn read(
@@ -209,7 +238,7 @@ impl ChunkReader {
     ) -> Result<bool, StoreError> {
         let stored = self.try_store(header, stream, guest, layout, digest);
         if !matches!(stored, Ok(true)) {
-            header.extents.iter().flat_map(Extent::range).for_each(|page| digest.unset(page));
+            unset(header, digest);
         }
         stored
     }
@@ -281,6 +310,50 @@ impl ChunkReader {
         for range in ranges(header, ExtentKind::Zero, layout) {
             pages.place_zero(range.region, range.offset_bytes, range.length_bytes)?;
         }
+        self.commit(header, page_bytes, digest);
+        Ok(true)
+    }
+
+    /// Takes in a chunk whose pages a device has read into the guest. False: they came damaged, and are
+    /// unset in the digest.
+    ///
+    /// # Errors
+    /// The guest's memory cannot be looked at or written; its pages are unset then, too.
+    pub fn accept(
+        &mut self,
+        header: &ChunkHeader,
+        guest: &dyn GuestSink,
+        layout: &MemoryLayout,
+        digest: &ImageDigest,
+    ) -> Result<bool, GuestError> {
+        let accepted = self.try_accept(header, guest, layout, digest);
+        if accepted != Ok(true) {
+            unset(header, digest);
+        }
+        accepted
+    }
+
+    fn try_accept(
+        &mut self,
+        header: &ChunkHeader,
+        guest: &dyn GuestSink,
+        layout: &MemoryLayout,
+        digest: &ImageDigest,
+    ) -> Result<bool, GuestError> {
+        let page_bytes = layout.page_bytes();
+        self.hashes.clear();
+        let hashes = &mut self.hashes;
+        let mut inspect = |bytes: &[u8]| {
+            hashes.extend(bytes.chunks_exact(page_bytes as usize).map(page_hash));
+        };
+        for range in ranges(header, ExtentKind::Data, layout) {
+            let (offset, length) = (range.offset_bytes, range.length_bytes);
+            guest.inspect_pages(range.region, offset, length, &mut inspect)?;
+        }
+        if header.codec == READ_STILL && self.checksum(header, page_bytes) != header.checksum {
+            return Ok(false);
+        }
+        self.zero(header, guest, layout)?;
         self.commit(header, page_bytes, digest);
         Ok(true)
     }
@@ -377,6 +450,11 @@ impl ChunkReader {
     }
 }
 
+/// The pages of a chunk may hold anything.
+pub fn unset(header: &ChunkHeader, digest: &ImageDigest) {
+    header.extents.iter().flat_map(Extent::range).for_each(|page| digest.unset(page));
+}
+
 fn known_codec(header: &ChunkHeader) -> Result<Codec, StoreError> {
     let (chunk, codec) = (header.id.0, header.codec);
     Codec::try_from(codec).map_err(|_| StoreError::Codec { chunk, codec })
@@ -400,7 +478,8 @@ fn note(
     digest.replace_run(first_page, hashes);
 }
 
-fn ranges<'a>(
+/// Where pages of one kind lie.
+pub fn ranges<'a>(
     header: &'a ChunkHeader,
     kind: ExtentKind,
     layout: &'a MemoryLayout,

@@ -107,7 +107,9 @@ fn what_a_damaged_or_broken_chunk_spoils_is_not_in_the_digest_any_more() {
         let (sent, came) = (ImageDigest::new(PAGES), ImageDigest::new(PAGES));
         let mut writer = ChunkWriter::default();
         let runs = [Run { first_page: 0, pages: PAGES as u32 }];
-        let chunk = writer.encode((ChunkId(1), &runs), &from, &layout(), codec, &sent, 0).unwrap();
+        let chunk = writer
+            .encode((ChunkId(1), &runs), &from, &layout(), Carriage::Packed(codec), &sent, 0)
+            .unwrap();
         let header = ChunkHeader::decode(&chunk.head[HEADER_BYTES..], PAGE as u32).unwrap();
         let mut reader = ChunkReader::default();
         let mut store = |mut bytes: &[u8]| reader.store(&header, &mut bytes, &to, &layout(), &came);

@@ -13,6 +13,8 @@ pub struct Counts {
     pub full_pages: u64,
     /// Bytes on the wire.
     pub wire_bytes: u64,
+    /// Those of them that went by RDMA.
+    pub rdma_bytes: u64,
     /// Finished passes.
     pub passes: Vec<Pass>,
     current: Pass,
@@ -81,6 +83,11 @@ impl Counts {
     pub fn add_bytes(&mut self, wire_bytes: u64) {
         self.wire_bytes += wire_bytes;
         self.current.wire_bytes += wire_bytes;
+    }
+
+    /// Books bytes of a chunk that RDMA carries; [`Self::add_chunk`] counts them too.
+    pub fn add_rdma(&mut self, read_bytes: u64) {
+        self.rdma_bytes += read_bytes;
     }
 
     /// What a dirty page costs on the wire: by later passes, else by the first, else its size.

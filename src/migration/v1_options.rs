@@ -81,7 +81,7 @@ impl Default for V1Options {
             f8_chunk_bytes: f8::DEFAULT_CHUNK_BYTES,
             guest: String::new(),
             max_image_bytes: crate::wire::v1::hde::MAX_V1_IMAGE_BYTES,
-            max_connections: MAX_V1_CONNECTIONS / 4,
+            max_connections: MAX_V1_CONNECTIONS,
             idle_timeout: Duration::from_secs(60),
             transfer_timeout: Duration::from_secs(3600),
         }

@@ -143,6 +143,8 @@ impl Metrics {
             | EventKind::NodeStopped {}
             | EventKind::GuestChanged { .. }
             | EventKind::StreamsTuned { .. }
+            | EventKind::RdmaUp { .. }
+            | EventKind::RdmaUnavailable { .. }
             | EventKind::Phase { .. }
             | EventKind::Throttled { .. }
             | EventKind::PostCopyBegun { .. } => {}
@@ -343,6 +345,7 @@ pub(crate) mod tests {
             pages: 256,
             remaining_pages: 10,
             wire_bytes,
+            rdma_bytes: 0,
             bandwidth_bytes_per_s: 1000,
             dirty_rate_bytes_per_s: 50,
             predicted_downtime_us: 2_000_000,
@@ -366,6 +369,7 @@ pub(crate) mod tests {
             phases: [("precopy".to_owned(), 1200.0.into())].into_iter().collect(),
             ram_bytes: 1 << 20,
             wire_bytes,
+            rdma_bytes: 0,
             zero_pages: 3,
             duplicate_pages: 0,
             delta_pages: 0,

@@ -161,6 +161,18 @@ pub enum EventKind {
         /// Of a trial that has ended: what they carried before it; otherwise zero.
         rate_before_bytes_per_s: u64,
     },
+    /// A data stream has pages go by RDMA.
+    RdmaUp {
+        /// The device.
+        device: String,
+        /// The queue pair's number on this side.
+        pair: u32,
+    },
+    /// Pages go by TCP, though the path to the peer is one for RDMA.
+    RdmaUnavailable {
+        /// Why.
+        reason: String,
+    },
     /// A chunk came damaged and will be sent again.
     ChunkDamaged {
         /// Its number.
@@ -223,6 +235,8 @@ impl EventKind {
             | EventKind::StreamDown { .. }
             | EventKind::StreamRetired { .. }
             | EventKind::StreamsTuned { .. }
+            | EventKind::RdmaUp { .. }
+            | EventKind::RdmaUnavailable { .. }
             | EventKind::PeerRefused { .. }
             | EventKind::V1Connection { .. }
             | EventKind::Notice { .. } => Component::Amst,

@@ -173,6 +173,8 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::StreamDown { .. } => "stream_down",
         EventKind::StreamRetired { .. } => "stream_retired",
         EventKind::StreamsTuned { .. } => "streams_tuned",
+        EventKind::RdmaUp { .. } => "rdma_up",
+        EventKind::RdmaUnavailable { .. } => "rdma_unavailable",
         EventKind::ChunkDamaged { .. } => "chunk_damaged",
         EventKind::PeerRefused { .. } => "peer_refused",
         EventKind::V1Connection { .. } => "v1_connection",
@@ -219,6 +221,12 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
         EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
+        EventKind::RdmaUp { device, pair } => {
+            format!("pages of a stream go by RDMA: queue pair {pair} of {device}")
+        }
+        EventKind::RdmaUnavailable { reason } => {
+            format!("pages go by TCP: RDMA is unavailable, because {reason}")
+        }
         EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
             let rate = *rate_bytes_per_s as f64 * 8e-6;
             let why = why.describe();

@@ -119,6 +119,8 @@ pub struct Progress {
     pub remaining_pages: u64,
     /// Bytes sent so far.
     pub wire_bytes: u64,
+    /// Those of them that went by RDMA.
+    pub rdma_bytes: u64,
     /// Measured speed of the link, as far as a cap allows; 0 while unknown.
     pub bandwidth_bytes_per_s: u64,
     /// How fast the guest writes, 0 while unknown.
@@ -178,6 +180,8 @@ pub struct Report {
     pub ram_bytes: u64,
     /// Bytes on the wire in the data direction, headers included.
     pub wire_bytes: u64,
+    /// Those of them that went by RDMA.
+    pub rdma_bytes: u64,
     /// Pages sent as zero.
     pub zero_pages: u64,
     /// Pages sent as a reference to an equal page.

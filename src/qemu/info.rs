@@ -22,6 +22,19 @@ pub enum Phase {
     Opaque(NotUnderstood),
 }
 
+/// How far the stream is with what post-copy begins with: a package of device state, which ends with the
+/// order to run the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Package {
+    /// It has not come.
+    #[default]
+    Ahead,
+    /// The bytes that follow are its content.
+    Inside,
+    /// All of it went by.
+    Past,
+}
+
 /// One RAM block as the source announced it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RamBlock {
@@ -58,6 +71,8 @@ pub struct StreamInfo {
     pub multifd_flushes: u64,
     /// Whether the source may switch to post-copy.
     pub postcopy_advised: bool,
+    /// The package that a switch to post-copy begins with.
+    pub package: Package,
     /// Bytes behind the last RAM section.
     pub tail_bytes: u64,
     /// Bytes passed through because the stream was not understood.

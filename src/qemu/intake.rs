@@ -50,6 +50,10 @@ pub(super) trait Grammar {
     fn on_page(&mut self);
     /// So many of the bytes that need no look went by.
     fn on_passed(&mut self, bytes: u64);
+    /// Whether a segment should end here; true once.
+    fn ends_segment(&mut self) -> bool {
+        false
+    }
 }
 
 /// What is kept between two portions: the beginning of one field, or of one page.
@@ -82,6 +86,9 @@ impl Intake {
                 Want::Pass(most) => self.pass(grammar, most, rest, out),
             };
             rest = &rest[taken..];
+            if grammar.ends_segment() {
+                break;
+            }
         }
         bytes.len() - rest.len()
     }

@@ -18,6 +18,7 @@ mod intake;
 mod multifd;
 mod parser;
 mod ram;
+mod return_path;
 mod segment;
 mod tail;
 
@@ -31,12 +32,13 @@ mod synthetic;
 
 pub use channel::ChannelParser;
 pub use framing::FramingError;
-pub use info::{NotUnderstood, Phase, RamBlock, StreamInfo};
+pub use info::{NotUnderstood, Package, Phase, RamBlock, StreamInfo};
 pub use intake::SegmentLimits;
 pub use multifd::{MultifdInfo, MultifdParser, MultifdPhase};
 pub use parser::StreamParser;
+pub use return_path::{PagesAsked, ReturnPath, SHUT, SHUT_IN_VAIN};
 pub use segment::{PAGE_BYTES, PageSlot, Segment};
-pub use tail::{releasable_bytes, vmdescription_start};
+pub use tail::{EndWatch, releasable_bytes, vmdescription_start};
 
 /// First four bytes of the main channel: "QEVM".
 const MAIN_MAGIC: u32 = 0x5145_564d;

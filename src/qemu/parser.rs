@@ -10,7 +10,7 @@
 //! follow RAM's, so after those the rest of the stream is passed through.
 
 use super::configuration::Configuration;
-use super::info::{NotUnderstood, Phase, StreamInfo};
+use super::info::{NotUnderstood, Package, Phase, StreamInfo};
 use super::intake::{Grammar, Intake, SegmentLimits, Want};
 use super::ram::{Progress, Ram};
 use super::segment::{PAGE_BYTES, Segment};
@@ -52,10 +52,17 @@ impl StreamParser {
         Self { intake: Intake::new(limits), stream: Stream::default() }
     }
 
+    /// The same, ending a segment where the package of a switch to post-copy begins, and where it ends.
+    pub fn cut_at_package(mut self) -> Self {
+        self.stream.cuts_at_package = true;
+        self
+    }
+
     /// Appends as much of `bytes` to `out` as fits, and returns how much that was.
     ///
-    /// Less than all means that `out` is full: ship it, then call again with the rest. The beginning
-    /// of a page is kept until the page is complete; anything else is in `out` at once.
+    /// Less than all means that `out` is full, or what [`Self::cut_at_package`] says: ship it, then call again
+    /// with the rest. The beginning of a page is kept until the page is complete; anything else is in
+    /// `out` at once.
     pub fn feed(&mut self, bytes: &[u8], out: &mut Segment) -> usize {
         self.intake.feed(&mut self.stream, bytes, out)
     }
@@ -105,6 +112,9 @@ struct Stream {
     ram: Ram,
     /// Whether this section of RAM is the last.
     last: bool,
+    cuts_at_package: bool,
+    /// A segment should end here.
+    ends_segment: bool,
     info: StreamInfo,
 }
 
@@ -118,6 +128,8 @@ impl Default for Stream {
             ram_id: None,
             ram: Ram::new(false, 0),
             last: false,
+            cuts_at_package: false,
+            ends_segment: false,
             info: StreamInfo::default(),
         }
     }
@@ -156,9 +168,19 @@ impl Grammar for Stream {
     fn on_passed(&mut self, bytes: u64) {
         match self.state {
             State::Ram => self.ram.on_passed(bytes),
-            State::Skip(left) => self.state = skip(left.saturating_sub(bytes)),
+            State::Skip(left) => {
+                self.state = skip(left.saturating_sub(bytes));
+                if self.info.package == Package::Inside && matches!(self.state, State::SectionType)
+                {
+                    self.package_is(Package::Past);
+                }
+            }
             _ => self.info.count_passed(bytes),
         }
+    }
+
+    fn ends_segment(&mut self) -> bool {
+        std::mem::take(&mut self.ends_segment)
     }
 }
 
@@ -174,7 +196,7 @@ impl Stream {
             },
             State::Command => self.on_command((be32(field, 0) >> 16) as u16, be32(field, 0) as u16),
             State::Advice => self.on_advice(be64(field, 0), be64(field, 8)),
-            State::PackageLength => Ok(skip(be32(field, 0).into())),
+            State::PackageLength => self.begin_package(be32(field, 0)),
             State::IterableHead => self.on_iterable(be32(field, 0), field.get(4).copied()),
             State::IterableName(_) => self.on_iterable_name(field),
             State::IterableVersion => self.begin_ram(be32(field, 4)),
@@ -228,11 +250,26 @@ impl Stream {
         match (command, length) {
             (0 | COMMAND_ENABLE_COLO, _) => Err(NotUnderstood::Command { command, length }),
             (COMMAND_ADVISE, 16) => Ok(State::Advice),
-            (COMMAND_PACKAGED, 4) => Ok(State::PackageLength),
+            (COMMAND_PACKAGED, 4) if self.info.package == Package::Ahead => {
+                Ok(State::PackageLength)
+            }
             (COMMAND_PACKAGED, _) => Err(NotUnderstood::Command { command, length }),
             (1..=LAST_COMMAND, length) => Ok(skip(length.into())),
             _ => Err(NotUnderstood::Command { command, length }),
         }
+    }
+
+    fn begin_package(&mut self, length: u32) -> Result<State, NotUnderstood> {
+        if length == 0 {
+            return Err(NotUnderstood::Command { command: COMMAND_PACKAGED, length: 0 });
+        }
+        self.package_is(Package::Inside);
+        Ok(State::Skip(length.into()))
+    }
+
+    fn package_is(&mut self, package: Package) {
+        self.info.package = package;
+        self.ends_segment = self.cuts_at_package;
     }
 
     /// The source may switch to post-copy: its page sizes as bits, and the guest's page size.

@@ -214,6 +214,29 @@ fn splits<P: Parser>(stream: &[u8]) {
 }
 
 #[test]
+fn a_switch_to_post_copy_is_cut_where_its_package_begins_and_ends() {
+    let stream = synthetic::postcopy_7_2();
+    let mut parser = StreamParser::new().cut_at_package();
+    let (mut rest, mut parts) = (&stream[..], Vec::new());
+    while !rest.is_empty() {
+        let mut out = Segment::default();
+        let taken = parser.feed(rest, &mut out);
+        assert_eq!(out.stream_bytes(), taken);
+        parts.push((parser.info().package, rest[..taken].to_vec()));
+        rest = &rest[taken..];
+    }
+    let [(Package::Inside, before), (Package::Past, package), (Package::Past, _)] = &parts[..]
+    else {
+        panic!(
+            "{:?}",
+            parts.iter().map(|(package, part)| (*package, part.len())).collect::<Vec<_>>()
+        );
+    };
+    let length = u32::from_be_bytes(*before.last_chunk().unwrap());
+    assert_eq!(package.len(), length as usize);
+}
+
+#[test]
 fn segments_keep_their_limits() {
     let mut random = fastrand::Rng::with_seed(4);
     let streams = synthetic::main_channels();

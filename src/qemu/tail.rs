@@ -38,6 +38,27 @@ pub fn releasable_bytes(held: &[&[u8]]) -> usize {
     0
 }
 
+/// Sees on the way whether a stream has come to its end: a whole description, behind which nothing follows.
+#[derive(Debug, Default)]
+pub struct EndWatch {
+    /// From before the last zero byte on.
+    held: Vec<u8>,
+}
+
+impl EndWatch {
+    /// More of the stream's tail went by.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+        let before = releasable_bytes(&[&self.held]);
+        self.held.drain(..before);
+    }
+
+    /// Whether it ends here. A stream without a description ends unseen.
+    pub fn is_at_end(&self) -> bool {
+        (0..=MARK_TO_LENGTH_END).any(|at| self.held.get(at..).is_some_and(is_described_end))
+    }
+}
+
 fn is_described_end(bytes: &[u8]) -> bool {
     let Some(([EOF, VMDESCRIPTION, length @ ..], text)) = bytes.split_first_chunk::<6>() else {
         return false;
@@ -82,6 +103,25 @@ mod tests {
                 assert!(mark.is_none_or(|mark| released <= mark), "{released}");
             }
             assert!(released > 40);
+        }
+    }
+
+    #[test]
+    fn the_end_is_seen_when_it_is_there_and_not_before() {
+        for length in [2, 255, 256, 65_536] {
+            let stream =
+                [&[0, 7, 0, 6, 0, 0][..], &described(&format!("{{{}}}", " ".repeat(length)))]
+                    .concat();
+            for at_once in [1, 5, stream.len()] {
+                let mut watch = EndWatch::default();
+                assert!(!watch.is_at_end());
+                let mut seen = 0;
+                for bytes in stream.chunks(at_once) {
+                    watch.feed(bytes);
+                    seen += bytes.len();
+                    assert_eq!(watch.is_at_end(), seen == stream.len(), "{seen} of {length}");
+                }
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The real clocks.
 
-use crate::base::{Clock, Time};
+use crate::base::{Clock, Time, micros};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ impl Clock for MonotonicClock {
         static START: OnceLock<Instant> = OnceLock::new();
         let elapsed = START.get_or_init(Instant::now).elapsed();
         // Zero is kept for "before everything", so that differences to a default are not zero.
-        Time(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).saturating_add(1))
+        Time(micros(elapsed).saturating_add(1))
     }
 }
 
@@ -25,5 +25,5 @@ pub fn now() -> Time {
 /// Microseconds since 1970 by the wall clock; for people, never for decisions.
 pub fn wall_clock_us() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+    micros(elapsed)
 }

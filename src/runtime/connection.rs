@@ -4,6 +4,8 @@
 
 use crate::migration::page_io::EncodedChunk;
 use crate::runtime::channel::{ChannelReader, ChannelWriter, MOST_PIECES};
+use crate::runtime::lane::ReadWindow;
+use crate::runtime::rdma::QueuePair;
 use crate::runtime::security::SecurityError;
 use crate::runtime::security::handshake::HandshakeError;
 use crate::runtime::sys::readiness;
@@ -12,7 +14,8 @@ use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES};
 use crate::wire::segment::{SEGMENT_HEADER_BYTES, SegmentPayload};
 use crate::wire::{ChunkHeader, Frame, FrameHeader, FrameKind, Preface, WireError};
 use std::io::{self, BufReader, Read};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// Enough for the headers of a chunk; payloads bypass it.
@@ -82,12 +85,16 @@ pub struct FrameReader {
     sequence: u64,
     /// For the next segment.
     buffer: Vec<u8>,
+    /// Reads pages that are announced on this connection.
+    window: Option<ReadWindow>,
 }
 
 /// The writing half.
 pub struct FrameWriter {
     stream: ChannelWriter,
     sequence: u64,
+    /// The end by which the peer reads pages that are announced on this connection.
+    pair: Option<QueuePair>,
 }
 
 impl FrameReader {
@@ -97,7 +104,23 @@ impl FrameReader {
             stream: BufReader::with_capacity(READ_BUFFER_BYTES, stream),
             sequence: 0,
             buffer: Vec::new(),
+            window: None,
         }
+    }
+
+    /// Pages that are announced here are read by this.
+    pub fn set_window(&mut self, window: ReadWindow) {
+        self.window = Some(window);
+    }
+
+    /// What reads pages that are announced here, for whoever reads the frames.
+    pub fn take_window(&mut self) -> Option<ReadWindow> {
+        self.window.take()
+    }
+
+    /// The socket below, to be waited for.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().socket().as_fd()
     }
 
     /// Whether a buffer is there for the next segment.
@@ -252,7 +275,22 @@ impl FrameReader {
 impl FrameWriter {
     /// Writes to `stream`.
     pub fn new(stream: ChannelWriter) -> Self {
-        Self { stream, sequence: 0 }
+        Self { stream, sequence: 0, pair: None }
+    }
+
+    /// Pages that are announced here may be read by the other end of this.
+    pub fn set_pair(&mut self, pair: QueuePair) {
+        self.pair = Some(pair);
+    }
+
+    /// Whether pages may be announced here.
+    pub fn has_pair(&self) -> bool {
+        self.pair.is_some()
+    }
+
+    /// This end's address; none if the connection is broken.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        Some(self.stream.socket().local_addr().ok()?.ip())
     }
 
     /// Writes our preface and a first frame.

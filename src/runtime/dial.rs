@@ -7,6 +7,7 @@ use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
 use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
+use crate::runtime::lane::{self, Lane};
 use crate::runtime::lock::lock;
 use crate::runtime::security::{Security, SecurityError, check_claim};
 use crate::runtime::sources::Sources;
@@ -35,6 +36,8 @@ pub const FEATURES: Features = Features {
     held_pages: true,
     multifd_channels: MAX_MULTIFD_CHANNELS,
     post_copy: true,
+    rdma: false,
+    recovers: None,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
@@ -55,6 +58,8 @@ pub struct Dialer {
     pub stall_timeout: Duration,
     steering: Arc<Steering>,
     sources: Sources,
+    /// Pages by RDMA, where connections may have that.
+    lane: Option<Arc<Lane>>,
     opened: Mutex<Opened>,
 }
 
@@ -66,19 +71,32 @@ enum Opened {
     Yes([u8; 16], String),
 }
 
+/// A connection that is part of a migration.
+pub struct Joined {
+    /// To write to.
+    pub writer: FrameWriter,
+    /// To read from.
+    pub reader: FrameReader,
+    /// What both can do.
+    pub features: Features,
+    /// The other end, for people.
+    pub peer: String,
+}
+
+/// How far an attempt is.
+pub enum Stage<'a> {
+    /// A socket is there; nothing has blocked on it yet.
+    Connected(&'a Arc<TcpStream>),
+    /// The other side wants the connection; what it is to carry is being prepared, which may take long.
+    SetUpBegins,
+    /// That has ended, well or not.
+    SetUpEnds,
+}
+
 /// What an attempt brought.
 pub enum Dialed {
     /// A connection that is part of the migration.
-    Up {
-        /// To write to.
-        writer: FrameWriter,
-        /// To read from.
-        reader: FrameReader,
-        /// What both can do.
-        features: Features,
-        /// The other end, for people.
-        peer: String,
-    },
+    Up(Box<Joined>),
     /// The destination does not want it.
     Refused {
         /// Status code.
@@ -105,7 +123,13 @@ impl Dialer {
     ) -> Self {
         let opened = Mutex::new(Opened::No);
         let sources = Sources::new(steering.options().source_addresses);
-        Self { id, opening, features, node, to, stall_timeout, steering, sources, opened }
+        let lane = None;
+        Self { id, opening, features, node, to, stall_timeout, steering, sources, lane, opened }
+    }
+
+    /// With a lane for pages beside its connections.
+    pub fn with_lane(self, lane: Arc<Lane>) -> Self {
+        Self { lane: Some(lane), ..self }
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -126,14 +150,14 @@ impl Dialer {
         &self.sources
     }
 
-    /// Makes a connection of a slot. `register` is shown the socket before anything can block on it.
+    /// Makes a connection of a slot, and tells how that goes on.
     ///
     /// # Errors
     /// The socket's error, or an answer that does not follow the protocol.
     pub fn dial(
         &self,
         (stream, slot): (StreamId, usize),
-        register: &dyn Fn(&Arc<TcpStream>),
+        seen: &dyn Fn(Stage<'_>),
     ) -> Result<Dialed, ConnectionError> {
         let before = {
             let mut opened = lock(&self.opened);
@@ -146,7 +170,7 @@ impl Dialer {
             before
         };
         let is_first = matches!(before, Opened::No);
-        let dialed = match self.shake_hands((stream, slot), &before, register) {
+        let dialed = match self.shake_hands((stream, slot), &before, seen) {
             // Trying again would end alike. Once the migration is under way it is tried all the same:
             // one forged packet must not be worth more than a link that is down.
             Err(ConnectionError::Security(error)) if is_first && !error.is_passing() => {
@@ -154,7 +178,7 @@ impl Dialer {
             }
             dialed => dialed,
         };
-        if is_first && !matches!(dialed, Ok(Dialed::Up { .. })) {
+        if is_first && !matches!(dialed, Ok(Dialed::Up(_))) {
             *lock(&self.opened) = Opened::No;
         }
         dialed
@@ -164,12 +188,12 @@ impl Dialer {
         &self,
         (stream, slot): (StreamId, usize),
         opened: &Opened,
-        register: &dyn Fn(&Arc<TcpStream>),
+        seen: &dyn Fn(Stage<'_>),
     ) -> Result<Dialed, ConnectionError> {
         let (modes, dscp) = (self.steering.modes(), self.steering.options().dscp);
         let security = modes.security();
         let socket = Arc::new(self.sources.connect(&self.to, security, slot, dscp)?);
-        register(&socket);
+        seen(Stage::Connected(&socket));
         tuning::tune_sender(&socket, self.stall_timeout)?;
         modes.tune(&self.to, &socket);
         let Channel { reader, writer, peer } =
@@ -180,7 +204,9 @@ impl Dialer {
             Opened::No | Opened::UnderWay => self.opening.clone(),
         };
         let (migration, node) = (self.id, self.node.clone());
-        let hello = Hello { migration, stream, node, features: self.features, purpose };
+        let lane = self.lane.as_ref().filter(|lane| lane.is_open());
+        let ours = Features { rdma: lane.is_some(), ..self.features };
+        let hello = Hello { migration, stream, node, features: ours, purpose };
         let (mut writer, mut reader) = (FrameWriter::new(writer), FrameReader::new(reader));
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
         reader.preface()?;
@@ -193,11 +219,23 @@ impl Dialer {
                 *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.sources.worked(slot);
                 modes.watch(&self.to, &socket);
+                let features = ours.common(features);
+                match lane {
+                    Some(lane) if features.rdma => {
+                        socket.set_read_timeout(Some(lane::SETUP_TIMEOUT))?;
+                        seen(Stage::SetUpBegins);
+                        let offered = lane.offer(&mut reader, &mut writer);
+                        seen(Stage::SetUpEnds);
+                        offered?;
+                    }
+                    Some(lane) => lane.peer_lacks_it(),
+                    None => {}
+                }
                 socket.set_read_timeout(None)?;
-                let features = self.features.common(features);
                 let address =
                     socket.peer_addr().map_or_else(|_| self.to.clone(), |a| a.to_string());
-                Ok(Dialed::Up { writer, reader, features, peer: format!("{node} at {address}") })
+                let peer = format!("{node} at {address}");
+                Ok(Dialed::Up(Box::new(Joined { writer, reader, features, peer })))
             }
         }
     }
@@ -230,7 +268,8 @@ pub fn connect(to: &str, security: &Security) -> Result<TcpStream, ConnectionErr
 /// The addresses of a name to which connections may go: plain ones to no public address.
 ///
 /// # Errors
-/// There is none.
+/// It is not decided how connections are secured, the name is not resolved, or all that it has are
+/// public ones to which a plain connection may not go.
 pub fn addresses(to: &str, security: &Security) -> Result<Vec<SocketAddr>, ConnectionError> {
     security.check_decided()?;
     let mut refused = None;

@@ -3,6 +3,7 @@
 
 use crate::base::{MemoryLayout, PageBitmap};
 use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use std::any::Any;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -42,6 +43,10 @@ impl GuestSource for Guarded<dyn GuestSource> {
 
     fn read_pages(&self, region: usize, offset: u64, into: &mut [u8]) -> Result<(), GuestError> {
         self.call("read_pages", |guest| guest.read_pages(region, offset, into))
+    }
+
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.call("mapped", |guest| Ok(guest.mapped())).ok().flatten()
     }
 
     fn pause(&self) -> Result<(), GuestError> {
@@ -96,6 +101,22 @@ impl GuestSink for Guarded<dyn GuestSink> {
             Ok(())
         });
         received.map_err(io::Error::other).and(result)
+    }
+
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.call("mapped", |guest| Ok(guest.mapped())).ok().flatten()
+    }
+
+    fn inspect_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+        inspect: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), GuestError> {
+        self.call("inspect_pages", |guest| {
+            guest.inspect_pages(region, offset_bytes, length_bytes, inspect)
+        })
     }
 
     fn check_post_copy(&self) -> Result<(), GuestError> {

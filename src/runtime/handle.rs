@@ -4,7 +4,7 @@ use crate::base::{MigrationId, StreamId};
 use crate::encoding::HdeStats;
 use crate::migration::source::PostCopyError;
 use crate::migration::{Owner, Progress, Report};
-use crate::runtime::connection::{FrameReader, FrameWriter};
+use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::dial::FEATURES;
 use crate::runtime::footprint::Footprint;
 use crate::runtime::listener::{JoinKey, Refusal};
@@ -37,14 +37,14 @@ pub trait Handle: Send + Sync {
     /// # Errors
     /// [`PostCopyError`].
     fn start_post_copy(&self) -> Result<(), PostCopyError> {
-        Err(PostCopyError::Relayed)
+        Err(PostCopyError::V1Peer)
     }
     /// Gives up a guest that lacks pages which will not come.
     ///
     /// # Errors
     /// [`PostCopyError`].
     fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
-        Err(PostCopyError::Relayed)
+        Err(PostCopyError::V1Peer)
     }
     /// How pages were encoded so far; none on the side that decodes.
     fn encoding(&self) -> Option<HdeStats> {
@@ -68,6 +68,29 @@ pub trait Arrival: Handle {
     fn features(&self) -> Features {
         FEATURES
     }
+    /// What both can do, of what a source wants.
+    fn agree(&self, wanted: Features) -> Features {
+        self.features().common(wanted)
+    }
+    /// Sets up what both sides have agreed on beside the connection itself.
+    ///
+    /// # Errors
+    /// The connection broke meanwhile.
+    fn set_up(
+        &self,
+        agreed: Features,
+        reader: &mut FrameReader,
+        writer: &mut FrameWriter,
+    ) -> Result<(), ConnectionError> {
+        let _ = (agreed, reader, writer);
+        Ok(())
+    }
+    /// By which id a recovery names what it goes on with.
+    fn recoverable_as(&self) -> MigrationId {
+        self.id()
+    }
+    /// Ends it, if it waits in post-copy for memory that another migration is about to bring.
+    fn give_way(&self) {}
     /// Whether a connection with this hello is part of it.
     ///
     /// # Errors

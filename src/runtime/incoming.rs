@@ -10,7 +10,7 @@ use crate::migration::destination::{
     Action, Answer, ChunkError, Destination, DestinationSetup, FaultStance,
 };
 use crate::migration::ownership::Mark;
-use crate::migration::page_io::{ChunkReader, StoreError};
+use crate::migration::page_io::{ChunkReader, StoreError, unset};
 use crate::migration::source::PostCopyError;
 use crate::migration::{Failure, GuestError, GuestSink, MissingPages, Owner, Progress, Report};
 use crate::observe::EventKind;
@@ -21,14 +21,16 @@ use crate::runtime::dial::FEATURES;
 use crate::runtime::footprint::{Footprint, HASH_BYTES};
 use crate::runtime::handle::{Arrival, Handle};
 use crate::runtime::journal::Journal;
-use crate::runtime::listener::{JoinKey, Refusal, check_join, no_room};
+use crate::runtime::lane::{Lane, ReadError, ReadWindow};
+use crate::runtime::listener::{JoinKey, Refusal, STALL_TIMEOUT, check_join, no_room};
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::sys::readiness::is_hung_up;
 use crate::runtime::sys::thread::spawn_named;
 use crate::wire::ChunkHeader;
 use crate::wire::Hello;
-use crate::wire::hello::Purpose;
+use crate::wire::hello::{Features, Purpose};
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex};
@@ -47,6 +49,19 @@ const ACK_INTERVAL: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(200);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long an end waits for a chunk that is still coming.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(10);
+/// Why a device reads other pages than the source hashed.
+const DISCARDED: &str =
+    "it reads other memory than the guest's; pages may have been taken away and given anew";
+
+/// What is to be done about a stream whose chunks are read by RDMA.
+enum Reading {
+    /// Look at it again.
+    GoesOn,
+    /// Take the next frame.
+    MayTakeMore,
+}
 
 /// An incoming migration, shared by its threads and its handles.
 pub struct IncomingMigration {
@@ -57,6 +72,7 @@ pub struct IncomingMigration {
     /// Let go likewise.
     digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
+    lane: Arc<Lane>,
     destination: Mutex<Destination>,
     news: Condvar,
     outcome: Outcome,
@@ -73,7 +89,7 @@ impl IncomingMigration {
         setup: DestinationSetup,
         join_key: JoinKey,
         guest: Arc<dyn GuestSink>,
-        journal: Arc<Journal>,
+        (lane, journal): (Arc<Lane>, Arc<Journal>),
     ) -> Arc<Self> {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
         let destination = Mutex::new(Destination::new(setup.clone(), digest.clone(), now()));
@@ -83,6 +99,7 @@ impl IncomingMigration {
             guest: Mutex::new(Some(guest)),
             digest: Mutex::new(digest),
             journal,
+            lane,
             destination,
             news: Condvar::new(),
             outcome: Outcome::default(),
@@ -112,24 +129,32 @@ impl IncomingMigration {
         reader: &mut FrameReader,
         writer: &Mutex<FrameWriter>,
     ) -> String {
+        let mut window = reader.take_window();
+        let reason = self.receive_all(stream, reader, &mut window, writer);
+        let unread = window.into_iter().flat_map(ReadWindow::abandon);
+        unread.for_each(|header| self.give_up(stream, &header));
+        reason
+    }
+
+    fn receive_all(
+        &self,
+        stream: StreamId,
+        reader: &mut FrameReader,
+        window: &mut Option<ReadWindow>,
+        writer: &Mutex<FrameWriter>,
+    ) -> String {
         let (mut chunks, mut flushed_at) = (ChunkReader::default(), now());
         loop {
-            let received = match reader.next(self.setup.layout.page_bytes()) {
-                Ok(Input::Frame(frame)) => {
-                    let result = lock(&self.destination).frame(stream, &frame, now());
-                    self.news.notify_all();
-                    self.wake_fault_watch();
-                    result.map_err(|error| error.to_string())
-                }
-                Ok(Input::Segment(_)) => Err("a segment on a migration of chunks".into()),
-                Ok(Input::Chunk(header)) => self.store(stream, &header, reader, &mut chunks),
-                Err(ConnectionError::Closed) => Err("closed by the source".into()),
-                Err(error) => Err(format!("receiving: {error}")),
+            let received = match self.take_read(stream, reader, window, &mut chunks) {
+                Ok(Reading::GoesOn) => Ok(()),
+                Ok(Reading::MayTakeMore) => self.take_next(stream, reader, window, &mut chunks),
+                Err(reason) => Err(reason),
             };
             if let Err(reason) = received {
                 return reason;
             }
-            if self.is_answer_due(stream, reader, flushed_at) {
+            let is_reading = window.as_ref().is_some_and(|window| !window.is_idle());
+            if self.is_answer_due(stream, reader, (flushed_at, is_reading)) {
                 if let Err(error) = self.flush(stream, writer) {
                     return format!("sending: {error}");
                 }
@@ -138,13 +163,134 @@ impl IncomingMigration {
         }
     }
 
+    fn take_next(
+        &self,
+        stream: StreamId,
+        reader: &mut FrameReader,
+        window: &mut Option<ReadWindow>,
+        chunks: &mut ChunkReader,
+    ) -> Result<(), String> {
+        match reader.next(self.setup.layout.page_bytes()) {
+            Ok(Input::Frame(frame)) => {
+                let result = lock(&self.destination).frame(stream, &frame, now());
+                self.news.notify_all();
+                self.wake_fault_watch();
+                result.map_err(|error| error.to_string())
+            }
+            Ok(Input::Segment(_)) => Err("a segment on a migration of chunks".into()),
+            Ok(Input::Chunk(header)) if header.is_read() => {
+                self.begin_read(stream, &header, window.as_mut())
+            }
+            Ok(Input::Chunk(header)) => self.store(stream, &header, reader, chunks),
+            Err(ConnectionError::Closed) => Err("closed by the source".into()),
+            Err(error) => Err(format!("receiving: {error}")),
+        }
+    }
+
+    /// Begins to read an announced chunk by RDMA.
+    fn begin_read(
+        &self,
+        stream: StreamId,
+        header: &ChunkHeader,
+        window: Option<&mut ReadWindow>,
+    ) -> Result<(), String> {
+        let Some(window) = window else {
+            return Err("pages were announced on a stream without a queue pair".into());
+        };
+        match lock(&self.destination).begin_chunk(stream, header) {
+            // As in `store`.
+            Err(ChunkError::NotReceiving(_)) => return Ok(()),
+            claimed => claimed.map_err(|error| error.to_string())?,
+        }
+        // What fails here is in the window, and given up with it.
+        window.begin(header, &self.setup.layout).map_err(|error| self.lane_failed(&error))
+    }
+
+    /// Takes in a chunk that was read by RDMA, and waits for one where nothing else is to be done.
+    fn take_read(
+        &self,
+        stream: StreamId,
+        reader: &mut FrameReader,
+        window: &mut Option<ReadWindow>,
+        chunks: &mut ChunkReader,
+    ) -> Result<Reading, String> {
+        let Some(window) = window.as_mut().filter(|window| !window.is_idle()) else {
+            return Ok(Reading::MayTakeMore);
+        };
+        let has_room = window.has_room();
+        let may_wait = !has_room || !reader.has_more(Duration::ZERO);
+        let patience = if may_wait { ACK_INTERVAL } else { Duration::ZERO };
+        let beside = has_room.then(|| reader.descriptor());
+        match window.next(beside, patience).map_err(|error| self.lane_failed(&error))? {
+            Some(header) => self.accept(stream, &header, chunks).map(|()| Reading::GoesOn),
+            None if window.silent_for() >= STALL_TIMEOUT => {
+                self.lane.close(&"the device makes no reads");
+                Err(format!("reading by RDMA: nothing came within {STALL_TIMEOUT:?}"))
+            }
+            None if !has_room && is_hung_up(&reader.descriptor()) => Err("closed".into()),
+            None if may_wait => Ok(Reading::GoesOn),
+            None => Ok(Reading::MayTakeMore),
+        }
+    }
+
+    /// A chunk is here, by RDMA.
+    fn accept(
+        &self,
+        stream: StreamId,
+        header: &ChunkHeader,
+        chunks: &mut ChunkReader,
+    ) -> Result<(), String> {
+        let (guest, digest) = (self.guest_for("inspect_pages"), lock(&self.digest).clone());
+        let accepted = guest
+            .and_then(|guest| chunks.accept(header, guest.as_ref(), &self.setup.layout, &digest));
+        let mut destination = lock(&self.destination);
+        destination.end_chunk(stream, header, accepted.as_ref().ok().copied(), now());
+        let result = match accepted {
+            Ok(true) => Ok(()),
+            // The guest stands still, and still its memory is not what the device reads: pages were taken
+            // away and given anew, which a device does not notice.
+            Ok(false) => {
+                self.lane.close(&DISCARDED);
+                Err(format!("reading by RDMA: {DISCARDED}"))
+            }
+            Err(error) => {
+                let text = error.to_string();
+                destination.fail(Failure::new(Status::Callback, text.clone()));
+                Err(text)
+            }
+        };
+        let news = destination.has_actions();
+        drop(destination);
+        if news || result.is_err() {
+            self.news.notify_all();
+        }
+        result
+    }
+
+    /// A chunk that was under way when its stream ended: what its pages hold nobody knows.
+    fn give_up(&self, stream: StreamId, header: &ChunkHeader) {
+        unset(header, &lock(&self.digest).clone());
+        lock(&self.destination).end_chunk(stream, header, None, now());
+    }
+
+    fn lane_failed(&self, error: &ReadError) -> String {
+        self.lane.close(error);
+        format!("reading by RDMA: {error}")
+    }
+
     /// Whether something must go back on this stream before it is read further.
-    fn is_answer_due(&self, stream: StreamId, reader: &mut FrameReader, flushed_at: Time) -> bool {
+    fn is_answer_due(
+        &self,
+        stream: StreamId,
+        reader: &mut FrameReader,
+        (flushed_at, is_reading): (Time, bool),
+    ) -> bool {
         let destination = lock(&self.destination);
         let (acks, control) = (destination.waiting_acks(stream), destination.has_control());
         drop(destination);
         let is_late = now() - flushed_at >= ACK_INTERVAL;
-        control || acks >= ACK_BATCH || acks > 0 && (is_late || !reader.has_more(ACK_PATIENCE))
+        let mut is_alone = || !is_reading && !reader.has_more(ACK_PATIENCE);
+        control || acks >= ACK_BATCH || acks > 0 && (is_late || is_alone())
     }
 
     fn store(
@@ -222,7 +368,7 @@ impl IncomingMigration {
     }
 
     fn drive(self: &Arc<Self>, mut keeper: RecordKeeper, on_end: Box<dyn FnOnce(&Report) + Send>) {
-        let mut end = None;
+        let (mut end, mut waiting_since) = (None, None);
         loop {
             self.flush_any();
             let mut destination = lock(&self.destination);
@@ -244,8 +390,17 @@ impl IncomingMigration {
             if destination.is_over() {
                 break;
             }
-            // What is due can go out only when a stream is up; a new one wakes this thread.
-            if !destination.has_control() || destination.streams().is_empty() {
+            if destination.waits_for_writers() {
+                let since = *waiting_since.get_or_insert_with(now);
+                if now() - since >= WRITERS_PATIENCE {
+                    // Whoever drips, or has a device that does not answer, ends with its connection.
+                    drop(destination);
+                    lock(&self.closers).values().for_each(|close| close());
+                    destination = lock(&self.destination);
+                }
+            }
+            // What is due can go out only when a stream is open; the thread that opens it sends it.
+            if !destination.has_control() {
                 destination = wait(&self.news, destination, TICK);
             }
             destination.tick(now());
@@ -266,13 +421,12 @@ impl IncomingMigration {
         }
         lock(&self.closers).values().for_each(|close| close());
         let report = lock(&self.destination).report();
+        self.lane.end();
         drop((lock(&self.guest).take(), lock(&self.missing).take()));
         *lock(&self.digest) = Arc::new(ImageDigest::new(0));
         lock(&self.destination).forget_guest();
         if let Some(report) = report {
-            keeper.close(report.owner, report.status);
-            on_end(&report);
-            self.outcome.publish(report);
+            self.outcome.conclude(report, keeper, on_end);
         }
         // Last, so that whoever hears of the end finds the report.
         end.into_iter().for_each(|event| self.publish(event));
@@ -446,6 +600,27 @@ impl Arrival for IncomingMigration {
         &self.join_key
     }
 
+    fn agree(&self, wanted: Features) -> Features {
+        // Looked for, and missed, only where it is wanted.
+        let rdma = wanted.rdma && self.lane.is_open();
+        Features { rdma, ..FEATURES }.common(wanted)
+    }
+
+    fn set_up(
+        &self,
+        agreed: Features,
+        reader: &mut FrameReader,
+        writer: &mut FrameWriter,
+    ) -> Result<(), ConnectionError> {
+        if !agreed.rdma {
+            return Ok(());
+        }
+        lock(&self.destination).set_up_begins();
+        let answered = self.lane.answer(reader, writer);
+        lock(&self.destination).set_up_ends(now());
+        answered
+    }
+
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {
         check_join(self, hello)?;
         match &hello.purpose {
@@ -462,9 +637,16 @@ impl Arrival for IncomingMigration {
         let writer = Arc::new(Mutex::new(writer));
         lock(&self.writers).insert(stream, writer.clone());
         lock(&self.closers).insert(stream, closer);
-        lock(&self.destination).stream_up(stream, peer, now());
+        let is_late = lock(&self.destination).is_over();
+        if !is_late {
+            lock(&self.destination).stream_up(stream, peer, now());
+        }
         self.news.notify_all();
-        let reason = self.receive(stream, &mut reader, &writer);
+        // Those that are there at the end are closed then; one that comes later nobody would close.
+        let reason = match is_late {
+            true => "it is over".to_owned(),
+            false => self.receive(stream, &mut reader, &writer),
+        };
         lock(&writer).shutdown();
         lock(&self.writers).remove(&stream);
         lock(&self.closers).remove(&stream);

@@ -261,8 +261,10 @@ fn shake_hands(
         Ok(migration) => {
             tuning::tune_receiver(&socket, STALL_TIMEOUT)?;
             let token = migration.join_key().token;
-            let features = migration.features().common(hello.features);
+            let features = migration.agree(hello.features);
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
+            let set_up = migration.set_up(features, &mut reader, &mut writer);
+            set_up.map_err(|error| Rejected { reason: error.to_string(), is_stranger: false })?;
             Ok(Some((migration, hello.stream, reader, writer, hello.node)))
         }
         Err(refusal) => {

@@ -11,6 +11,7 @@
 use crate::base::{MemoryLayout, PageBitmap};
 use crate::migration::guest::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
 use crate::runtime::sys::{MappedMemory, MissingMemory};
+use std::any::Any;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,6 +137,10 @@ impl GuestSource for MappedSource {
         read.map_err(|error| GuestError::new("read_pages", error))
     }
 
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.memory.clone())
+    }
+
     fn pause(&self) -> Result<(), GuestError> {
         self.control.pause()
     }
@@ -198,6 +203,21 @@ impl GuestSink for MappedSink {
         inspect: &mut dyn FnMut(&[u8]),
     ) -> io::Result<()> {
         self.memory.receive(region, offset_bytes, length_bytes, stream, inspect)
+    }
+
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.memory.clone())
+    }
+
+    fn inspect_pages(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+        inspect: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), GuestError> {
+        let inspected = self.memory.inspect(region, offset_bytes, length_bytes, inspect);
+        inspected.map_err(|error| GuestError::new("inspect_pages", error))
     }
 
     fn check_post_copy(&self) -> Result<(), GuestError> {

@@ -6,15 +6,18 @@ use crate::Status;
 use crate::base::MigrationId;
 use crate::base::limits::{MAX_GUESTS, MAX_NAME_BYTES, MIN_HELD_BYTES};
 use crate::migration::Owner;
-use crate::migration::relay::RelaySetup;
+use crate::migration::relay::{RelaySetup, UNKNOWN};
 use crate::migration::source::{PostCopyError, SourceSetup};
-use crate::migration::{EncodingOptions, GuestSink, GuestSource, MigrationOptions, PostCopyRule};
+use crate::migration::{
+    EncodingOptions, GuestSink, GuestSource, MigrationOptions, PostCopyRule, Report,
+};
 use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
 use crate::runtime::journal::Journal;
+use crate::runtime::lane::{self, Lane};
 use crate::runtime::listener::Listener;
 use crate::runtime::lock::lock;
 use crate::runtime::migration_handle::Migration;
@@ -32,6 +35,7 @@ use crate::runtime::state_file::Side;
 use crate::runtime::steering::{Steered, Steering};
 use crate::runtime::v1::V1Error;
 use crate::runtime::v1::facade::{Route, V1};
+use crate::transport::RdmaOptions;
 use crate::transport::mode::TableError;
 use crate::transport::path_options::PathOptionsError;
 use crate::wire::hello::{Features, Purpose};
@@ -122,9 +126,11 @@ pub enum NodeError {
     /// An option for guests of QEMU's.
     #[error("multifd_channels is {1}, but guest {0:?} was registered by a hypervisor; use 0")]
     NoMultifd(String, u8),
-    /// An option for guests of other hypervisors.
-    #[error("post_copy is {1}, but guest {0:?} is QEMU's; use never")]
-    NoPostCopy(String, PostCopyRule),
+    /// Two options of which QEMU's guests take one.
+    #[error(
+        "post_copy is {1} and multifd_channels is {2}, which QEMU does not do together: use never, or 0"
+    )]
+    NoPostCopy(String, PostCopyRule, u8),
     /// A switch to post-copy, or its end, that cannot be had.
     #[error(transparent)]
     PostCopy(#[from] PostCopyError),
@@ -239,6 +245,7 @@ impl NodeError {
             NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
             NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
             NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
+            NodeError::Settle(SettleError::NoOwner(_)) => Status::InvalidArgument,
             NodeError::BadName(_)
             | NodeError::Address { .. }
             | NodeError::Options(_)
@@ -376,7 +383,8 @@ impl Node {
     }
 
     /// Registers a guest that a QEMU process runs, or, `incoming`, one that a QEMU started with
-    /// `-incoming defer` is to receive. `qmp` is the path of its QMP socket, beside which each
+    /// `-incoming defer` is to receive; or one whose migration out of this QEMU, or into it, is paused in
+    /// post-copy, so that the next migration goes on with it. `qmp` is the path of its QMP socket, beside which each
     /// migration makes a socket of its own. An arrived guest stays registered, as one that runs
     /// here. Asks QEMU, which may take seconds if it does not answer.
     ///
@@ -506,7 +514,8 @@ impl Node {
         let steering = &self.inner.steering;
         options.streams = match route {
             Route::V3(to) => steering.first_streams(to, most_streams),
-            Route::V1(to) => steering.modes().stream_count(to, most_streams),
+            // A v1 receiver was told how many come.
+            Route::V1(_) => most_streams,
         };
         let streams = (options.streams, most_streams);
         let registry = &self.inner.registry;
@@ -515,8 +524,11 @@ impl Node {
             (Leaving::Memory(_), _) if options.multifd_channels > 0 => {
                 Err(NodeError::NoMultifd(guest.to_string(), options.multifd_channels))
             }
-            (Leaving::Qemu(_), Route::V3(_)) if options.post_copy != PostCopyRule::Never => {
-                Err(NodeError::NoPostCopy(guest.to_string(), options.post_copy))
+            (Leaving::Qemu(_), Route::V3(_))
+                if options.post_copy != PostCopyRule::Never && options.multifd_channels > 0 =>
+            {
+                let (rule, channels) = (options.post_copy, options.multifd_channels);
+                Err(NodeError::NoPostCopy(guest.to_string(), rule, channels))
             }
             (Leaving::Memory(source), Route::V3(to)) => {
                 self.launch(id, guest, source, (to, streams), options)
@@ -687,9 +699,10 @@ impl Node {
         let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
         let setup = SourceSetup { id, guest: guest.to_string(), layout, options };
         let registry = &self.inner.registry;
-        let on_end = registry.on_end(guest, id);
+        let on_end = self.on_end(guest, id, to);
         let journal = registry.journal().clone();
-        let outgoing = Outgoing::new(setup, source, dialer, journal);
+        let lane = self.lane((id, guest), &source, (to, post_copy));
+        let outgoing = Outgoing::new(setup, source, (dialer, lane), journal);
         let migration = Migration::Outgoing(outgoing.clone());
         registry
             .launch(migration.clone(), || outgoing.start(keeper, on_end))
@@ -697,6 +710,52 @@ impl Node {
         let steered: Arc<dyn Steered> = outgoing;
         self.inner.steering.add(to, streams, Arc::downgrade(&steered));
         Ok(migration)
+    }
+
+    /// What is to be done when a migration to a peer is over.
+    fn on_end(&self, guest: &str, id: MigrationId, to: &str) -> Box<dyn FnOnce(&Report) + Send> {
+        let release = self.inner.registry.on_end(guest, id);
+        let (modes, peer) = (self.modes().clone(), to.to_string());
+        Box::new(move |report| {
+            if report.rdma_bytes > 0 && report.status == Status::Ok {
+                modes.rdma_worked(&peer);
+            }
+            release(report);
+        })
+    }
+
+    /// Pages go by RDMA while the path to the peer is a datacenter's, or RDMA was found to reach it.
+    fn lane(
+        &self,
+        migration: (MigrationId, &str),
+        source: &Arc<dyn GuestSource>,
+        (to, post_copy): (&str, bool),
+    ) -> Arc<Lane> {
+        let (modes, peer) = (self.modes().clone(), to.to_string());
+        let wanted = move || modes.is_for_rdma(&peer);
+        self.inner.registry.lane(
+            migration,
+            (lane::Side::Source, post_copy),
+            source.mapped(),
+            wanted,
+        )
+    }
+
+    /// Sets how pages go by RDMA, for connections from now on.
+    pub fn set_rdma(&self, options: RdmaOptions) {
+        self.inner.registry.rdma().set_options(options);
+    }
+
+    /// How pages go by RDMA.
+    pub fn rdma(&self) -> RdmaOptions {
+        self.inner.registry.rdma().options()
+    }
+
+    /// The migration that left a guest in post-copy here, as far as a record tells.
+    fn earlier(&self, guest: &str) -> Result<MigrationId, NodeError> {
+        let Some(directory) = self.state_dir() else { return Ok(UNKNOWN) };
+        let found = record_keeper::in_two_halves(directory, Side::Source, guest);
+        Ok(found.map_err(SettleError::Keep)?.unwrap_or(UNKNOWN))
     }
 
     fn launch_qemu(
@@ -711,20 +770,37 @@ impl Node {
         let opening = Purpose::Relay { guest: guest.to_string(), facts: facts.clone() };
         let encoding = self.inner.registry.encoding();
         let baseline_pages = encoding.baseline_pages(facts.ram_bytes);
+        let recovers = qemu.awaits_recovery().then(|| self.earlier(guest)).transpose()?;
+        let options = match recovers {
+            // How QEMU is to begin was decided before.
+            Some(_) => options.of_recovery(),
+            None => options,
+        };
         let multifd_channels = options.multifd_channels;
+        let post_copy = options.post_copy != PostCopyRule::Never || recovers.is_some();
+        let held_pages = recovers.is_none();
+        let (base, known) = (FEATURES, recovers.filter(|earlier| *earlier != UNKNOWN));
+        let features =
+            Features { baseline_pages, held_pages, multifd_channels, post_copy, recovers, ..base };
         let dialer = Dialer::new(
             id,
-            (opening, Features { baseline_pages, multifd_channels, post_copy: false, ..FEATURES }),
+            (opening, features),
             self.inner.options.name.clone(),
             (to.to_string(), self.inner.steering.clone()),
             options.stall_timeout,
         );
         let directory = self.inner.options.state_dir.as_deref();
         let keeper = RecordKeeper::new(directory, Side::Source, id, (guest, to));
-        let setup = RelaySetup { id, guest: guest.to_string(), facts, channels: multifd_channels };
+        let keeper = match known {
+            Some(earlier) => keeper.going_on(earlier),
+            None => keeper,
+        };
+        let (guest_name, channels) = (guest.to_string(), multifd_channels);
+        let setup = RelaySetup { id, guest: guest_name, facts, channels, post_copy, recovers };
         let registry = &self.inner.registry;
         let on_end = registry.on_end(guest, id);
-        let held = registry.held().begin(guest, setup.facts.ram_bytes);
+        let held =
+            held_pages.then(|| registry.held().begin(guest, setup.facts.ram_bytes)).flatten();
         let journal = registry.journal().clone();
         let outgoing = QemuOutgoing::new(setup, (options, encoding), qemu, (dialer, held), journal);
         let migration = Migration::Outgoing(outgoing.clone());

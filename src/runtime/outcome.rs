@@ -2,6 +2,7 @@
 
 use crate::migration::Report;
 use crate::runtime::lock::{lock, wait};
+use crate::runtime::record_keeper::RecordKeeper;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Sets the report and wakes whoever waits.
-    pub fn publish(&self, report: Report) {
+    /// Ends the migration's record, and then shows its report: first to `on_end`, then to all who wait.
+    pub fn conclude(
+        &self,
+        report: Report,
+        keeper: RecordKeeper,
+        on_end: Box<dyn FnOnce(&Report) + Send>,
+    ) {
+        keeper.close(report.owner, report.status);
+        on_end(&report);
         *lock(&self.report) = Some(report);
         self.news.notify_all();
     }

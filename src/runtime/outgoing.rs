@@ -10,7 +10,7 @@
 use crate::base::{MigrationId, StreamId, Time};
 use crate::encoding::{Codec, CodecChoice, HdeStats, ImageDigest};
 use crate::migration::ownership::Mark;
-use crate::migration::page_io::ChunkWriter;
+use crate::migration::page_io::{Carriage, ChunkWriter};
 use crate::migration::source::{
     Action, Answer, ChunkPlan, PostCopyError, Source, SourceSetup, Work,
 };
@@ -23,6 +23,7 @@ use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::footprint::{Footprint, page_table_bytes};
 use crate::runtime::handle::Handle;
 use crate::runtime::journal::Journal;
+use crate::runtime::lane::Lane;
 use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
@@ -44,6 +45,7 @@ pub struct Outgoing {
     /// Let go likewise.
     digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
+    lane: Arc<Lane>,
     slots: Arc<StreamSlots<Source>>,
     outcome: Outcome,
     encoding: Mutex<HdeStats>,
@@ -54,15 +56,16 @@ impl Outgoing {
     pub fn new(
         setup: SourceSetup,
         guest: Arc<dyn GuestSource>,
-        dialer: Dialer,
+        (dialer, lane): (Dialer, Arc<Lane>),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
         let source = Source::new(setup.clone(), digest.clone(), FEATURES.chunk_bytes, now());
+        let dialer = dialer.with_lane(lane.clone());
         let slots = StreamSlots::new(source, dialer, setup.options.streams);
         let (guest, digest) = (Mutex::new(Some(guest)), Mutex::new(digest));
         let (outcome, encoding) = (Outcome::default(), Mutex::default());
-        Arc::new(Self { setup, guest, digest, journal, slots, outcome, encoding })
+        Arc::new(Self { setup, guest, digest, journal, lane, slots, outcome, encoding })
     }
 
     /// Starts the driver. `on_end` runs on its thread when all is over.
@@ -120,9 +123,7 @@ impl Outgoing {
         *lock(&self.digest) = Arc::new(ImageDigest::new(0));
         self.slots.machine().forget_guest();
         if let Some(report) = report {
-            keeper.close(report.owner, report.status);
-            on_end(&report);
-            self.outcome.publish(report);
+            self.outcome.conclude(report, keeper, on_end);
         }
         // Last, so that whoever hears of the end finds the report.
         end.into_iter().for_each(|event| self.publish(event));
@@ -138,6 +139,8 @@ impl Outgoing {
                 Answer::Paused(self.guest_for("pause").and_then(|guest| guest.pause()))
             }
             Action::Resume => {
+                // It is over: the peer is not to see what the guest does from now on.
+                self.lane.revoke();
                 Answer::Resumed(self.guest_for("resume").and_then(|guest| guest.resume()))
             }
             Action::SaveDeviceState => Answer::DeviceState(
@@ -148,6 +151,8 @@ impl Outgoing {
             ),
             Action::Persist(mark) => Answer::Persisted(mark, self.persist(keeper, mark)),
             Action::Finish(ending) => {
+                // The guest's memory may go away then.
+                self.lane.end();
                 Answer::Finished(self.guest_for("finish").and_then(|guest| guest.finish(ending)))
             }
         }
@@ -258,17 +263,24 @@ impl Carrier for Outgoing {
         socket: &mut FrameWriter,
         writer: &mut ChunkWriter,
     ) -> Option<io::Result<()>> {
-        let codec = self.slots.machine().codec();
+        let source = self.slots.machine();
+        let (codec, is_still) = (source.codec(), source.is_still());
+        drop(source);
+        let carriage = match socket.has_pair() && self.lane.is_wanted() {
+            true => Carriage::Read { is_still },
+            false => Carriage::Packed(codec),
+        };
         let guest = self.guest_for("read_pages").ok()?;
         let (guest, layout) = (guest.as_ref(), &self.setup.layout);
         let digest = lock(&self.digest).clone();
         let pages = (plan.id, plan.runs.as_slice());
-        let encoded = writer.encode(pages, guest, layout, codec, &digest, socket.sequence());
+        let encoded = writer.encode(pages, guest, layout, carriage, &digest, socket.sequence());
         let mut source = self.slots.machine();
         match encoded {
             Ok(chunk) => {
                 let (zero, full) = (chunk.zero_pages, chunk.full_pages);
-                let packed = chunk.payload.len() as u64;
+                let packed = chunk.payload.len() as u64 + chunk.read_bytes;
+                source.chunk_announced(plan.id, chunk.read_bytes);
                 let used = if chunk.codec == Codec::None { CodecChoice::None } else { codec };
                 lock(&self.encoding).add_chunk(used, layout.page_bytes(), [zero, full], packed);
                 source.chunk_encoded(plan.id, zero, full, chunk.wire_bytes(), now());
@@ -309,6 +321,14 @@ impl StreamMachine for Source {
         Source::refused(self, status, reason, ended, now);
     }
 
+    fn set_up_begins(&mut self) {
+        Source::set_up_begins(self);
+    }
+
+    fn set_up_ends(&mut self, now: Time) {
+        Source::set_up_ends(self, now);
+    }
+
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time) {
         self.agree(features, now);
         Source::stream_up(self, stream, peer, now);
@@ -340,6 +360,10 @@ impl StreamMachine for Source {
 
     fn has_actions(&self) -> bool {
         Source::has_actions(self)
+    }
+
+    fn has_control(&self) -> bool {
+        Source::has_control(self)
     }
 }
 

@@ -65,13 +65,10 @@ impl PathTeller {
             let text = format!("mode_detector.share_with does not name {asker}");
             return Err(Refusal::new(Status::Refused, text));
         }
-        let mut pace = lock(&self.pace);
-        if pace.ready_at(now()) > now() + AHEAD {
+        if !lock(&self.pace).admit(now(), AHEAD) {
             let text = format!("asked more than {MAX_TELLINGS_PER_S} times in a second");
             return Err(Refusal::new(Status::Busy, text));
         }
-        pace.charge(1, now());
-        drop(pace);
         Ok(paths(node, matrix::rows(&self.modes)))
     }
 }

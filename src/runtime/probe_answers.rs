@@ -91,12 +91,10 @@ impl ProbeAnswers {
 
     /// Counts a probe, if it may be answered.
     fn admit(&self, now: Time) -> Result<(), String> {
-        let mut pace = lock(&self.pace);
-        if pace.ready_at(now) > now + AHEAD {
-            return Err(format!("more than {MAX_PROBES_PER_S} probes in a second"));
+        match lock(&self.pace).admit(now, AHEAD) {
+            true => Ok(()),
+            false => Err(format!("more than {MAX_PROBES_PER_S} probes in a second")),
         }
-        pace.charge(1, now);
-        Ok(())
     }
 }
 

@@ -4,8 +4,8 @@ use crate::Status;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
 use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
-use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::Patience;
+use crate::migration::relay::{RelaySetup, UNKNOWN};
 use crate::migration::{EncodingOptions, GuestSink, GuestSource, Owner, Report};
 use crate::observe::EventKind;
 use crate::runtime::dial::FEATURES;
@@ -14,6 +14,7 @@ use crate::runtime::handle::Arrival;
 use crate::runtime::held::HeldStore;
 use crate::runtime::incoming::IncomingMigration;
 use crate::runtime::journal::Journal;
+use crate::runtime::lane::{self, Lane, RdmaHost};
 use crate::runtime::listener::{JoinKey, Reception, Refusal, STALL_TIMEOUT, unknown};
 use crate::runtime::lock::lock;
 use crate::runtime::migration_handle::Migration;
@@ -21,11 +22,12 @@ use crate::runtime::node::{GuestInfo, NodeError, check_name};
 use crate::runtime::qemu::VmInfo;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::incoming::QemuIncoming;
-use crate::runtime::record_keeper::{Kept, RecordKeeper};
+use crate::runtime::record_keeper::{Kept, RecordKeeper, in_two_halves};
 use crate::runtime::state_file::Side;
 use crate::runtime::sys::thread::is_current;
 use crate::wire::Hello;
 use crate::wire::hello::{Ended, Features, Purpose};
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
@@ -82,6 +84,7 @@ pub struct Registry {
     name: String,
     journal: Arc<Journal>,
     held: Arc<HeldStore>,
+    rdma: Arc<RdmaHost>,
     tables: Mutex<Tables>,
 }
 
@@ -91,7 +94,7 @@ struct Tables {
     migrations: Vec<(Migration, Option<JoinHandle<()>>)>,
     /// How migrations into this node ended: in this process, or by the records of earlier ones.
     ended: HashMap<MigrationId, Owner>,
-    /// Of those of earlier processes, those whose guest was lost in post-copy.
+    /// Of those, also of earlier processes, the ones whose guest was lost in post-copy.
     lost: HashSet<MigrationId>,
     state_dir: Option<PathBuf>,
     stopped: bool,
@@ -153,8 +156,26 @@ impl GuestEntry {
 impl Registry {
     /// Empty tables.
     pub fn new(name: String, journal: Arc<Journal>, held: Arc<HeldStore>) -> Arc<Self> {
-        let tables = Mutex::default();
-        Arc::new_cyclic(|me| Self { me: me.clone(), name, journal, held, tables })
+        let (rdma, tables) = (Arc::default(), Mutex::default());
+        Arc::new_cyclic(|me| Self { me: me.clone(), name, journal, held, rdma, tables })
+    }
+
+    /// What migrations by RDMA share.
+    pub fn rdma(&self) -> &Arc<RdmaHost> {
+        &self.rdma
+    }
+
+    /// The lane of a migration, whose events are the migration's.
+    pub fn lane(
+        &self,
+        (id, guest): (MigrationId, &str),
+        side: (lane::Side, bool),
+        memory: Option<Arc<dyn Any + Send + Sync>>,
+        wanted: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Arc<Lane> {
+        let (journal, guest) = (self.journal.clone(), guest.to_string());
+        let tell = move |event| journal.publish(Some(id), Some(&guest), event);
+        Lane::new(self.rdma.clone(), side, memory, Box::new(wanted), Box::new(tell))
     }
 
     /// The node's journal.
@@ -455,6 +476,14 @@ impl Registry {
             Some(entry) if entry.migration == Some(id) => {
                 entry.migration = None;
                 match &entry.role {
+                    // Its QEMU is paused in post-copy: a recovery can go on with it.
+                    Role::QemuSource(guest) | Role::QemuDestination(guest)
+                        if guest.awaits_recovery() =>
+                    {
+                        false
+                    }
+                    // Whether something is left of it, attaching it again tells.
+                    Role::QemuDestination(_) if report.status == Status::PostCopyLost => true,
                     // The QEMU that received it runs it now.
                     Role::QemuDestination(guest) if moved => {
                         entry.role = Role::QemuSource(guest.clone());
@@ -470,6 +499,10 @@ impl Registry {
         }
         if report.side == "destination" {
             tables.ended.insert(id, report.owner);
+            if report.status == Status::PostCopyLost {
+                // The report itself is not kept for ever.
+                tables.lost.insert(id);
+            }
         }
     }
 
@@ -500,7 +533,10 @@ impl Registry {
             post_copy: hello.features.post_copy,
         };
         let on_end = self.on_end(guest, hello.migration);
-        let migration = IncomingMigration::new(setup, join_key, sink, self.journal.clone());
+        let side = (lane::Side::Destination, setup.post_copy);
+        let lane = self.lane((setup.id, guest), side, sink.mapped(), || true);
+        let shared = (lane, self.journal.clone());
+        let migration = IncomingMigration::new(setup, join_key, sink, shared);
         let started = migration.clone();
         self.launch_arrival(guest, migration, || started.start(keeper, on_end))
     }
@@ -511,23 +547,25 @@ impl Registry {
         (guest, facts): (&str, &MachineFacts),
         peer: SocketAddr,
     ) -> Result<Arc<dyn Arrival>, Refusal> {
-        if hello.features.post_copy {
-            let text = "post-copy is not for guests that QEMU migrates";
-            return Err(Refusal::new(Status::Unsupported, text));
-        }
         let join_key = JoinKey { token: new_token()?, node: hello.node.clone() };
         let mut tables = lock(&self.tables);
-        let channels = hello.features.multifd_channels;
-        let qemu = tables.claim_qemu(guest, (facts, channels), hello.migration)?;
+        let recovers = tables.what_is_recovered(guest, hello.features.recovers)?;
+        let qemu = tables.claim_qemu(guest, (facts, hello.features), hello.migration)?;
         let keeper = tables.keeper(hello, guest, peer);
+        let keeper = match recovers.filter(|earlier| *earlier != UNKNOWN) {
+            Some(earlier) => keeper.going_on(earlier),
+            None => keeper,
+        };
         drop(tables);
         let baseline_pages = self.encoding().baseline_pages(facts.ram_bytes);
-        let features = Features { baseline_pages, ..FEATURES }.common(hello.features);
+        let features = Features { baseline_pages, recovers, ..FEATURES }.common(hello.features);
         let setup = RelaySetup {
             id: hello.migration,
             guest: guest.to_string(),
             facts: facts.clone(),
             channels: features.multifd_channels,
+            post_copy: features.post_copy,
+            recovers,
         };
         let patience =
             Patience { reconnect_timeout: RECONNECT_TIMEOUT, stall_timeout: STALL_TIMEOUT };
@@ -663,6 +701,46 @@ impl Tables {
         RecordKeeper::new(state_dir, Side::Destination, hello.migration, (guest, &peer))
     }
 
+    /// Which earlier migration a recovery goes on with, by both sides' records; a guest that still waits in
+    /// it here is let go.
+    fn what_is_recovered(
+        &self,
+        name: &str,
+        theirs: Option<MigrationId>,
+    ) -> Result<Option<MigrationId>, Refusal> {
+        let Some(theirs) = theirs else { return Ok(None) };
+        let earlier = self.guests.get(name).and_then(|entry| entry.migration);
+        let found = self.migrations.iter().map(|(kept, _)| kept);
+        let mut found = found.filter(|migration| Some(migration.id()) == earlier);
+        if let Some(Migration::Incoming(waiting)) = found.next() {
+            if waiting.recoverable_as() == theirs {
+                // It is asked again, and finds the guest free.
+                waiting.give_way();
+                return Ok(Some(theirs));
+            }
+            let id = waiting.id();
+            let text = format!(
+                "guest {name:?} is with migration {id} here, which has not ended; if it waits for memory, \
+                 `post-copy {id} --abandon` here lets a recovery go on with it"
+            );
+            return Err(Refusal::new(Status::BadState, text));
+        }
+        let directory = self.state_dir.as_deref();
+        let ours = directory.map(|directory| in_two_halves(directory, Side::Destination, name));
+        let ours = ours.transpose();
+        let ours = ours.map_err(|error| Refusal::new(Status::StateFile, error.to_string()))?;
+        match ours.flatten() {
+            Some(ours) if theirs != UNKNOWN && ours != theirs => {
+                let text = format!(
+                    "guest {name:?} was left by migration {ours} here, and by {theirs} at the source"
+                );
+                Err(Refusal::new(Status::BadState, text))
+            }
+            Some(ours) => Ok(Some(ours)),
+            None => Ok(Some(UNKNOWN)),
+        }
+    }
+
     fn claim_destination(
         &mut self,
         name: &str,
@@ -683,7 +761,7 @@ impl Tables {
     fn claim_qemu(
         &mut self,
         name: &str,
-        (facts, channels): (&MachineFacts, u8),
+        (facts, features): (&MachineFacts, Features),
         id: MigrationId,
     ) -> Result<Arc<QemuGuest>, Refusal> {
         let entry = self.expected(name, |role| matches!(role, Role::QemuDestination(_)))?;
@@ -693,8 +771,16 @@ impl Tables {
         if let Some(difference) = facts.difference(guest.facts()) {
             return Err(Refusal::new(Status::LayoutMismatch, difference));
         }
+        check_recovery(name, guest, features)?;
         // Before a byte moves; QEMU itself would say so only when it is to listen.
-        guest.check_channels(channels).map_err(|text| Refusal::new(Status::Unsupported, text))?;
+        let unsupported = |text| Refusal::new(Status::Unsupported, text);
+        guest.check_channels(features.multifd_channels).map_err(unsupported)?;
+        if features.post_copy {
+            guest.check_post_copy().map_err(unsupported)?;
+        }
+        if features.post_copy && features.multifd_channels > 0 {
+            return Err(unsupported("post-copy and multifd channels do not go together".into()));
+        }
         let guest = guest.clone();
         entry.migration = Some(id);
         Ok(guest)
@@ -733,6 +819,22 @@ fn not_expected(name: &str, entry: &GuestEntry) -> Refusal {
         Role::QemuDestination(_) => format!("guest {name:?} is expected here by a QEMU only"),
     };
     Refusal::new(Status::BadState, text)
+}
+
+/// A whole guest needs a QEMU that waits for one, and the rest of one a QEMU that waits for that.
+fn check_recovery(name: &str, guest: &QemuGuest, features: Features) -> Result<(), Refusal> {
+    let text = match (guest.awaits_recovery(), features.recovers) {
+        (true, None) => format!(
+            "guest {name:?} is here, paused in post-copy: only what is left of it at its source goes on \
+             with it"
+        ),
+        (false, Some(_)) => format!(
+            "the rest of guest {name:?} is offered, but its QEMU here is not paused in post-copy: it waits \
+             for a whole guest"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Refusal::new(Status::BadState, text))
 }
 
 fn new_token() -> Result<[u8; 16], Refusal> {

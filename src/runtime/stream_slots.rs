@@ -17,7 +17,7 @@ use crate::migration::stats::Traffic;
 use crate::observe::EventKind;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter, Incoming};
-use crate::runtime::dial::{Dialed, Dialer};
+use crate::runtime::dial::{Dialed, Dialer, Joined, Stage};
 use crate::runtime::idle_clock::IdleClock;
 use crate::runtime::lock::{lock, wait};
 use crate::runtime::steering::Steered;
@@ -52,6 +52,10 @@ pub trait StreamMachine: Send + 'static {
     fn connect_failed(&mut self, reason: &str);
     /// The peer turned a connection away.
     fn refused(&mut self, status: i32, reason: &str, ended: Ended, now: Time);
+    /// The peer is there, and a connection to it is being prepared; it is not waited for meanwhile.
+    fn set_up_begins(&mut self) {}
+    /// That is over, well or not.
+    fn set_up_ends(&mut self, _now: Time) {}
     /// A connection is part of the migration; this is what both sides can do.
     fn stream_up(&mut self, stream: StreamId, peer: &str, features: Features, now: Time);
     /// A connection is lost, and nobody uses it any more.
@@ -71,6 +75,8 @@ pub trait StreamMachine: Send + 'static {
     fn frame(&mut self, stream: StreamId, frame: &Frame, now: Time) -> Result<(), SessionError>;
     /// Whether the driver has something to do.
     fn has_actions(&self) -> bool;
+    /// Whether a message waits for a stream to carry it.
+    fn has_control(&self) -> bool;
 }
 
 /// Puts cargo on a stream.
@@ -173,12 +179,16 @@ impl<M: StreamMachine> StreamSlots<M> {
         self.news.notify_all();
     }
 
-    /// Lets the driver wait for news; not at all if it was told since it last waited.
+    /// Lets the driver wait for news; not at all if it was told since it last waited. What it has
+    /// brought the machine to say, a sender says meanwhile.
     pub fn wait_for_news<'a>(
         &'a self,
         machine: MutexGuard<'a, M>,
         timeout: Duration,
     ) -> MutexGuard<'a, M> {
+        if machine.has_control() {
+            self.wake_senders();
+        }
         match self.nudged.swap(false, Ordering::Relaxed) {
             true => machine,
             false => wait(&self.news, machine, timeout),
@@ -361,10 +371,15 @@ impl<M: StreamMachine> StreamSlots<M> {
 
     fn connect(&self, stream: StreamId, slot: usize) -> Option<(FrameWriter, FrameReader)> {
         self.homing.fetch_and(!home_bit(slot), Ordering::Relaxed);
-        let dialed = self.dialer.dial((stream, slot), &|socket| self.register(slot, socket));
+        let dialed = self.dialer.dial((stream, slot), &|stage| match stage {
+            Stage::Connected(socket) => self.register(slot, socket),
+            Stage::SetUpBegins => self.machine().set_up_begins(),
+            Stage::SetUpEnds => self.machine().set_up_ends(now()),
+        });
         let mut machine = self.machine();
         let (writer, reader) = match dialed {
-            Ok(Dialed::Up { writer, reader, features, peer }) => {
+            Ok(Dialed::Up(joined)) => {
+                let Joined { writer, reader, features, peer } = *joined;
                 machine.stream_up(stream, &peer, features, now());
                 (writer, reader)
             }
@@ -542,5 +557,89 @@ impl Slot {
             tuning::shape(socket, self.shape.as_ref(), shape);
             self.shape = Some(*shape);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::MigrationId;
+    use crate::runtime::dial::FEATURES;
+    use crate::runtime::modes::Modes;
+    use crate::runtime::security::{Security, SecurityOptions};
+    use crate::runtime::steering::Steering;
+    use crate::wire::hello::Purpose;
+    use std::time::Instant;
+
+    /// A machine that only has something to say.
+    #[derive(Default)]
+    struct Speaker {
+        is_waited_for: bool,
+        says: bool,
+    }
+
+    impl StreamMachine for Speaker {
+        type Cargo = ();
+
+        fn wants_streams(&self) -> bool {
+            false
+        }
+        fn fail(&mut self, _: Failure, _: Time) {}
+        fn connect_failed(&mut self, _: &str) {}
+        fn refused(&mut self, _: i32, _: &str, _: Ended, _: Time) {}
+        fn stream_up(&mut self, _: StreamId, _: &str, _: Features, _: Time) {}
+        fn stream_down(&mut self, _: StreamId, _: &str, _: Time) {}
+        fn set_retiring(&mut self, _: StreamId, _: bool) {}
+        fn traffic(&mut self, _: Time) -> Traffic {
+            Traffic::default()
+        }
+        fn set_share(&mut self, _: Option<u64>, _: Time) {}
+        fn next_work(&mut self, _: StreamId, now: Time) -> Work<()> {
+            Work::Wait(now)
+        }
+        fn frame(&mut self, _: StreamId, _: &Frame, _: Time) -> Result<(), SessionError> {
+            Ok(())
+        }
+        fn has_actions(&self) -> bool {
+            false
+        }
+        fn has_control(&self) -> bool {
+            self.says
+        }
+    }
+
+    fn slots() -> Arc<StreamSlots<Speaker>> {
+        let security = Security::open(SecurityOptions::Plain).unwrap();
+        let steering = Steering::new(Arc::default(), Modes::new(Arc::default(), security));
+        let opening = (Purpose::Join { token: [0; 16] }, FEATURES);
+        let to = ("127.0.0.1:1".to_owned(), steering);
+        let id = MigrationId([1; 16]);
+        let dialer = Dialer::new(id, opening, "a".into(), to, Duration::from_secs(1));
+        StreamSlots::new(Speaker::default(), dialer, 0)
+    }
+
+    #[test]
+    fn a_driver_that_waits_has_woken_who_says_what_it_brought_up() {
+        const LONG: Duration = Duration::from_secs(20);
+        let slots = slots();
+        let sender = std::thread::spawn({
+            let slots = slots.clone();
+            move || {
+                let begun = Instant::now();
+                let mut machine = slots.machine();
+                machine.is_waited_for = true;
+                drop(slots.wait_for_work(machine, LONG));
+                begun.elapsed()
+            }
+        });
+        let mut machine = slots.machine();
+        while !machine.is_waited_for {
+            drop(machine);
+            std::thread::yield_now();
+            machine = slots.machine();
+        }
+        machine.says = true;
+        drop(slots.wait_for_news(machine, Duration::from_millis(1)));
+        assert!(sender.join().unwrap() < LONG, "nobody woke it");
     }
 }

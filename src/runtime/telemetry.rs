@@ -8,9 +8,10 @@ use crate::node::catalog::{Declaration, Metric};
 use crate::node::exposition;
 use crate::node::metrics::{Metrics, Sample};
 use crate::observe::{Level, LogRecord, LogRing};
+use crate::runtime::clock::wall_clock_us;
 use crate::{Migration, Node};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// The numbers and lines of one node.
 pub struct Telemetry {
@@ -58,8 +59,7 @@ impl Telemetry {
 
     /// Adds a log line that no event stands behind.
     pub fn log(&self, level: Level, message: String) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let time_us = wall_clock_us();
         let mut state = self.lock();
         let record = state.ring.push_text(time_us, level, message).clone();
         state.write(&record);

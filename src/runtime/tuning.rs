@@ -1,5 +1,6 @@
 //! Socket options of data streams, one place for both sides.
 
+use crate::runtime::proc_files::setting;
 use crate::runtime::sys::socket::{self, SocketError};
 use crate::transport::StreamShape;
 use crate::transport::mode::{Mode, ModeEffects};
@@ -17,8 +18,6 @@ const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// Of the byte of the IP header that holds the code point, those that are not part of it.
 const ECN_BITS: u32 = 2;
-/// Where Linux says what send buffers grow to by themselves: least, first and most.
-const SEND_BUFFERS: &str = "/proc/sys/net/ipv4/tcp_wmem";
 /// Linux' own most, where it does not say.
 const USUAL_SEND_BUFFER_BYTES: u64 = 4 << 20;
 
@@ -86,8 +85,7 @@ pub fn shape(stream: &TcpStream, before: Option<&StreamShape>, after: &StreamSha
 pub fn own_send_buffer_bytes() -> u64 {
     static BYTES: OnceLock<u64> = OnceLock::new();
     *BYTES.get_or_init(|| {
-        let text = std::fs::read_to_string(SEND_BUFFERS).unwrap_or_default();
-        let most = text.split_whitespace().nth(2).and_then(|most| most.parse().ok());
+        let most = setting("net/ipv4/tcp_wmem").and_then(|sizes| sizes.last().copied());
         most.unwrap_or(USUAL_SEND_BUFFER_BYTES)
     })
 }

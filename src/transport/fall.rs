@@ -1,4 +1,5 @@
-//! Whether a path carries far less than it lately did, seen within a second.
+//! Whether a path carries far less than it lately did: after some three windows, which is a second where
+//! round trips are short and nine of them where they are long.
 
 use super::stream_tuner::Look;
 use crate::base::Time;

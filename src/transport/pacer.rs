@@ -68,6 +68,16 @@ impl Pacer {
         self.paid_at = self.paid_at.max(floor) + time_for(bytes, rate);
     }
 
+    /// Charges one more, unless what is owed already would take longer than `ahead` to pay; whether it
+    /// did. For what is counted and not measured, such as questions.
+    pub fn admit(&mut self, now: Time, ahead: Duration) -> bool {
+        let may = self.ready_at(now) <= now + ahead;
+        if may {
+            self.charge(1, now);
+        }
+        may
+    }
+
     /// What is owed stays owed, and is paid at the new rate.
     fn change(&mut self, now: Time, change: impl FnOnce(&mut Self)) {
         let before = self.rate_bytes_per_s();
@@ -104,6 +114,18 @@ mod tests {
             sent += chunk_bytes;
         }
         sent
+    }
+
+    #[test]
+    fn so_many_are_admitted_ahead_of_their_pace_and_then_one_at_a_time() {
+        let mut pacer = Pacer::new(Some(10)).with_burst(Duration::ZERO);
+        let ahead = Duration::from_millis(500);
+        let start = Time(7_000_000);
+        assert_eq!((0..100).filter(|_| pacer.admit(start, ahead)).count(), 6);
+        assert!(!pacer.admit(start + Duration::from_millis(99), ahead));
+        assert!(pacer.admit(start + Duration::from_millis(100), ahead));
+        assert!(!pacer.admit(start + Duration::from_millis(100), ahead), "what is refused is free");
+        assert!(pacer.admit(start + Duration::from_millis(200), ahead));
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct Session {
     expected: u64,
     early: BTreeMap<u64, Control>,
     control_ack_due: bool,
+    worn_at: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +48,18 @@ struct Stream {
     last_heard: Time,
     last_sent: Time,
     leave: Leave,
+    opening: Opening,
+}
+
+/// What the handshake has left to be said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Opening {
+    #[default]
+    Done,
+    /// The answer has come, which the end that gave it has yet to hear.
+    Greets,
+    /// The answer is out, and nothing tells that it has arrived.
+    Unheard,
 }
 
 /// Whether a stream is to end although nothing is wrong with it.
@@ -58,6 +71,8 @@ enum Leave {
     Retiring,
     /// Its last frame is out, or has come.
     Left,
+    /// It may hold something that will never be whole, and ends as it is.
+    Worn,
 }
 
 #[derive(Debug)]
@@ -68,9 +83,20 @@ struct Outgoing {
 }
 
 impl Session {
-    /// A stream finished its handshake.
+    /// The handshake of a stream that was dialed here is finished.
     pub fn stream_up(&mut self, stream: StreamId, now: Time) {
-        let fresh = Stream { last_heard: now, last_sent: now, ..Stream::default() };
+        self.insert(stream, Opening::Greets, now);
+    }
+
+    /// The handshake of a stream that the peer dialed is answered. The stream carries nothing until
+    /// the peer says something on it: where the answer is lost, the peer waits for it and has no
+    /// stream whose end it could tell of, so nobody would ever miss what went the same way.
+    pub fn stream_answered(&mut self, stream: StreamId, now: Time) {
+        self.insert(stream, Opening::Unheard, now);
+    }
+
+    fn insert(&mut self, stream: StreamId, opening: Opening, now: Time) {
+        let fresh = Stream { last_heard: now, last_sent: now, opening, ..Stream::default() };
         self.streams.insert(stream, fresh);
         self.control_ack_due |= self.expected > 0;
     }
@@ -89,7 +115,7 @@ impl Session {
     /// Has a stream end once nothing is under way on it, or stay after all.
     pub fn set_retiring(&mut self, id: StreamId, retiring: bool) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.leave != Leave::Left
+            && !matches!(stream.leave, Leave::Left | Leave::Worn)
         {
             stream.leave = if retiring { Leave::Retiring } else { Leave::Stays };
         }
@@ -101,7 +127,7 @@ impl Session {
         self.streams.get(&id).is_some_and(|stream| match stream.leave {
             Leave::Stays => false,
             Leave::Retiring => others(),
-            Leave::Left => true,
+            Leave::Left | Leave::Worn => true,
         })
     }
 
@@ -122,6 +148,27 @@ impl Session {
     /// Whether the stream's end is a good one.
     pub fn has_left(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.leave == Leave::Left)
+    }
+
+    /// Ends all streams as they are, so that others take their places and what they carried goes out
+    /// again; once until there is progress again. A length that is damaged on the way leaves the other
+    /// end waiting for the rest of something that has no rest, and nothing else ever tells of it.
+    pub fn wear_out(&mut self, last_progress: Time, now: Time) {
+        if self.worn_at.is_some_and(|at| at > last_progress) {
+            return;
+        }
+        self.worn_at = Some(now);
+        self.streams.values_mut().for_each(|stream| stream.leave = Leave::Worn);
+    }
+
+    /// Whether the stream is to end as it is.
+    pub fn is_worn(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.leave == Leave::Worn)
+    }
+
+    /// Whether the stream may carry something to the peer.
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.opening != Opening::Unheard)
     }
 
     /// Whether the stream is up.
@@ -175,17 +222,24 @@ impl Session {
         self.streams.get(&stream).map_or(0, |s| s.ack.arrived.len() + s.ack.damaged.len())
     }
 
-    /// Whether a frame other than a chunk acknowledgement waits for any stream.
+    /// Whether a frame other than a chunk acknowledgement waits, and a stream is there to carry it.
     pub fn has_control(&self) -> bool {
-        self.control_ack_due || self.outbox.iter().any(|outgoing| outgoing.carried_by.is_none())
+        let waits = || self.outbox.iter().any(|outgoing| outgoing.carried_by.is_none());
+        self.has_open_stream() && (self.control_ack_due || waits())
+    }
+
+    /// Whether any stream may carry something to the peer.
+    pub fn has_open_stream(&self) -> bool {
+        self.streams.keys().any(|stream| self.is_open(*stream))
     }
 
     /// The next frame to go out on this stream, if any.
     pub fn next_frame(&mut self, id: StreamId, now: Time) -> Option<Frame> {
-        if self.is_retiring(id) {
+        if self.is_retiring(id) || !self.is_open(id) {
             return None;
         }
         let stream = self.streams.get_mut(&id)?;
+        let greets = std::mem::take(&mut stream.opening) == Opening::Greets;
         let frame = if self.control_ack_due {
             self.control_ack_due = false;
             Frame { kind: FrameKind::ControlAck, payload: self.expected.to_le_bytes().to_vec() }
@@ -195,6 +249,8 @@ impl Session {
         } else if !stream.ack.arrived.is_empty() || !stream.ack.damaged.is_empty() {
             let payload = std::mem::take(&mut stream.ack).encode();
             Frame { kind: FrameKind::ChunkAck, payload }
+        } else if greets {
+            Frame { kind: FrameKind::Ping, payload: Vec::new() }
         } else {
             return None;
         };
@@ -220,6 +276,9 @@ impl Session {
     pub fn heard(&mut self, stream: StreamId, now: Time) {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.last_heard = now;
+            if stream.opening == Opening::Unheard {
+                stream.opening = Opening::Done;
+            }
         }
     }
 
@@ -279,7 +338,10 @@ mod tests {
         let mut sessions = (Session::default(), Session::default());
         for stream in [A, B] {
             sessions.0.stream_up(stream, Time(0));
-            sessions.1.stream_up(stream, Time(0));
+            sessions.1.stream_answered(stream, Time(0));
+            let greeting = sessions.0.next_frame(stream, Time(0)).unwrap();
+            assert_eq!(greeting.kind, FrameKind::Ping);
+            sessions.1.heard(stream, Time(0));
         }
         sessions
     }
@@ -293,6 +355,19 @@ mod tests {
             }
             kind => panic!("{kind:?}"),
         }
+    }
+
+    #[test]
+    fn a_stream_whose_answer_may_be_lost_carries_nothing() {
+        let mut session = Session::default();
+        session.stream_answered(A, Time(0));
+        session.send(&Control::AllArrived);
+        assert!(!session.has_control() && session.next_frame(A, Time(0)).is_none());
+        session.stream_answered(B, Time(0));
+        session.heard(B, Time(1));
+        assert!(session.has_control() && session.next_frame(A, Time(1)).is_none());
+        assert_eq!(session.next_frame(B, Time(1)).unwrap().kind, FrameKind::Control);
+        assert!(!session.has_control());
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! ```
 //! The payload decodes to the data pages of all extents, in order. The checksum is over the number
 //! and content of every page, zero pages included (`encoding::digest`).
+//!
+//! A chunk may be without payload though it has data pages: the destination then reads them out of
+//! the source's memory by RDMA. Its codec says whether the guest may write them meanwhile.
 
 use crate::base::ChunkId;
 use crate::base::limits::{
@@ -19,6 +22,10 @@ use crate::wire::cursor::{Reader, WireError, put_numbers};
 
 /// The codec number of a payload that is the pages themselves.
 const STORED: u8 = 0;
+/// In place of a codec: the pages are read by RDMA, from a guest that runs.
+pub const READ_LIVE: u8 = 0x40;
+/// In place of a codec: the pages are read by RDMA, from a guest that stands still.
+pub const READ_STILL: u8 = 0x41;
 /// Length of the fixed part.
 pub const CHUNK_HEADER_BYTES: usize = 28;
 /// Length of one extent.
@@ -162,6 +169,16 @@ impl ChunkHeader {
         Ok(header)
     }
 
+    /// Whether its pages are read by RDMA.
+    pub fn is_read(&self) -> bool {
+        matches!(self.codec, READ_LIVE | READ_STILL)
+    }
+
+    /// What is read by RDMA.
+    pub fn read_bytes(&self) -> u64 {
+        if self.is_read() { self.raw_bytes.into() } else { 0 }
+    }
+
     /// Pages of one kind.
     pub fn pages(&self, kind: ExtentKind) -> u64 {
         self.extents.iter().filter(|extent| extent.kind == kind).map(|e| u64::from(e.pages)).sum()
@@ -177,7 +194,8 @@ impl ChunkHeader {
                 allowed: "the data pages' length, 1 MiB at most",
             });
         }
-        if self.payload_bytes > MAX_FRAME_BYTES || (self.payload_bytes == 0) != (data == 0) {
+        let is_empty = data == 0 || self.is_read();
+        if self.payload_bytes > MAX_FRAME_BYTES || (self.payload_bytes == 0) != is_empty {
             let value = self.payload_bytes.into();
             return Err(WireError::Range { what: "payload length", value, allowed: "as encoded" });
         }
@@ -269,6 +287,16 @@ mod tests {
         }
         let short = &bytes(&header())[..30];
         assert!(ChunkHeader::decode(short, 4096).is_err());
+    }
+
+    #[test]
+    fn what_is_read_by_rdma_has_no_payload() {
+        let read = ChunkHeader { codec: READ_STILL, payload_bytes: 0, ..header() };
+        assert_eq!(ChunkHeader::decode(&bytes(&read), 4096).as_ref(), Ok(&read));
+        assert_eq!((read.read_bytes(), header().read_bytes()), (8192, 0));
+        let with_payload = ChunkHeader { payload_bytes: 8192, ..read };
+        let error = ChunkHeader::decode(&bytes(&with_payload), 4096).unwrap_err().to_string();
+        assert!(error.contains("payload length is 8192"), "{error}");
     }
 
     #[test]

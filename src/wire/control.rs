@@ -104,6 +104,21 @@ pub enum Control {
         /// Digest of every page as it came.
         digest: [u8; 16],
     },
+    /// S: the relayed stream has come to where the hypervisor switches to post-copy; if this is what you
+    /// have, the guest is yours, and the rest of its memory follows.
+    StreamSwitch {
+        /// Segments.
+        segments: u64,
+        /// Bytes of the stream.
+        bytes: u64,
+        /// Their digest.
+        digest: u64,
+    },
+    /// D: what the hypervisor there answers to the one at the source, in order; whole messages of its.
+    Return {
+        /// The messages.
+        bytes: Vec<u8>,
+    },
     /// Either, after the switch: somebody gave the guest up on this side.
     Abandon {
         /// Why, for people.
@@ -199,6 +214,17 @@ impl Control {
                 out.push(17);
                 put_text(out, reason, MAX_REASON_BYTES);
             }
+            Self::StreamSwitch { segments, bytes, digest } => {
+                out.push(18);
+                for number in [segments, bytes, digest] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
+            Self::Return { bytes } => {
+                out.push(19);
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
             _ => {}
         }
     }
@@ -283,12 +309,23 @@ impl Control {
             15 => Self::Whole { digest: reader.array("digest")? },
             16 => Self::Completed { digest: reader.array("digest")? },
             17 => Self::Abandon { reason: reader.text("reason", MAX_REASON_BYTES)? },
+            18 => Self::StreamSwitch {
+                segments: reader.u64("segments")?,
+                bytes: reader.u64("stream length")?,
+                digest: reader.u64("stream digest")?,
+            },
+            19 => Self::Return {
+                bytes: {
+                    let length = reader.count("returned bytes", MAX_CONTROL_BYTES)?;
+                    reader.bytes("returned bytes", length)?.to_vec()
+                },
+            },
             other => {
                 let value = other.into();
                 return Err(WireError::Range {
                     what: "control message",
                     value,
-                    allowed: "1 to 17",
+                    allowed: "1 to 19",
                 });
             }
         })
@@ -344,6 +381,8 @@ mod tests {
             Control::Whole { digest: [3; 16] },
             Control::Completed { digest: [4; 16] },
             Control::Abandon { reason: "gone".into() },
+            Control::StreamSwitch { segments: 3, bytes: 2, digest: u64::MAX },
+            Control::Return { bytes: vec![0, 2, 0, 4, 0, 0, 0, 1] },
         ];
         for message in messages {
             let bytes = message.encode(11);

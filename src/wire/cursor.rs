@@ -234,12 +234,18 @@ impl<'a> Reader<'a> {
 
 /// Appends text behind its length; cut at a character border to `limit` bytes.
 pub fn put_text(out: &mut Vec<u8>, text: &str, limit: usize) {
+    let end = floor_boundary(text, limit);
+    out.extend_from_slice(&(end as u32).to_le_bytes());
+    out.extend_from_slice(&text.as_bytes()[..end]);
+}
+
+/// The longest part of a text that has at most `limit` bytes and ends between characters.
+pub fn floor_boundary(text: &str, limit: usize) -> usize {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    out.extend_from_slice(&(end as u32).to_le_bytes());
-    out.extend_from_slice(&text.as_bytes()[..end]);
+    end
 }
 
 /// Appends numbers behind their count.

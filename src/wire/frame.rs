@@ -15,6 +15,7 @@ use crate::base::limits::{
 use crate::wire::cursor::{Reader, WireError};
 use crate::wire::page_request::MAX_PAGE_REQUEST_BYTES;
 use crate::wire::paths::MAX_PATHS_BYTES;
+use crate::wire::rdma::{MAX_ANSWER_BYTES, MAX_OFFER_BYTES};
 
 /// First bytes of every connection.
 pub const MAGIC: [u8; 4] = *b"DWCP";
@@ -70,6 +71,10 @@ pub enum FrameKind {
     AskPaths = 14,
     /// They; the answer to one that is not to know is a refusing `HelloReply`.
     Paths = 15,
+    /// The source's end of a queue pair for this connection, and its memory (`wire::rdma`).
+    RdmaOffer = 16,
+    /// The destination's end.
+    RdmaAnswer = 17,
 }
 
 /// The header of one frame.
@@ -140,9 +145,11 @@ impl FrameKind {
             13 => Self::PageRequest,
             14 => Self::AskPaths,
             15 => Self::Paths,
+            16 => Self::RdmaOffer,
+            17 => Self::RdmaAnswer,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 15" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 17" });
             }
         })
     }
@@ -161,6 +168,8 @@ impl FrameKind {
             Self::Filler => MAX_FILLER_BYTES,
             Self::PageRequest => MAX_PAGE_REQUEST_BYTES,
             Self::Paths => MAX_PATHS_BYTES,
+            Self::RdmaOffer => MAX_OFFER_BYTES,
+            Self::RdmaAnswer => MAX_ANSWER_BYTES,
         }
     }
 }

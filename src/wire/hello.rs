@@ -14,6 +14,8 @@ const FEATURE_BASELINE_PAGES: u16 = 3;
 const FEATURE_HELD_PAGES: u16 = 4;
 const FEATURE_MULTIFD_CHANNELS: u16 = 5;
 const FEATURE_POST_COPY: u16 = 6;
+const FEATURE_RDMA: u16 = 7;
+const FEATURE_RECOVERS: u16 = 8;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -36,6 +38,12 @@ pub struct Features {
     /// that makes this feature critical, and is refused by a destination that cannot; one that
     /// never will does not name it.
     pub post_copy: bool,
+    /// Pages may go from memory to memory by RDMA: the source offers a queue pair on this connection.
+    pub rdma: bool,
+    /// A relayed migration goes on with what an earlier one, of this id, had left in post-copy: the
+    /// hypervisors have what they have, and tell each other. The id is zero where the source does not
+    /// know it. Critical: a destination that cannot must not take it for a migration from the beginning.
+    pub recovers: Option<MigrationId>,
 }
 
 /// What the connection is for.
@@ -122,6 +130,8 @@ impl Features {
             held_pages: self.held_pages && other.held_pages,
             multifd_channels: self.multifd_channels.min(other.multifd_channels),
             post_copy: self.post_copy && other.post_copy,
+            rdma: self.rdma && other.rdma,
+            recovers: self.recovers.and(other.recovers),
         }
     }
 
@@ -134,16 +144,26 @@ impl Features {
             (FEATURE_HELD_PAGES, 0, self.held_pages.into()),
             (FEATURE_MULTIFD_CHANNELS, CRITICAL, channels),
             (FEATURE_POST_COPY, CRITICAL, self.post_copy.into()),
+            (FEATURE_RDMA, 0, self.rdma.into()),
         ];
-        // A critical feature that is not used is not named.
-        let is_named = |(_, flags, value): &&(u16, u16, u32)| *flags != CRITICAL || *value != 0;
+        // A critical feature that is not used is not named, nor is one that came later.
+        let is_named = |(id, flags, value): &&(u16, u16, u32)| {
+            *flags != CRITICAL && *id != FEATURE_RDMA || *value != 0
+        };
         let named = values.iter().filter(is_named);
-        out.extend_from_slice(&(named.clone().count() as u32).to_le_bytes());
+        let count = named.clone().count() + usize::from(self.recovers.is_some());
+        out.extend_from_slice(&(count as u32).to_le_bytes());
         for (id, flags, value) in named {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&flags.to_le_bytes());
             out.extend_from_slice(&4_u32.to_le_bytes());
             out.extend_from_slice(&value.to_le_bytes());
+        }
+        if let Some(earlier) = self.recovers {
+            out.extend_from_slice(&FEATURE_RECOVERS.to_le_bytes());
+            out.extend_from_slice(&CRITICAL.to_le_bytes());
+            out.extend_from_slice(&(earlier.0.len() as u32).to_le_bytes());
+            out.extend_from_slice(&earlier.0);
         }
     }
 
@@ -155,6 +175,8 @@ impl Features {
             held_pages: false,
             multifd_channels: 0,
             post_copy: false,
+            rdma: false,
+            recovers: None,
         };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
@@ -169,7 +191,11 @@ impl Features {
                     let channels = value.u32("multifd channels")?;
                     features.multifd_channels = u8::try_from(channels).unwrap_or(u8::MAX);
                 }
+                FEATURE_RDMA => features.rdma = value.u32("rdma")? != 0,
                 FEATURE_POST_COPY => features.post_copy = value.u32("post-copy")? != 0,
+                FEATURE_RECOVERS => {
+                    features.recovers = Some(MigrationId(value.array("earlier migration")?));
+                }
                 _ if flags & CRITICAL != 0 => return Err(WireError::UnknownFeature(id)),
                 _ => {}
             }
@@ -327,6 +353,8 @@ mod tests {
         held_pages: true,
         multifd_channels: 4,
         post_copy: true,
+        rdma: true,
+        recovers: Some(MigrationId([8; 16])),
     };
 
     fn hello() -> Hello {
@@ -388,6 +416,21 @@ mod tests {
         let named = [&id[..], &CRITICAL.to_le_bytes(), &4_u32.to_le_bytes(), &1_u32.to_le_bytes()];
         assert!(with.windows(12).any(|bytes| bytes == named.concat()));
         assert!(!FEATURES.common(none).post_copy && FEATURES.common(FEATURES).post_copy);
+    }
+
+    #[test]
+    fn a_recovery_is_never_taken_for_a_migration_from_the_beginning() {
+        let none = Features { recovers: None, ..FEATURES };
+        let (with, without) = (hello().encode(), Hello { features: none, ..hello() }.encode());
+        assert_eq!(Hello::decode(&without).unwrap().features, none);
+        assert_eq!(with.len(), without.len() + 8 + 16, "no recovery, no word of it");
+        // As one that does not know the feature reads it.
+        let named = [&FEATURE_RECOVERS.to_le_bytes()[..], &CRITICAL.to_le_bytes()].concat();
+        let at = with.windows(4).position(|bytes| bytes == named).unwrap();
+        let mut unknown = with;
+        unknown[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
+        assert_eq!(Hello::decode(&unknown), Err(WireError::UnknownFeature(999)));
+        assert!(FEATURES.common(none).recovers.is_none());
     }
 
     #[test]

@@ -5,9 +5,16 @@
 //! endpoint:  form u8 = 1 | link u8 | mtu_bytes u16 | number u32 | packet_sequence u32
 //!            | local_id u16 | reads u8 | reserved u8 | global_id 16
 //! memory:    address u64 | length_bytes u64 | key u32 | reserved u32
+//! offer:     form u8 = 1 | endpoint | count u32 | memory of each region
+//! answer:    form u8 = 1 | endpoint
+//! neither:   form u8 = 0 | reason, length u32 and text
 //! ```
+//! Once both have agreed by their hellos, the source's first frame is an offer and the destination's
+//! an answer, on every connection. A side that cannot do it after all says why instead, and the
+//! connection carries pages itself.
 
-use crate::wire::cursor::{Reader, WireError};
+use crate::base::limits::{MAX_REASON_BYTES, MAX_REGIONS};
+use crate::wire::cursor::{Reader, WireError, put_text};
 
 /// Length of an endpoint.
 pub const ENDPOINT_BYTES: usize = 32;
@@ -16,7 +23,14 @@ pub const REMOTE_MEMORY_BYTES: usize = 24;
 /// Queue pairs and packets are numbered with 24 bits.
 pub const MAX_24_BITS: u32 = 0xff_ffff;
 
+/// Longest offer.
+pub const MAX_OFFER_BYTES: u32 =
+    (1 + ENDPOINT_BYTES + 4 + MAX_REGIONS * REMOTE_MEMORY_BYTES) as u32;
+/// Longest answer.
+pub const MAX_ANSWER_BYTES: u32 = (1 + 4 + MAX_REASON_BYTES) as u32;
+
 const FORM: u8 = 1;
+const NEITHER: u8 = 0;
 const INFINIBAND: u8 = 0;
 const ETHERNET: u8 = 1;
 
@@ -146,6 +160,96 @@ impl RemoteMemory {
     }
 }
 
+/// What the source offers for one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Its end of a queue pair, and its guest's regions, in their order, open to be read.
+    Here(Endpoint, Vec<RemoteMemory>),
+    /// Nothing, for this reason.
+    Neither(String),
+}
+
+impl Offer {
+    /// The payload.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Here(endpoint, regions) => {
+                let mut out = vec![FORM];
+                out.extend_from_slice(&endpoint.encode());
+                out.extend_from_slice(&(regions.len() as u32).to_le_bytes());
+                regions.iter().for_each(|region| out.extend_from_slice(&region.encode()));
+                out
+            }
+            Self::Neither(reason) => neither(reason),
+        }
+    }
+
+    /// Reads an offer.
+    ///
+    /// # Errors
+    /// Another form, a bad endpoint or region, trailing bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut from = Reader::new(bytes);
+        let offer = match from.u8("form of an offer")? {
+            NEITHER => Self::Neither(from.text("reason", MAX_REASON_BYTES)?),
+            form => {
+                exactly("form of an offer", form.into(), FORM.into(), "0, 1")?;
+                let endpoint = Endpoint::decode(from.bytes("endpoint", ENDPOINT_BYTES)?)?;
+                let count = from.count("regions", MAX_REGIONS)?;
+                let region = |from: &mut Reader| {
+                    RemoteMemory::decode(from.bytes("remote memory", REMOTE_MEMORY_BYTES)?)
+                };
+                let regions = (0..count).map(|_| region(&mut from));
+                Self::Here(endpoint, regions.collect::<Result<_, _>>()?)
+            }
+        };
+        from.end("offer")?;
+        Ok(offer)
+    }
+}
+
+/// The destination's answer to an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OfferAnswer {
+    /// Its end of the queue pair.
+    Here(Endpoint),
+    /// Nothing, for this reason.
+    Neither(String),
+}
+
+impl OfferAnswer {
+    /// The payload.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Here(endpoint) => [&[FORM][..], &endpoint.encode()].concat(),
+            Self::Neither(reason) => neither(reason),
+        }
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// Another form, a bad endpoint, trailing bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut from = Reader::new(bytes);
+        let answer = match from.u8("form of an answer")? {
+            NEITHER => Self::Neither(from.text("reason", MAX_REASON_BYTES)?),
+            form => {
+                exactly("form of an answer", form.into(), FORM.into(), "0, 1")?;
+                Self::Here(Endpoint::decode(from.bytes("endpoint", ENDPOINT_BYTES)?)?)
+            }
+        };
+        from.end("answer")?;
+        Ok(answer)
+    }
+}
+
+fn neither(reason: &str) -> Vec<u8> {
+    let mut out = vec![NEITHER];
+    put_text(&mut out, reason, MAX_REASON_BYTES);
+    out
+}
+
 fn mtu(value: u16) -> Result<u16, WireError> {
     if value.is_power_of_two() && (256..=4096).contains(&value) {
         return Ok(value);
@@ -217,5 +321,34 @@ mod tests {
         let beyond = RemoteMemory { length_bytes: 4097, ..memory };
         let error = RemoteMemory::decode(&beyond.encode()).unwrap_err().to_string();
         assert!(error.starts_with("length of remote memory is 4097"), "{error}");
+    }
+
+    #[test]
+    fn offers_and_answers_round_trip() {
+        let memory = RemoteMemory { address: 0x1000, length_bytes: 4096, key: 5 };
+        let offers =
+            [Offer::Here(ENDPOINT, vec![memory, memory]), Offer::Neither("no device".into())];
+        for offer in offers {
+            let bytes = offer.encode();
+            assert_eq!(Offer::decode(&bytes).as_ref(), Ok(&offer));
+            assert!(Offer::decode(&bytes[..bytes.len() - 1]).is_err());
+            assert!(Offer::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        for answer in [OfferAnswer::Here(ENDPOINT), OfferAnswer::Neither("port down".into())] {
+            let bytes = answer.encode();
+            assert_eq!(OfferAnswer::decode(&bytes).as_ref(), Ok(&answer));
+            assert!(OfferAnswer::decode(&bytes[..bytes.len() - 1]).is_err());
+        }
+        let error = Offer::decode(&[2]).unwrap_err().to_string();
+        assert_eq!(error, "form of an offer is 2, allowed is 0, 1");
+    }
+
+    #[test]
+    fn the_longest_offer_fits_its_frame() {
+        let memory = RemoteMemory { address: 1, length_bytes: 4096, key: 5 };
+        let offer = Offer::Here(ENDPOINT, vec![memory; MAX_REGIONS]);
+        assert_eq!(offer.encode().len(), MAX_OFFER_BYTES as usize);
+        let answer = OfferAnswer::Neither("x".repeat(2 * MAX_REASON_BYTES));
+        assert_eq!(answer.encode().len(), MAX_ANSWER_BYTES as usize);
     }
 }

@@ -19,6 +19,8 @@ pub const SEGMENT_HEADER_BYTES: usize = 8 + 4 + 8 + BLOCKS * 12;
 /// Flags of the header.
 const BEFORE_END: u8 = 1;
 const IN_TAIL: u8 = 2;
+const KEPT: u8 = 4;
+const KEPT_END: u8 = 8;
 
 /// Where the flags are in the header.
 const FLAGS_AT: usize = 9;
@@ -42,6 +44,36 @@ impl Block {
     }
 }
 
+/// Whether a segment belongs to what the destination keeps back at a switch to post-copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// No.
+    #[default]
+    No,
+    /// Yes, and more follows.
+    Inside,
+    /// Yes, up to its last byte.
+    End,
+}
+
+impl Kept {
+    fn flags(self) -> u8 {
+        match self {
+            Self::No => 0,
+            Self::Inside => KEPT,
+            Self::End => KEPT | KEPT_END,
+        }
+    }
+
+    fn of(flags: u8) -> Self {
+        match flags & (KEPT | KEPT_END) {
+            KEPT => Self::Inside,
+            flags if flags == KEPT | KEPT_END => Self::End,
+            _ => Self::No,
+        }
+    }
+}
+
 /// The header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
@@ -53,6 +85,8 @@ pub struct SegmentHeader {
     pub before_end: bool,
     /// The guest may be stopped soon, and what is not replayed then is downtime.
     pub in_tail: bool,
+    /// The hypervisor gets it only when the guest is to run at the destination, by post-copy.
+    pub kept: Kept,
     /// Checksum of the stream's bytes.
     pub checksum: u64,
     /// Framing, page classes, fresh pages, differences.
@@ -127,7 +161,8 @@ impl SegmentHeader {
         };
         put(&self.number.to_le_bytes());
         let before_end = if self.before_end { BEFORE_END } else { 0 };
-        let flags = before_end | if self.in_tail { IN_TAIL } else { 0 };
+        let in_tail = if self.in_tail { IN_TAIL } else { 0 };
+        let flags = before_end | in_tail | self.kept.flags();
         put(&[self.channel, flags, 0, 0]);
         put(&self.checksum.to_le_bytes());
         for block in &self.blocks {
@@ -181,7 +216,8 @@ impl SegmentHeader {
             }
         }
         let (before_end, in_tail) = (flags & BEFORE_END != 0, flags & IN_TAIL != 0);
-        Ok(Self { number, channel, before_end, in_tail, checksum, blocks })
+        let kept = Kept::of(flags);
+        Ok(Self { number, channel, before_end, in_tail, kept, checksum, blocks })
     }
 }
 
@@ -193,9 +229,9 @@ mod tests {
         let mut blocks = [Block::default(); BLOCKS];
         blocks[0] = Block { codec: 2, raw_bytes: 10, packed_bytes: 3 };
         blocks[2] = Block { codec: 0, raw_bytes: 2, packed_bytes: 2 };
-        let (before_end, in_tail) = (true, false);
-        let header =
-            SegmentHeader { number: 9, channel: 4, before_end, in_tail, checksum: 77, blocks };
+        let (before_end, in_tail, kept) = (true, false, Kept::No);
+        let (number, channel, checksum) = (9, 4, 77);
+        let header = SegmentHeader { number, channel, before_end, in_tail, kept, checksum, blocks };
         let head = [&header.encode()[..], b"abc"].concat();
         SegmentPayload { head, fresh: b"de".to_vec(), tail: Vec::new() }
     }
@@ -210,6 +246,11 @@ mod tests {
         let tail = SegmentPayload { head: [&tail[..], b"abc"].concat(), ..payload.clone() };
         assert!(SegmentHeader::decode(&tail).unwrap().0.in_tail);
         assert!(tail.is_in_tail() && !payload.is_in_tail());
+        for kept in [Kept::No, Kept::Inside, Kept::End] {
+            let head = [&SegmentHeader { kept, ..header }.encode()[..], b"abc"].concat();
+            let payload = SegmentPayload { head, ..payload.clone() };
+            assert_eq!(SegmentHeader::decode(&payload).unwrap().0.kept, kept);
+        }
         assert_eq!(packed, [&b"abc"[..], b"", b"de", b""]);
         assert_eq!(payload.number(), Ok(9));
         let lengths = SegmentPayload::piece_lengths(&payload.head, payload.len() as u32);

@@ -85,6 +85,14 @@ void peers_are_looked_at() {
     auto transport = here.transport();
     transport.internet_streams = 1;
     here.set_transport(transport);
+    auto paths = here.paths();
+    paths.dscp = 46;
+    here.set_paths(paths);
+    CHECK(here.paths().dscp == 46);
+    auto rdma = here.rdma();
+    rdma.flags = DWCP_RDMA_ENABLED;
+    here.set_rdma(rdma);
+    CHECK(here.rdma().flags == DWCP_RDMA_ENABLED);
     here.set_mode(DWCP_MODE_INTERNET);
     CHECK(here.peer(address).mode == DWCP_MODE_INTERNET);
     here.set_mode(DWCP_MODE_HYBRID, address);

@@ -11,10 +11,14 @@ static dwcp_status call_about_peers(int which, dwcp_node *node) {
     static dwcp_probe_series series;
     static dwcp_transport_test test;
     static dwcp_transport_options options;
+    static dwcp_path_options paths;
+    static dwcp_rdma_options rdma;
     peer.struct_size = sizeof peer;
     series.struct_size = sizeof series;
     test.struct_size = sizeof test;
     options.struct_size = sizeof options;
+    paths.struct_size = sizeof paths;
+    rdma.struct_size = sizeof rdma;
     switch (which) {
     case 0: return dwcp_node_add_peer(node, "127.0.0.1:1");
     case 1: return dwcp_node_remove_peer(node, "127.0.0.1:1");
@@ -27,6 +31,10 @@ static dwcp_status call_about_peers(int which, dwcp_node *node) {
     case 8: return dwcp_node_transport(node, &options);
     case 9: return dwcp_node_test_transport(node, "127.0.0.1:1", NULL, &test);
     case 10: return dwcp_node_share_paths_with(node, NULL);
+    case 11: return dwcp_node_set_paths(node, NULL);
+    case 12: return dwcp_node_paths(node, &paths);
+    case 13: return dwcp_node_set_rdma(node, NULL);
+    case 14: return dwcp_node_rdma(node, &rdma);
     default: return 1;
     }
 }
@@ -156,6 +164,8 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_peers_json(node, NULL, 5, &count));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_peer(node, NULL, NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_transport(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_paths(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_rdma(node, NULL));
     OK(dwcp_node_reap(node, NULL, 0, &count));
     OK(dwcp_node_free(node));
 }

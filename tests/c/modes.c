@@ -135,6 +135,66 @@ static void transport_options_are_kept(void) {
     OK(dwcp_node_free(node));
 }
 
+static void path_options_are_kept(void) {
+    dwcp_node *node = new_node(NULL);
+    dwcp_path_options options, again;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    OK(dwcp_node_paths(node, &options));
+    CHECK(options.flags == 0 && options.dscp == 0 && options.bandwidth_limit_bytes_per_s == 0);
+    CHECK(options.source_addresses[0] == '\0');
+    options.flags = DWCP_PATH_NO_PACING;
+    options.dscp = 10;
+    options.bandwidth_limit_bytes_per_s = 1000000;
+    strcpy(options.source_addresses, "127.0.0.1,::1");
+    OK(dwcp_node_set_paths(node, &options));
+    memset(&again, 0x55, sizeof again);
+    again.struct_size = sizeof again;
+    OK(dwcp_node_paths(node, &again));
+    CHECK(memcmp(&options, &again, sizeof again) == 0);
+    options.dscp = 64;
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_paths(node, &options));
+    CHECK(last_error_has("dscp is 64"));
+    options.dscp = 10;
+    options.bandwidth_limit_bytes_per_s = 9;
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_paths(node, &options));
+    CHECK(last_error_has("bandwidth limit is 9"));
+    options.bandwidth_limit_bytes_per_s = 0;
+    strcpy(options.source_addresses, "127.0.0.1,eth0");
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_paths(node, &options));
+    CHECK(last_error_has("eth0"));
+    memset(options.source_addresses, '1', sizeof options.source_addresses);
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_paths(node, &options));
+    CHECK(last_error_has("no NUL"));
+    OK(dwcp_node_paths(node, &again));
+    CHECK(again.dscp == 10 && again.bandwidth_limit_bytes_per_s == 1000000);
+    OK(dwcp_node_set_paths(node, NULL));
+    OK(dwcp_node_paths(node, &again));
+    CHECK(again.flags == 0 && again.dscp == 0);
+    OK(dwcp_node_free(node));
+}
+
+static void rdma_is_off_until_it_is_wanted(void) {
+    dwcp_node *node = new_node(NULL);
+    dwcp_rdma_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    OK(dwcp_node_rdma(node, &options));
+    CHECK(options.flags == 0 && options.max_memory_bytes == (uint64_t)1 << 44);
+    options.flags = DWCP_RDMA_ENABLED;
+    options.max_memory_bytes = 1 << 30;
+    OK(dwcp_node_set_rdma(node, &options));
+    options.flags = 2;
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_rdma(node, &options));
+    CHECK(last_error_has("flags 0x2"));
+    OK(dwcp_node_rdma(node, &options));
+    CHECK(options.flags == DWCP_RDMA_ENABLED && options.max_memory_bytes == 1 << 30);
+    OK(dwcp_node_set_rdma(node, NULL));
+    OK(dwcp_node_rdma(node, &options));
+    CHECK(options.flags == 0);
+    OK(dwcp_node_free(node));
+}
+
 static void a_test_tells_what_a_path_carries(void) {
     dwcp_node *here = new_node(NULL), *there = new_node("127.0.0.1:0");
     dwcp_transport_test_options options;
@@ -201,6 +261,8 @@ int main(void) {
     CASE(probes_are_timed);
     CASE(modes_are_forced_and_released);
     CASE(transport_options_are_kept);
+    CASE(path_options_are_kept);
+    CASE(rdma_is_off_until_it_is_wanted);
     CASE(a_test_tells_what_a_path_carries);
     CASE(paths_are_shared_with_those_who_are_named);
     CASE(outputs_are_checked_before_the_wait);

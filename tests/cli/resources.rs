@@ -47,6 +47,12 @@ fn some_components_can_be_asked_for_and_others_are_not_built_yet() {
     named.dedup();
     assert_eq!(named, ["hde", "host"]);
     assert_eq!(answer["not_built"], Value::Array(vec![]));
+    for list in ["all,amst", "amst,all"] {
+        let answer = pair.json(&["resource-check", "--components", list]);
+        let has = |name: &str| answer["checks"].as_array().unwrap().iter().any(|c| of(c) == name);
+        assert!(COMPONENTS.into_iter().all(has), "{list}: {answer}");
+        assert_ne!(answer["not_built"], Value::Array(vec![]), "{list}");
+    }
     // The node refuses, and so does the command where there is no node.
     let alone = |name: &str| {
         let args = ["resource-check", "--components", name];

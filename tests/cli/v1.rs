@@ -52,6 +52,18 @@ fn a_peer_in_v1_compat_mode_is_not_migrated_to_in_the_dark() {
     assert!(!checked.contains("not all"), "{checked}");
     let checked = pair.json(&["status", "--check-mode"]);
     assert_eq!((&checked["forced"], &checked["is_v1_compat"]), (&"v1-compat".into(), &true.into()));
+    // A mode of its own goes before that of all, and then a migration to it goes by v3.
+    stdout(&pair.run(&["set-mode", "hybrid", "--peer", &pair.to()]));
+    let checked = stdout(&pair.run(&["status", "--check-mode"]));
+    assert!(checked.contains("not all components") && checked.contains("(1)"), "{checked}");
+    let checked = pair.json(&["status", "--check-mode"]);
+    assert_eq!(
+        (&checked["forced"], &checked["is_v1_compat"]),
+        (&"v1-compat".into(), &false.into())
+    );
+    stdout(&pair.run(&["set-mode", "auto", "--peer", &pair.to()]));
+    let checked = stdout(&pair.run(&["status", "--check-mode"]));
+    assert!(!checked.contains("not all"), "{checked}");
     stdout(&pair.run(&["set-mode", "auto"]));
     let checked = stdout(&pair.run(&["status", "--check-mode"]));
     assert!(checked.contains("not all components") && checked.contains("measured"), "{checked}");
@@ -97,8 +109,13 @@ fn a_port_is_opened_once_and_takes_the_guest_that_was_named() {
     assert_eq!(opened["dialect"], "f8");
     let port = opened["listen"].as_str().unwrap();
     assert!(refusal(&pair.run(&listen), 1).contains("the v1 port is open already"));
-    let public = pair.run(&["v1", "listen", "8.8.8.8:1"]);
-    assert!(refusal(&public, 1).contains("is a public address"));
+    let other = ["--guest", "other", "--dialect", "plain"];
+    for (address, text) in [("127.0.0.1:0", "is open already"), ("8.8.8.8:1", "a public address")] {
+        let refused = pair.run(&[&["v1", "listen", address], &other[..]].concat());
+        assert!(refusal(&refused, 1).contains(text));
+        let kept = pair.source.v1_options();
+        assert_eq!((kept.guest.as_str(), kept.dialect.name()), ("comes", "f8"));
+    }
     assert!(refusal(&pair.run(&["v1", "listen", "here"]), 1).contains("is not ADDRESS:PORT"));
     let compatibility = stdout(&pair.run(&["status", "--check-compatibility"]));
     assert!(compatibility.contains(&format!("v1 peers may connect at {port} (f8)")));

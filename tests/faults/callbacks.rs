@@ -195,6 +195,10 @@ fn a_chunk_that_cannot_be_read_is_settled_once() {
     let (left, right) = (StreamId(0), StreamId(1));
     source.stream_up(left, "beta", Time(0));
     source.stream_up(right, "beta", Time(0));
+    for stream in [left, right] {
+        let Work::Frame(greeting) = source.next_work(stream, Time(0)) else { panic!() };
+        assert_eq!(greeting.kind, FrameKind::Ping);
+    }
     assert_eq!(source.next_action(), Some(Action::Persist(Mark::SourceRuns)));
     source.answer(Answer::Persisted(Mark::SourceRuns, Ok(())), Time(1));
     assert_eq!(source.next_action(), Some(Action::StartDirtyLog));

@@ -23,6 +23,8 @@ pub const FEATURES: Features = Features {
     held_pages: false,
     multifd_channels: 0,
     post_copy: false,
+    rdma: false,
+    recovers: None,
 };
 
 /// One connection, either end.
@@ -105,8 +107,14 @@ impl Hand {
 
     pub fn chunk(&mut self, header: &ChunkHeader, payload: &[u8]) {
         let head = chunk_head(header, payload.len(), self.writer.sequence());
-        let chunk =
-            EncodedChunk { head: &head, payload, zero_pages: 0, full_pages: 0, codec: Codec::None };
+        let chunk = EncodedChunk {
+            head: &head,
+            payload,
+            zero_pages: 0,
+            full_pages: 0,
+            codec: Codec::None,
+            read_bytes: 0,
+        };
         let _ = self.writer.chunk(&chunk);
     }
 

@@ -6,6 +6,8 @@ use crate::support::Guest;
 use dwcp::Status;
 use dwcp::migration::ownership::Mark;
 use dwcp::migration::{CodecChoice, Ending, MigrationOptions, Owner, Phase, Report};
+use dwcp::observe::{Event, EventKind};
+use dwcp::runtime::node::Node;
 use dwcp::runtime::record_keeper::read_all;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -142,6 +144,47 @@ fn a_damaged_byte_anywhere_costs_no_more_than_a_stream() {
         assert_eq!(report.status, Status::Ok, "seed {seed}: {}", report.reason);
         stage.assert_moved(&report);
     }
+}
+
+#[test]
+fn connections_that_lead_nowhere_are_made_anew() {
+    for direction in [FORWARD, BACK] {
+        let stage = Stage::new();
+        let (proxy, handle) = proxied(&stage);
+        at_phase(&stage.alpha, Phase::Precopy, move || handle.swallow(direction));
+        let report = stage.run(&proxy.address(), worn_soon());
+        assert_eq!(report.status, Status::Ok, "{}", report.reason);
+        assert!(report.reconnects > 0);
+        stage.assert_moved(&report);
+    }
+}
+
+/// Streams that lead nowhere are made anew after two seconds.
+fn worn_soon() -> MigrationOptions {
+    MigrationOptions { stall_timeout: Duration::from_secs(6), streams: 2, ..stored() }
+}
+
+/// All streams but the first are there for the destination alone: the source waits for its answers,
+/// and would wait longer than for progress.
+#[test]
+fn nothing_is_said_on_a_connection_whose_handshake_was_answered_in_vain() {
+    let stage = Stage::new();
+    let (proxy, handle) = proxied(&stage);
+    handle.swallow_after(BACK, 1);
+    let beta = stage.beta.clone();
+    at_phase(&stage.alpha, Phase::Precopy, move || {
+        wait_until("others are up there", || ups(&beta) > 2);
+    });
+    let report = stage.run(&proxy.address(), MigrationOptions { streams: 4, ..worn_soon() });
+    assert_eq!(report.status, Status::Ok, "{}", report.reason);
+    assert_eq!(report.reconnects, 0);
+    stage.assert_moved(&report);
+}
+
+/// How many streams a node has seen coming up.
+fn ups(node: &Node) -> usize {
+    let is_up = |event: &Event| matches!(event.kind, EventKind::StreamUp { .. });
+    node.events(0).iter().filter(|event| is_up(event)).count()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -25,6 +26,9 @@ struct Shared {
     refusing: AtomicBool,
     turned_away: AtomicU64,
     links: Mutex<Vec<[TcpStream; 2]>>,
+    /// Connections that there ever were, and those that have what comes in a direction vanish.
+    opened: AtomicU64,
+    swallowing: [Mutex<Range<u64>>; 2],
     passed: [AtomicU64; 2],
     /// The byte of a direction that is to be damaged, 0 for none.
     damage_at: [AtomicU64; 2],
@@ -73,6 +77,16 @@ impl Handle {
     /// Stops or goes on forwarding.
     pub fn hold(&self, direction: usize, hold: bool) {
         self.0.held[direction].store(hold, SeqCst);
+    }
+
+    /// Has what comes in a direction vanish, on all connections that there are; they stay open.
+    pub fn swallow(&self, direction: usize) {
+        *self.0.swallowing[direction].lock().unwrap() = 0..self.0.opened.load(SeqCst);
+    }
+
+    /// Has what comes in a direction vanish on all connections but the first so many.
+    pub fn swallow_after(&self, direction: usize, first: u64) {
+        *self.0.swallowing[direction].lock().unwrap() = first..u64::MAX;
     }
 
     /// Turns new connections away.
@@ -138,16 +152,25 @@ fn serve(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         drop(links);
         let ((near, far), (back_to, back_from)) = (ends(), ends());
         let (forward, back) = (shared.clone(), shared.clone());
-        std::thread::spawn(move || pump(near, far, FORWARD, &forward));
-        std::thread::spawn(move || pump(back_from, back_to, BACK, &back));
+        let number = shared.opened.fetch_add(1, SeqCst);
+        std::thread::spawn(move || pump(near, far, (FORWARD, number), &forward));
+        std::thread::spawn(move || pump(back_from, back_to, (BACK, number), &back));
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, direction: usize, shared: &Shared) {
+fn pump(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    (direction, number): (usize, u64),
+    shared: &Shared,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         while shared.held[direction].load(SeqCst) && !shared.stopped.load(SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if shared.swallowing[direction].lock().unwrap().contains(&number) {
+            continue;
         }
         let start = shared.passed[direction].fetch_add(length as u64, SeqCst);
         let at = shared.damage_at[direction].load(SeqCst);

@@ -7,7 +7,9 @@ use dwcp::Status;
 use dwcp::base::StreamId;
 use dwcp::migration::{Ending, Owner};
 use dwcp::observe::EventKind;
+use dwcp::wire::chunk::READ_LIVE;
 use dwcp::wire::hello::Purpose;
+use dwcp::wire::rdma::Offer;
 use dwcp::wire::{ChunkAck, ChunkHeader, Control, Extent, ExtentKind, FrameKind, Hello};
 use std::io::Write;
 
@@ -125,6 +127,31 @@ fn two_chunks_cannot_write_one_page_at_the_same_time() {
 }
 
 #[test]
+fn a_page_that_drips_in_does_not_keep_a_cancelled_arrival() {
+    let stage = Stage::new();
+    let mut liar = liar(&stage);
+    let head = chunk_head(&stored_chunk(1, 3, &PAGE), PAGE.len(), liar.writer.sequence());
+    (&*liar.socket).write_all(&head).unwrap();
+    let socket = liar.socket.clone();
+    let dripping = std::thread::spawn(move || {
+        for byte in PAGE {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            if (&*socket).write_all(&[byte]).is_err() {
+                return;
+            }
+        }
+    });
+    let migration = stage.beta.migrations().pop().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    migration.cancel();
+    let report = migration.wait(PATIENCE).expect("it waits for the last byte");
+    assert_eq!((report.status, report.owner), (Status::Cancelled, Owner::Source));
+    liar.drain();
+    dripping.join().unwrap();
+    stage.assert_moves();
+}
+
+#[test]
 fn a_damaged_chunk_is_asked_for_again() {
     let stage = Stage::new();
     let mut hand = liar(&stage);
@@ -152,6 +179,20 @@ fn a_codec_not_agreed_on_ends_it() {
         hand.chunk(&ChunkHeader { codec: 77, ..stored_chunk(1, 0, &PAGE) }, &PAGE);
     };
     assert_aborted(lie, Status::BadFrame, "chunk 1 is packed by codec 77");
+}
+
+#[test]
+fn pages_are_read_by_rdma_only_where_that_was_agreed_on() {
+    let lie = |hand: &mut Hand| {
+        let announced =
+            ChunkHeader { codec: READ_LIVE, payload_bytes: 0, ..stored_chunk(1, 0, &PAGE) };
+        hand.chunk(&announced, &[]);
+    };
+    assert_hung_up(lie, "announced on a stream without a queue pair");
+    let offer = |hand: &mut Hand| {
+        hand.frame(FrameKind::RdmaOffer, Offer::Neither("for fun".into()).encode());
+    };
+    assert_aborted(offer, Status::UnexpectedMessage, "unexpected RdmaOffer frame");
 }
 
 #[test]
@@ -197,7 +238,7 @@ fn messages_out_of_turn_end_it() {
 fn frames_that_break_the_session_cost_the_connection() {
     let raw = |payload: Vec<u8>| move |hand: &mut Hand| hand.frame(FrameKind::Control, payload);
     let unknown = [&[0; 8][..], &[99]].concat();
-    assert_hung_up(raw(unknown), "control message is 99, allowed is 1 to 17");
+    assert_hung_up(raw(unknown), "control message is 99, allowed is 1 to 19");
     let ahead = Control::Commit.encode(100_000);
     assert_hung_up(raw(ahead), "control message 100000 is beyond the window that starts at 0");
     let trailing = [Control::Commit.encode(0), vec![1, 2]].concat();

@@ -2,6 +2,7 @@
 
 use dwcp::base::{MemoryLayout, PageBitmap, RegionLayout};
 use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use dwcp::wire::{ChunkHeader, Extent, ExtentKind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,6 +76,26 @@ impl SimGuest {
         truth.iter_mut().for_each(|truth| truth[at.clone()].copy_from_slice(&memory[at.clone()]));
         state.dirty[page] |= state.logging;
         true
+    }
+
+    /// A device copies one half of each page that a chunk announces from another guest's memory,
+    /// whatever that one writes meanwhile.
+    pub fn read_half(&self, from: &SimGuest, header: &ChunkHeader, half: usize) {
+        if !header.is_read() {
+            return;
+        }
+        let data = |extent: &&Extent| extent.kind == ExtentKind::Data;
+        let from = from.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        assert!(
+            state.endings.is_empty() && !state.running,
+            "a device writes a finished or running guest"
+        );
+        for page in header.extents.iter().filter(data).flat_map(Extent::range) {
+            let start = page as usize * PAGE + half * PAGE / 2;
+            let at = start..start + PAGE / 2;
+            state.memory[at.clone()].copy_from_slice(&from.memory[at]);
+        }
     }
 
     fn enter(&self, call: &'static str) -> Result<std::sync::MutexGuard<'_, State>, GuestError> {

@@ -3,6 +3,7 @@
 use super::Guest;
 use dwcp::base::{MemoryLayout, PageBitmap};
 use dwcp::migration::{Ending, GuestError, GuestSink, GuestSource, MissingPages};
+use std::any::Any;
 use std::sync::Arc;
 
 type Done = Result<(), GuestError>;
@@ -31,6 +32,10 @@ impl GuestSource for FaultySource {
     fn read_pages(&self, region: usize, offset: u64, into: &mut [u8]) -> Done {
         self.1.call("read_pages")?;
         self.0.read_pages(region, offset, into)
+    }
+
+    fn mapped(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.mapped()
     }
 
     fn pause(&self) -> Done {

@@ -253,15 +253,15 @@ fn a_transfer_that_goes_on_for_ever_is_ended() {
 
 #[test]
 fn a_quiet_connection_is_closed_and_a_quiet_stream_of_a_transfer_is_not() {
-    let idle_timeout = Duration::from_secs(1);
+    let idle_timeout = Duration::from_secs(3);
     let port = Port::new(V1Options { idle_timeout, ..options(Dialect::F8) });
     let (image, quiet) = (image(1), port.dial());
     assert_hung_up(quiet);
-    wait_for_closed(&port, "no chunk came for 1s");
+    wait_for_closed(&port, "no chunk came for 3s");
     let (quiet, mut busy) = (port.dial(), port.dial());
     for frame in f8_frames(&image) {
         busy.write_all(&frame).unwrap();
-        std::thread::sleep(Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(400));
     }
     port.assert_arrived(&port.report(1), &image);
     assert_hung_up(quiet);
@@ -273,11 +273,7 @@ fn others_are_kept_out_while_one_sends() {
     let frames = f8_frames(&image);
     let mut socket = write(&port, &frames[0]);
     wait_until("the arrival begins", || !port.node.migrations().is_empty());
-    let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let from: std::net::SocketAddr = "127.0.0.2:0".parse().unwrap();
-    other.bind(&from.into()).unwrap();
-    other.connect(&port.address.into()).unwrap();
-    assert_hung_up(other.into());
+    assert_hung_up(port.dial_from("127.0.0.2"));
     wait_until("it is refused", || !refusals(&port).is_empty());
     assert!(refusals(&port)[0].contains("a guest is being received from 127.0.0.1"));
     frames[1..].iter().for_each(|frame| socket.write_all(frame).unwrap());
@@ -285,9 +281,33 @@ fn others_are_kept_out_while_one_sends() {
 }
 
 #[test]
+fn who_came_in_before_a_transfer_of_another_address_has_no_part_in_it() {
+    let idle_timeout = Duration::from_secs(3);
+    let port = Port::new(V1Options { idle_timeout, ..options(Dialect::F8) });
+    let image = image(1);
+    let frames = f8_frames(&image);
+    let mut strangers = [(); 3].map(|()| port.dial_from("127.0.0.2"));
+    wait_until("they are in", || connections(&port.node, ConnectionState::Open).len() == 3);
+    let mut socket = write(&port, &frames[0]);
+    wait_until("the arrival begins", || !port.node.migrations().is_empty());
+    // One sends what would fit, one what fits nothing, and one is silent.
+    strangers[0].write_all(&frames[1]).unwrap();
+    wait_for_closed(&port, "a guest is being received from 127.0.0.1");
+    strangers[1].write_all(&[0xff; 8]).unwrap();
+    wait_for_closed(&port, "F8 chunk is 4294967295 long");
+    for frame in &frames[1..] {
+        socket.write_all(frame).unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    port.assert_arrived(&port.report(1), &image);
+    wait_for_closed(&port, "no chunk came for 3s");
+    strangers.into_iter().for_each(assert_hung_up);
+}
+
+#[test]
 fn there_are_only_so_many_connections_and_idle_ones_make_room() {
     let port = Port::new(V1Options { max_connections: 2, ..options(Dialect::F8) });
-    let idle = dial(&port, 2);
+    let idle = [(); 2].map(|()| port.dial_from("127.0.0.2"));
     wait_until("two are open", || connections(&port.node, ConnectionState::Open).len() == 2);
     let image = image(1);
     let frames = f8_frames(&image);
@@ -302,6 +322,37 @@ fn there_are_only_so_many_connections_and_idle_ones_make_room() {
         busy[at % 2].write_all(frame).unwrap();
     }
     port.assert_arrived(&port.report(1), &image);
+}
+
+#[test]
+fn idle_connections_of_a_transfer_under_way_make_no_room() {
+    let port = Port::new(V1Options { max_connections: 2, ..options(Dialect::F8) });
+    let image = image(1);
+    let frames = f8_frames(&image);
+    let mut idle = port.dial();
+    wait_until("it is in", || connections(&port.node, ConnectionState::Open).len() == 1);
+    let mut busy = write(&port, &frames[0]);
+    wait_until("the arrival begins", || !port.node.migrations().is_empty());
+    assert_hung_up(port.dial());
+    wait_until("the third is refused", || !refusals(&port).is_empty());
+    for (at, frame) in frames[1..].iter().enumerate() {
+        if at % 2 == 0 { &mut idle } else { &mut busy }.write_all(frame).unwrap();
+    }
+    port.assert_arrived(&port.report(1), &image);
+}
+
+#[test]
+fn as_many_connections_come_in_as_v1_ever_opens() {
+    let (port, image) = (Port::new(options(Dialect::F8)), image(1));
+    let mut sockets = dial(&port, 256);
+    let is_full = || connections(&port.node, ConnectionState::Open).len() == 256;
+    wait_until("all are in", is_full);
+    for (at, frame) in f8_frames(&image).iter().enumerate() {
+        sockets[at * 20].write_all(frame).unwrap();
+    }
+    port.assert_arrived(&port.report(1), &image);
+    assert!(refusals(&port).is_empty());
+    sockets.into_iter().for_each(assert_hung_up);
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use crate::hand::{Receiver, assert_hung_up, frames};
 use crate::stage::{Directory, Home, PATIENCE, connections, node, options, wait_until};
 use dwcp::migration::{Dialect, MigrationOptions, PostCopyRule, V1Options};
-use dwcp::observe::ConnectionState;
+use dwcp::observe::{ConnectionState, EventKind};
 use dwcp::runtime::record_keeper::read_all;
 use dwcp::wire::v1::hde::{Content, Packet};
 use dwcp::wire::v1::{f8, f16, payload};
 use dwcp::{NodeError, NodeOptions, SecurityOptions, Status};
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn hasty() -> MigrationOptions {
@@ -166,6 +167,34 @@ fn a_cancel_brings_the_guest_back_until_the_image_is_out() {
         let report = migration.wait(PATIENCE).unwrap();
         home.assert_stayed(&report, Status::Cancelled, "cancelled by the caller");
         assert!(report.downtime_ms > 0.0);
+    }
+}
+
+#[test]
+fn a_cancel_while_connections_are_made_costs_the_guest_no_moment() {
+    let (home, receiver) = (Home::new(options(Dialect::F8)), Receiver::new());
+    let node = home.node.clone();
+    home.node.observe(Arc::new(move |event| {
+        if let EventKind::V1Connection { state: ConnectionState::Open, .. } = event.kind {
+            wait_until("it is known", || !node.migrations().is_empty());
+            node.migrations()[0].cancel();
+        }
+    }));
+    let report = home.run(receiver.address);
+    home.assert_stayed(&report, Status::Cancelled, "cancelled by the caller");
+    assert_eq!((report.downtime_ms, home.guest.resumes()), (0.0, 1), "it was never paused");
+}
+
+#[test]
+fn a_departure_that_has_ended_holds_nothing() {
+    for dialect in Dialect::ALL {
+        let (home, receiver) = (Home::new(options(dialect)), Receiver::new());
+        let migration = home.migrate(receiver.address, slow());
+        wait_until("something was sent", || migration.progress().wire_bytes > 0);
+        assert!(migration.footprint().page_table_bytes > 0);
+        migration.cancel();
+        migration.wait(PATIENCE).unwrap();
+        assert_eq!(migration.footprint().total_bytes(), 0, "{dialect}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::hand::Receiver;
 use crate::stage::{Home, four_streams, node, options, wait_until};
+use dwcp::base::limits::MAX_PEERS;
 use dwcp::migration::{Dialect, MigrationOptions, Owner, V1Options};
 use dwcp::runtime::modes::TransportOptions;
 use dwcp::transport::Mode;
@@ -118,6 +119,33 @@ fn addresses_are_checked_when_peers_are_named() {
     assert_eq!(again.status(), Status::AlreadyExists);
     assert_eq!(node.v1_address(), Some(address));
     node.stop();
+    assert_eq!(node.v1_address(), None);
+}
+
+#[test]
+fn peers_for_whom_there_is_no_room_change_nothing() {
+    let (node, old) = (node("alpha", None), "10.0.0.1:1");
+    node.set_v1(named(old)).unwrap();
+    for peer in 1..MAX_PEERS {
+        node.set_mode(Some(&format!("host-{peer}:1")), Some(Mode::V1Compat)).unwrap();
+    }
+    let two = V1Options { peers: vec!["10.0.0.2:1".into(), "10.0.0.3:1".into()], ..named(old) };
+    let error = node.set_v1(two).unwrap_err();
+    assert_eq!(error.status(), Status::LimitReached, "{error}");
+    assert_eq!(node.v1_options(), named(old));
+    let named: Vec<_> = node.peers().into_iter().filter(|peer| peer.forced.is_none()).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert_eq!((named[0].peer.as_str(), named[0].mode), (old, Mode::V1Compat));
+    node.stop();
+}
+
+#[test]
+fn a_node_that_has_been_stopped_opens_no_port() {
+    let node = node("alpha", None);
+    node.stop();
+    let refused = node.listen_v1("127.0.0.1:0".parse().unwrap()).unwrap_err();
+    assert_eq!(refused.status(), Status::Stopped);
+    assert!(refused.to_string().contains("has been stopped"), "{refused}");
     assert_eq!(node.v1_address(), None);
 }
 

@@ -5,6 +5,7 @@ use crate::support::Guest;
 use dwcp::migration::{Dialect, Ending, MigrationOptions, Owner, Report, V1Options};
 use dwcp::observe::{ConnectionState, EventKind};
 use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
+use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -104,7 +105,16 @@ impl Port {
     }
 
     pub fn dial(&self) -> TcpStream {
-        let socket = TcpStream::connect(self.address).unwrap();
+        self.dial_from("127.0.0.1")
+    }
+
+    /// From another address of this machine.
+    pub fn dial_from(&self, address: &str) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from = SocketAddr::new(address.parse().unwrap(), 0);
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        let socket = TcpStream::from(socket);
         // So that a test fails instead of hanging.
         socket.set_read_timeout(PATIENCE).unwrap();
         socket.set_write_timeout(PATIENCE).unwrap();

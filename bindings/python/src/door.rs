@@ -6,9 +6,11 @@
 
 use crate::error;
 use dwcp::{NodeError, Status};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use std::any::Any;
-use std::ops::Deref;
+use std::fmt::Display;
+use std::ops::{Deref, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Longest time that a waiting call goes without looking at signals.
 const SLICE: Duration = Duration::from_millis(100);
+/// Of a number that does not fit, in messages.
+const MAX_SHOWN_DIGITS: usize = 40;
 
 /// Runs `work` without the GIL.
 pub fn pass<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
@@ -104,6 +108,27 @@ pub fn seconds(py: Python<'_>, name: &str, value: Option<f64>) -> PyResult<Optio
         error::invalid(py, text)
     };
     Duration::try_from_secs_f64(value).map(Some).map_err(refuse)
+}
+
+/// A whole number from Python within these bounds, however large or small it is there.
+pub fn whole<T>(name: &str, value: &Bound<'_, PyAny>, range: RangeInclusive<T>) -> PyResult<T>
+where
+    T: Copy + PartialOrd + Display + TryFrom<u64>,
+{
+    let py = value.py();
+    let fitting = match value.extract::<u64>() {
+        Ok(number) => T::try_from(number).ok().filter(|number| range.contains(number)),
+        Err(failure) if failure.is_instance_of::<PyOverflowError>(py) => None,
+        Err(failure) => return Err(failure),
+    };
+    fitting.ok_or_else(|| {
+        // Python refuses to print the longest numbers.
+        let printed = value.str().map(|text| text.to_string());
+        let text = printed.unwrap_or_else(|_| "a number too long to print".to_owned());
+        let text: String = text.chars().take(MAX_SHOWN_DIGITS).collect();
+        let (least, most) = (range.start(), range.end());
+        error::invalid(py, format!("{name} is {text}; it must be {least} to {most}"))
+    })
 }
 
 /// A library handle inside a Python object; letting the last one go may join threads that wait

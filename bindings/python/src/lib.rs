@@ -13,6 +13,7 @@ mod memory;
 mod migration;
 mod modes;
 mod node;
+mod paths;
 mod sink;
 mod source;
 

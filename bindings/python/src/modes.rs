@@ -1,7 +1,8 @@
 //! Modes of peers and what steers them, between Python's words and the facade's values.
 
+use crate::door::whole;
 use crate::{convert, door, error};
-use dwcp::base::limits::MAX_STREAMS;
+use dwcp::base::limits::{MAX_CONNECTION_PROBES, MAX_STREAMS};
 use dwcp::runtime::modes::{ProbeSeries, TransportOptions, TransportTest};
 use dwcp::transport::Mode;
 use dwcp::transport::mode::{
@@ -9,6 +10,7 @@ use dwcp::transport::mode::{
 };
 use pyo3::prelude::*;
 use serde_json::json;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The word for a mode that is measured.
@@ -23,14 +25,13 @@ pub fn mode(py: Python<'_>, text: &str) -> PyResult<Option<Mode>> {
 }
 
 /// Sends probes and waits for the answers.
-pub fn probe(
-    py: Python<'_>,
+pub fn probe<'py>(
+    py: Python<'py>,
     node: dwcp::Node,
     peer: String,
-    count: i64,
-) -> PyResult<Bound<'_, PyAny>> {
-    // What does not fit is as far out of range as 0 is.
-    let count = u32::try_from(count).unwrap_or(0);
+    count: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let count = whole("count", count, 1..=MAX_CONNECTION_PROBES)?;
     let work = move || node.probe_peer(&peer, count);
     let series: ProbeSeries = door::pass_node_aside(py, "dwcp-probing", work)?;
     convert::to_python(py, &series)
@@ -40,11 +41,11 @@ pub fn probe(
 pub fn test<'py>(
     py: Python<'py>,
     node: dwcp::Node,
-    (peer, mode, streams): (Option<String>, &str, i64),
+    (peer, mode, streams): (Option<String>, &str, &Bound<'_, PyAny>),
     duration_s: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mode: Mode = mode.parse().map_err(|failure: ParseModeError| error::invalid(py, failure))?;
-    let streams = stream_count(py, "streams", streams)?;
+    let streams = whole("streams", streams, STREAMS)?;
     let duration = door::seconds(py, "duration_s", Some(duration_s))?.unwrap_or(Duration::ZERO);
     let work = move || node.test_transport(peer.as_deref(), (mode, streams), duration);
     let told: TransportTest = door::pass_node_aside(py, "dwcp-testing", work)?;
@@ -53,34 +54,36 @@ pub fn test<'py>(
 
 /// The options as Python's dataclass has them.
 #[derive(FromPyObject)]
-pub struct Transport {
+pub struct Transport<'py> {
     mode: String,
     allow_datacenter: bool,
     allow_internet: bool,
     congestion: String,
-    datacenter_streams: i64,
-    internet_streams: i64,
-    datacenter_rtt_us: u32,
-    internet_rtt_us: u32,
-    internet_jitter_us: u32,
-    datacenter_loss_ppm: u32,
-    fast_rate_bytes_per_s: u64,
+    datacenter_streams: Bound<'py, PyAny>,
+    internet_streams: Bound<'py, PyAny>,
+    datacenter_rtt_us: Bound<'py, PyAny>,
+    internet_rtt_us: Bound<'py, PyAny>,
+    internet_jitter_us: Bound<'py, PyAny>,
+    datacenter_loss_ppm: Bound<'py, PyAny>,
+    fast_rate_bytes_per_s: Bound<'py, PyAny>,
 }
 
 /// The options from Python.
-pub fn transport_in(py: Python<'_>, from: &Transport) -> PyResult<TransportOptions> {
+pub fn transport_in(py: Python<'_>, from: &Transport<'_>) -> PyResult<TransportOptions> {
     let congestion: Result<Congestion, ParseCongestionError> = from.congestion.parse();
     let effects = ModeEffects {
-        datacenter_streams: stream_count(py, "datacenter_streams", from.datacenter_streams)?,
-        internet_streams: stream_count(py, "internet_streams", from.internet_streams)?,
+        datacenter_streams: whole("datacenter_streams", &from.datacenter_streams, STREAMS)?,
+        internet_streams: whole("internet_streams", &from.internet_streams, STREAMS)?,
         congestion: congestion.map_err(|failure| error::invalid(py, failure))?,
     };
+    let number = |name, value| whole(name, value, 0..=u32::MAX);
+    let rate = &from.fast_rate_bytes_per_s;
     let thresholds = Thresholds {
-        datacenter_rtt_us: from.datacenter_rtt_us,
-        internet_rtt_us: from.internet_rtt_us,
-        internet_jitter_us: from.internet_jitter_us,
-        fast_rate_bytes_per_s: from.fast_rate_bytes_per_s,
-        datacenter_loss_ppm: from.datacenter_loss_ppm,
+        datacenter_rtt_us: number("datacenter_rtt_us", &from.datacenter_rtt_us)?,
+        internet_rtt_us: number("internet_rtt_us", &from.internet_rtt_us)?,
+        internet_jitter_us: number("internet_jitter_us", &from.internet_jitter_us)?,
+        fast_rate_bytes_per_s: whole("fast_rate_bytes_per_s", rate, 0..=u64::MAX)?,
+        datacenter_loss_ppm: number("datacenter_loss_ppm", &from.datacenter_loss_ppm)?,
     };
     let policy = ModePolicy {
         forced: mode(py, &from.mode)?,
@@ -114,9 +117,5 @@ pub fn transport_out<'py>(
     convert::to_python(py, &values)
 }
 
-fn stream_count(py: Python<'_>, name: &str, streams: i64) -> PyResult<u16> {
-    let known = u16::try_from(streams).ok().filter(|count| (1..=MAX_STREAMS).contains(count));
-    known.ok_or_else(|| {
-        error::invalid(py, format!("{name} is {streams}; it must be 1 to {MAX_STREAMS}"))
-    })
-}
+/// How many streams there may be.
+pub const STREAMS: RangeInclusive<u16> = 1..=MAX_STREAMS;

@@ -1,13 +1,15 @@
 //! `_dwcp.Node`: a node whose guests are Python objects.
 
-use crate::door::Handle;
+use crate::door::{Handle, whole};
 use crate::guest::{Failure, Guest};
 use crate::memory::RegionArgument;
 use crate::migration::Migration;
 use crate::modes::Transport;
-use crate::{convert, door, error, modes, sink, source};
+use crate::paths::{Paths, Rdma};
+use crate::{convert, door, error, modes, paths, sink, source};
 use dwcp::base::MigrationId;
 use dwcp::base::ids::ParseIdError;
+use dwcp::base::limits::MAX_MULTIFD_CHANNELS;
 use dwcp::base::networks::ParseNetworksError;
 use dwcp::migration::MigrationOptions;
 use dwcp::migration::options::{ChoiceError, PostCopyRuleError};
@@ -173,20 +175,20 @@ impl Node {
         py: Python<'_>,
         guest: &str,
         to: &str,
-        streams: Option<i64>,
+        streams: Option<&Bound<'_, PyAny>>,
         codec: Option<&str>,
         max_downtime_ms: Option<f64>,
         deadline_s: Option<f64>,
-        bandwidth_limit_bytes_per_s: Option<u64>,
+        bandwidth_limit_bytes_per_s: Option<&Bound<'_, PyAny>>,
         throttle: Option<bool>,
-        multifd_channels: Option<i64>,
+        multifd_channels: Option<&Bound<'_, PyAny>>,
         post_copy: Option<&str>,
         reconnect_timeout_s: Option<f64>,
         stall_timeout_s: Option<f64>,
     ) -> PyResult<Migration> {
         let mut options = MigrationOptions::default();
         if let Some(streams) = streams {
-            options.streams = stream_count(py, streams)?;
+            options.streams = whole("streams", streams, modes::STREAMS)?;
         }
         if let Some(codec) = codec {
             options.codec =
@@ -194,13 +196,15 @@ impl Node {
         }
         options.throttle = throttle.unwrap_or(options.throttle);
         if let Some(channels) = multifd_channels {
-            options.multifd_channels = channel_count(py, channels)?;
+            options.multifd_channels =
+                whole("multifd_channels", channels, 0..=MAX_MULTIFD_CHANNELS)?;
         }
         if let Some(rule) = post_copy {
             options.post_copy =
                 rule.parse().map_err(|failure: PostCopyRuleError| error::invalid(py, failure))?;
         }
-        options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s;
+        let limit = |value| whole("bandwidth_limit_bytes_per_s", value, 0..=u64::MAX);
+        options.bandwidth_limit_bytes_per_s = bandwidth_limit_bytes_per_s.map(limit).transpose()?;
         options.deadline = door::seconds(py, "deadline_s", deadline_s)?;
         let downtime_s = max_downtime_ms.map(|milliseconds| milliseconds / 1e3);
         set(&mut options.max_downtime, door::seconds(py, "max_downtime_ms / 1000", downtime_s)?);
@@ -255,7 +259,7 @@ impl Node {
         &self,
         py: Python<'py>,
         peer: String,
-        count: i64,
+        count: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         modes::probe(py, self.inner(), peer, count)
     }
@@ -266,7 +270,7 @@ impl Node {
         py: Python<'py>,
         peer: Option<String>,
         mode: &str,
-        streams: i64,
+        streams: &Bound<'py, PyAny>,
         duration_s: f64,
     ) -> PyResult<Bound<'py, PyAny>> {
         modes::test(py, self.inner(), (peer, mode, streams), duration_s)
@@ -294,9 +298,29 @@ impl Node {
     }
 
     /// `options` has the fields of `dwcp.TransportOptions`.
-    fn set_transport(&self, py: Python<'_>, options: Transport) -> PyResult<()> {
+    fn set_transport(&self, py: Python<'_>, options: Transport<'_>) -> PyResult<()> {
         let options = modes::transport_in(py, &options)?;
         door::pass(py, || self.inner.set_transport(options))
+    }
+
+    fn paths<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        paths::paths_out(py, &door::pass(py, || self.inner.paths())?)
+    }
+
+    /// `options` has the fields of `dwcp.PathOptions`.
+    fn set_paths(&self, py: Python<'_>, options: Paths<'_>) -> PyResult<()> {
+        let options = paths::paths_in(py, &options)?;
+        door::pass_node(py, || self.inner.set_paths(options))
+    }
+
+    fn rdma<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        paths::rdma_out(py, door::pass(py, || self.inner.rdma())?)
+    }
+
+    /// `options` has the fields of `dwcp.RdmaOptions`.
+    fn set_rdma(&self, py: Python<'_>, options: Rdma<'_>) -> PyResult<()> {
+        let options = paths::rdma_in(&options)?;
+        door::pass(py, || self.inner.set_rdma(options))
     }
 
     /// Events above `after`; waits up to `timeout_s` for the first one.
@@ -432,24 +456,6 @@ fn resolve(listen: &str) -> Result<std::net::SocketAddr, (Status, String)> {
     };
     let mut found = listen.to_socket_addrs().map_err(|failure| refuse(failure.to_string()))?;
     found.next().ok_or_else(|| refuse("no address".to_owned()))
-}
-
-fn stream_count(py: Python<'_>, streams: i64) -> PyResult<u16> {
-    u16::try_from(streams).map_err(|_| {
-        let text =
-            format!("streams is {streams}; it must be 1 to {}", dwcp::base::limits::MAX_STREAMS);
-        error::invalid(py, text)
-    })
-}
-
-fn channel_count(py: Python<'_>, channels: i64) -> PyResult<u8> {
-    u8::try_from(channels).map_err(|_| {
-        let text = format!(
-            "multifd_channels is {channels}; it must be 0 to {}",
-            dwcp::base::limits::MAX_MULTIFD_CHANNELS
-        );
-        error::invalid(py, text)
-    })
 }
 
 fn set(place: &mut Duration, value: Option<Duration>) {

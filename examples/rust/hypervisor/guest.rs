@@ -76,6 +76,8 @@ struct Shared {
 struct State {
     thread: Option<libc::pthread_t>,
     wants_run: bool,
+    /// Somebody looks at it: it stands still whatever it wants.
+    is_held: bool,
     wants_exit: bool,
     is_parked: bool,
     failure: Option<String>,
@@ -132,7 +134,7 @@ impl Guest {
         });
         let cpu = Some(cpu.map_err(|error| error.to_string())?);
         let guest = Self { kind: parts.kind, memory, log: parts.log, shared, cpu };
-        guest.await_parked()?;
+        guest.await_parked(guest.shared.lock())?;
         Ok(guest)
     }
 
@@ -162,19 +164,32 @@ impl Guest {
 
     /// On return the virtual CPU is out of the guest and nothing writes its memory.
     pub fn pause(&self) -> Result<(), String> {
-        {
-            let mut state = self.shared.lock();
-            state.wants_run = false;
-            if let Some(thread) = state.thread {
-                (self.shared.kick)(thread);
-            }
-            self.shared.changed.notify_all();
-        }
-        self.await_parked()
+        let mut state = self.shared.lock();
+        state.wants_run = false;
+        self.stop(state)
     }
 
-    fn await_parked(&self) -> Result<(), String> {
+    /// Looks at the guest while it stands still, paused or not. A migration pauses and resumes when it
+    /// likes: what was paused meanwhile is so afterwards.
+    pub fn held<T>(&self, look: impl FnOnce() -> T) -> Result<T, String> {
         let mut state = self.shared.lock();
+        state.is_held = true;
+        let seen = self.stop(state).map(|()| look());
+        self.shared.lock().is_held = false;
+        self.shared.changed.notify_all();
+        seen
+    }
+
+    /// The guest may not run any more.
+    fn stop(&self, state: MutexGuard<'_, State>) -> Result<(), String> {
+        if let Some(thread) = state.thread {
+            (self.shared.kick)(thread);
+        }
+        self.shared.changed.notify_all();
+        self.await_parked(state)
+    }
+
+    fn await_parked(&self, mut state: MutexGuard<'_, State>) -> Result<(), String> {
         while !state.is_parked {
             state = self.shared.wait(state);
         }
@@ -311,7 +326,7 @@ impl Shared {
     /// Parks the CPU while it is to stand still; false: for ever.
     fn may_run(&self) -> bool {
         let mut state = self.lock();
-        if state.wants_run && !state.wants_exit {
+        if state.may_run() {
             return true;
         }
         if let Err(failure) = self.machine().settle() {
@@ -319,7 +334,7 @@ impl Shared {
         }
         state.is_parked = true;
         self.changed.notify_all();
-        while !state.wants_run && !state.wants_exit {
+        while !state.may_run() && !state.wants_exit {
             state = self.wait(state);
         }
         state.is_parked = false;
@@ -357,7 +372,7 @@ impl Shared {
             let hold = left.elapsed() * percent / (100 - percent);
             state = self.wait_until(state, Instant::now() + hold.min(MAX_HOLD));
         }
-        let goes_on = state.wants_run && !state.wants_exit;
+        let goes_on = state.may_run();
         (state, goes_on)
     }
 
@@ -366,7 +381,7 @@ impl Shared {
         mut state: MutexGuard<'a, State>,
         until: Instant,
     ) -> MutexGuard<'a, State> {
-        while state.wants_run && !state.wants_exit {
+        while state.may_run() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -385,6 +400,10 @@ impl Shared {
 }
 
 impl State {
+    fn may_run(&self) -> bool {
+        self.wants_run && !self.is_held && !self.wants_exit
+    }
+
     /// Whole pages of the credit that has come in since the last time.
     fn take_credit(&mut self) -> u32 {
         let now = Instant::now();

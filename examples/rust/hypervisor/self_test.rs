@@ -29,7 +29,7 @@ fn test(options: &Options, console: &mut Console) -> Result<i32, String> {
     from.boot(options.content, options)?;
     from.wait_until_filled()?;
     copy_guest(&from, &to, console)?;
-    if !damage_is_found(&from, options, console)? {
+    if !damage_is_found(&from, options, console)? || !stays_paused(&from, console)? {
         return Ok(exit::PROOF);
     }
     to.memory().damage(options.corrupt);
@@ -78,6 +78,17 @@ fn copy_page(from: &Guest, to: &Guest, page: usize) -> Result<(), String> {
     let (mut bytes, offset) = ([0; PAGE_BYTES], (page * PAGE_BYTES) as u64);
     from.memory.read(0, offset, &mut bytes).map_err(|error| error.to_string())?;
     to.memory.write(0, offset, &bytes).map_err(|error| error.to_string())
+}
+
+/// A migration may pause the guest while it is looked at, and relies on it.
+fn stays_paused(guest: &Guest, console: &mut Console) -> Result<bool, String> {
+    let before = guest.counters();
+    verify::running(guest)?;
+    std::thread::sleep(Duration::from_millis(100));
+    let stays = guest.counters() == before;
+    let how = if stays { "stays so after" } else { "RUNS AFTER" };
+    console.say(format!("the paused original {how} its proof"));
+    Ok(stays)
 }
 
 /// Each kind of damage must be found, in a copy of the paused guest.

@@ -80,10 +80,7 @@ impl Verification {
     }
 }
 
-/// Pauses the guest, checks all of its memory, and lets it go on.
+/// Checks all of the guest's memory while it stands still.
 pub fn running(guest: &Guest) -> Result<Proof, String> {
-    guest.pause()?;
-    let proof = guest.memory().prove();
-    guest.resume()?;
-    Ok(proof)
+    guest.held(|| guest.memory().prove())
 }

@@ -5,6 +5,7 @@
 //! commands the link is held until end of input, and each line of input changes it.
 
 use clap::Parser;
+use dwcp_netlab::signals::{self, Signals};
 use dwcp_netlab::{Direction, Lab, LinkConfig, units};
 use std::io::BufRead;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -93,7 +94,7 @@ fn run(
     for event in events {
         match event {
             Event::Ended(status) => return Ok(exit_code(status?)),
-            Event::Signal(signal) => send_signal(pid, signal),
+            Event::Signal(signal) => signals::send(pid, signal),
             Event::Line(_) | Event::EndOfInput => {}
         }
     }
@@ -159,29 +160,15 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(status.code().map_or(1, |code| code as u8))
 }
 
-/// Blocks interrupt and termination for all threads and passes them on as events, so that the
-/// namespaces are taken down on every way out.
+/// Passes interrupt and termination on as events, so that the namespaces are taken down on every way
+/// out. No thread runs yet.
 fn forward_signals(tell: Sender<Event>) {
-    // SAFETY: all bytes zero is a valid set.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the calls only read and write the local set; no thread runs yet.
-    unsafe {
-        libc::sigaddset(&raw mut set, libc::SIGINT);
-        libc::sigaddset(&raw mut set, libc::SIGTERM);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-    }
+    let signals = Signals::block();
     std::thread::spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are to values that outlive the call.
-        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+        while let Some(signal) = signals.wait() {
             let _ = tell.send(Event::Signal(signal));
         }
     });
-}
-
-fn send_signal(pid: u32, signal: i32) {
-    // SAFETY: kill takes its arguments by value; the child is reaped only after its event.
-    unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
 /// Time for a server on host a to start listening.

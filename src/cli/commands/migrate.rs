@@ -183,6 +183,9 @@ fn print_report(report: &Value, output: &Output) -> Result<(), CliError> {
         count("duplicate_pages"),
         count("delta_pages")
     ))?;
+    if count("rdma_bytes") > 0 {
+        output.line(&format!("by RDMA {}", bytes(count("rdma_bytes"))))?;
+    }
     if let Some(line) = post_copy(report) {
         output.line(&line)?;
     }

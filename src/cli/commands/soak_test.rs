@@ -8,10 +8,10 @@ use crate::cli::trial::child::{OwnProgram, Setup, TrialChild, Usage};
 use crate::cli::trial::fleet::Fleet;
 use crate::cli::trial::interrupts::Interrupts;
 use crate::cli::trial::pair::Pair;
-use crate::cli::trial::quantiles::Quantiles;
 use crate::cli::trial::scratch::Scratch;
 use crate::cli::trial::verdict::{self, MIN_VALUES, Series, Verdict, all_held};
 use crate::config::units::format_duration;
+use crate::migration::fault_times::FaultTimes;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -91,16 +91,16 @@ struct Soak {
     spoil: Option<Spoil>,
     begun: Instant,
     moved: u64,
-    failures: Vec<String>,
     failed: u64,
-    downtime: Quantiles,
+    first_failure: Option<String>,
+    last_failure: Option<String>,
+    downtime: FaultTimes,
     looks: u64,
     damaged: u64,
     faults: Vec<String>,
     memory: Series,
     descriptors: Series,
     threads: Series,
-    first_memory: u64,
 }
 
 impl Soak {
@@ -111,16 +111,16 @@ impl Soak {
             spoil: options.spoil,
             begun: Instant::now(),
             moved: 0,
-            failures: Vec::new(),
             failed: 0,
-            downtime: Quantiles::new(),
+            first_failure: None,
+            last_failure: None,
+            downtime: FaultTimes::default(),
             looks: 0,
             damaged: 0,
             faults: Vec::new(),
             memory: Series::default(),
             descriptors: Series::default(),
             threads: Series::default(),
-            first_memory: 0,
         }
     }
 
@@ -172,38 +172,33 @@ impl Soak {
         match trip.failure {
             None => {
                 self.moved += 1;
-                self.downtime.add(trip.downtime_us);
+                self.downtime.add(trip.downtime);
             }
             Some(failure) => {
                 self.failed += 1;
-                if self.failures.len() < MAX_FAILURES {
-                    self.failures.push(failure);
-                }
+                self.first_failure.get_or_insert_with(|| failure.clone());
+                self.last_failure = Some(failure);
             }
         }
         self.looks += 1;
         self.damaged += trip.damaged;
         self.faults.extend(trip.faults);
         let usage = trip.usage;
-        if self.memory.last() == 0 {
-            self.first_memory = usage.memory_bytes;
-        }
         self.memory.add(usage.memory_bytes);
         self.descriptors.add(usage.descriptors);
         self.threads.add(usage.threads);
     }
 
     fn figures(&self) -> Value {
-        let downtime_ms = |share| self.downtime.quantile(share).map(|us| us / 1e3);
         json!({
             "elapsed_s": self.begun.elapsed().as_secs_f64(),
             "migrations": self.moved,
             "failures": self.failed,
-            "last_failure": self.failures.last(),
-            "downtime_p50_ms": downtime_ms(0.5),
-            "downtime_p99_ms": downtime_ms(0.99),
+            "last_failure": self.last_failure,
+            "downtime_p50_ms": self.downtime_ms(P50),
+            "downtime_p99_ms": self.downtime_ms(P99),
             "memory_bytes": self.memory.last(),
-            "memory_growth_bytes": self.memory.last() as i64 - self.first_memory as i64,
+            "memory_growth_bytes": self.memory_growth_bytes(),
             "descriptors": self.descriptors.last(),
             "threads": self.threads.last(),
             "looks": self.looks,
@@ -211,21 +206,30 @@ impl Soak {
         })
     }
 
+    /// What all moves but so many thousandths took no more than; none of none.
+    fn downtime_ms(&self, per_mille: u64) -> Option<f64> {
+        (self.downtime.count() > 0).then(|| self.downtime.all_but_us(per_mille) as f64 / 1e3)
+    }
+
+    fn memory_growth_bytes(&self) -> i64 {
+        self.memory.last() as i64 - self.memory.first() as i64
+    }
+
     fn print(&self, output: &Output) -> Result<(), CliError> {
         let figures = self.figures();
         if output.json() {
             return output.value(&figures);
         }
-        let ms = |share| self.downtime.quantile(share).map_or(0.0, |us| us / 1e3);
-        let grown = self.memory.last() as i64 - self.first_memory as i64;
+        let ms = |per_mille| self.downtime_ms(per_mille).unwrap_or(0.0);
+        let grown = self.memory_growth_bytes();
         let sign = if grown < 0 { '-' } else { '+' };
         output.line(&format!(
             "{:>6.0} s  {} migrations, downtime p50 {:.1} ms, p99 {:.1} ms, memory {} ({sign}{}), {} \
              descriptors, {} threads, {} errors, {} damaged pages",
             self.begun.elapsed().as_secs_f64(),
             self.moved,
-            ms(0.5),
-            ms(0.99),
+            ms(P50),
+            ms(P99),
             bytes(self.memory.last()),
             bytes(grown.unsigned_abs()),
             self.descriptors.last(),
@@ -236,7 +240,7 @@ impl Soak {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        let failures = match self.failures.first() {
+        let failures = match &self.first_failure {
             None => format!("{} done, none failed", self.moved),
             Some(first) => format!("{} done, {} failed; first: {first}", self.moved, self.failed),
         };
@@ -259,7 +263,7 @@ impl Soak {
 struct Trip {
     /// Why it did not move; it is where it was.
     failure: Option<String>,
-    downtime_us: f64,
+    downtime: Duration,
     damaged: u64,
     faults: Vec<String>,
     /// Of both nodes, when all was at rest again.
@@ -282,9 +286,10 @@ async fn trip(pair: &mut Pair, spoil: Option<Spoil>) -> Result<Trip, TrialError>
         false => pair.look(pair.home).await?,
     };
     let usage = pair.usage()?;
+    let downtime_ms = ended.report["downtime_ms"].as_f64().unwrap_or(0.0);
     Ok(Trip {
         failure: (!ended.is_moved()).then(|| ended.reason()),
-        downtime_us: ended.report["downtime_ms"].as_f64().unwrap_or(0.0) * 1e3,
+        downtime: Duration::try_from_secs_f64(downtime_ms / 1e3).unwrap_or_default(),
         damaged: sight.damaged,
         faults: sight.faults,
         usage,
@@ -293,8 +298,9 @@ async fn trip(pair: &mut Pair, spoil: Option<Spoil>) -> Result<Trip, TrialError>
 
 /// How long one migration may take.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Failures whose reason is kept.
-const MAX_FAILURES: usize = 100;
+/// All but so many thousandths.
+const P50: u64 = 500;
+const P99: u64 = 10;
 /// Something is spoilt only once it went well.
 const SPOILT_AFTER: u64 = 2;
 /// By how much both nodes together may grow: allocators are not exact, and the bounded tables of
@@ -303,3 +309,41 @@ const ALLOWED_BYTES: u64 = 8 << 20;
 /// A log file that is exchanged, a client that has not hung up yet.
 const ALLOWED_DESCRIPTORS: u64 = 2;
 const ALLOWED_THREADS: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soak() -> Soak {
+        Soak::new(&SoakTest {
+            duration: Duration::from_secs(1),
+            monitor_interval: Duration::from_secs(1),
+            guest_memory: 1 << 20,
+            writes_per_s: 1,
+            plain: false,
+            spoil: None,
+        })
+    }
+
+    #[test]
+    fn however_many_moves_fail_the_first_and_the_last_reason_are_told() {
+        let mut soak = soak();
+        for number in 0..1000 {
+            soak.add(Trip {
+                failure: Some(format!("failure {number}")),
+                downtime: Duration::ZERO,
+                damaged: 0,
+                faults: vec![],
+                usage: Usage { memory_bytes: 5000 + number, ..Usage::default() },
+            });
+        }
+        let figures = soak.figures();
+        assert_eq!(
+            (&figures["failures"], &figures["last_failure"]),
+            (&1000.into(), &"failure 999".into())
+        );
+        assert_eq!(figures["memory_growth_bytes"], 999);
+        assert_eq!(figures["downtime_p50_ms"], Value::Null);
+        assert!(soak.verdicts()[0].evidence.contains("1000 failed; first: failure 0"));
+    }
+}

@@ -3,6 +3,7 @@
 use super::TrialError;
 use super::node::GUEST;
 use crate::cli::client::Client;
+use crate::runtime::proc_files::process_status;
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -96,7 +97,7 @@ impl TrialChild {
         drop(command);
         ours.set_nonblocking(true).map_err(failed)?;
         let orders = BufReader::new(UnixStream::from_std(ours).map_err(failed)?);
-        let client = Client::new(socket);
+        let client = Client::with_patience(socket, PATIENCE);
         let mut child = Self {
             name: setup.name.clone(),
             process,
@@ -248,17 +249,10 @@ impl OwnProgram {
 }
 
 fn usage_of(process: &Path) -> std::io::Result<Usage> {
-    let status = std::fs::read_to_string(process.join("status"))?;
-    let number = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let word = line.and_then(|line| line.split_whitespace().next());
-        let number = word.and_then(|word| word.parse::<u64>().ok());
-        number.ok_or_else(|| std::io::Error::other(format!("no {name} in its status")))
-    };
     Ok(Usage {
-        memory_bytes: number("VmRSS:")? * 1024,
+        memory_bytes: process_status(process, "VmRSS")?,
         descriptors: std::fs::read_dir(process.join("fd"))?.count() as u64,
-        threads: number("Threads:")?,
+        threads: process_status(process, "Threads")?,
     })
 }
 
@@ -268,7 +262,7 @@ fn text(order: &Value) -> String {
 
 /// Commands that start nodes of their own.
 const TRIALS: [&str; 2] = ["soak-test", "chaos-test"];
-/// How long an order may take; the longest compares the guest's memory.
+/// How long an order or a request may take; the longest compares the guest's memory.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ struct State {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The count with which it came here.
     arrived_with: AtomicU64,
-    endings: Mutex<Option<Ending>>,
     /// Who notes writes; none: the kernel does.
     log: Option<Arc<OwnLog>>,
 }
@@ -86,7 +85,6 @@ impl ProofGuest {
             throttle_percent: AtomicU8::new(0),
             thread: Mutex::default(),
             arrived_with: AtomicU64::new(0),
-            endings: Mutex::default(),
             log,
         })))
     }
@@ -137,11 +135,6 @@ impl ProofGuest {
             // It only writes memory; had it panicked, a look would tell.
             let _ = thread.join();
         }
-    }
-
-    /// How the last migration ended for this side.
-    pub fn ending(&self) -> Option<Ending> {
-        *lock(&self.0.endings)
     }
 
     /// Compares every page with what it must be. The guest stands still meanwhile.
@@ -204,14 +197,19 @@ impl State {
         Ok(())
     }
 
+    /// What is due after so long at the speed that the guest has now.
+    fn writes_in(&self, time: Duration) -> f64 {
+        let throttle = f64::from(self.throttle_percent.load(Ordering::SeqCst)) / 100.0;
+        time.as_secs_f64() * self.writes_per_s as f64 * (1.0 - throttle)
+    }
+
     fn run(&self) {
         let (mut last, mut due) = (Instant::now(), 0.0);
         let mut bytes = [0; PAGE as usize];
         while self.running.load(Ordering::SeqCst) {
-            let percent = f64::from(self.throttle_percent.load(Ordering::SeqCst));
-            due += last.elapsed().as_secs_f64() * self.writes_per_s as f64;
-            due *= 1.0 - percent / 100.0;
-            last = Instant::now();
+            let now = Instant::now();
+            due += self.writes_in(now - last);
+            last = now;
             while due >= 1.0 && self.running.load(Ordering::SeqCst) {
                 let mut count = lock(&self.count);
                 let next = *count + 1;
@@ -224,12 +222,6 @@ impl State {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        self.running.store(false, Ordering::SeqCst);
     }
 }
 
@@ -252,9 +244,8 @@ impl SourceControl for ProofGuest {
         Ok(true)
     }
 
-    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
+    fn finish(&self, _: Ending) -> Result<(), GuestError> {
         self.0.throttle_percent.store(0, Ordering::SeqCst);
-        *lock(&self.0.endings) = Some(ending);
         Ok(())
     }
 }
@@ -272,8 +263,7 @@ impl SinkControl for ProofGuest {
         self.start()
     }
 
-    fn finish(&self, ending: Ending) -> Result<(), GuestError> {
-        *lock(&self.0.endings) = Some(ending);
+    fn finish(&self, _: Ending) -> Result<(), GuestError> {
         Ok(())
     }
 }
@@ -417,6 +407,18 @@ mod tests {
         guest.start().unwrap();
         assert!(guest.look().is_running);
         guest.stop();
+    }
+
+    /// What is left over from one look at the clock to the next is not slowed down once more.
+    #[test]
+    fn a_throttled_guest_writes_its_share_however_slow_it_is() {
+        let guest = ProofGuest::new(PAGES * PAGE, 100).unwrap();
+        for (percent, share) in [(0, 100.0), (50, 50.0), (90, 10.0), (100, 0.0)] {
+            guest.throttle(percent).unwrap();
+            let tick = |_| guest.0.writes_in(Duration::from_millis(1));
+            let in_a_second: f64 = (0..1000).map(tick).sum();
+            assert!((in_a_second - share).abs() < 1e-6, "{percent}: {in_a_second}");
+        }
     }
 
     #[test]

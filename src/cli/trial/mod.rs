@@ -8,7 +8,6 @@ mod guest;
 pub mod interrupts;
 pub mod node;
 pub mod pair;
-pub mod quantiles;
 pub mod scratch;
 pub mod verdict;
 

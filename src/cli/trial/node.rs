@@ -7,7 +7,6 @@
 use super::guest::ProofGuest;
 use crate::cli::args::TrialNode;
 use crate::cli::error::{CliError, FAILED};
-use crate::migration::Ending;
 use crate::runtime::control::{ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
 use crate::{Node, NodeOptions, SecurityOptions};
@@ -119,24 +118,11 @@ impl Served {
                 self.guest.start()?;
                 self.node.add_source(GUEST, self.guest.source())?;
             }
-            Some("look") => return Ok(self.look()),
+            Some("look") => return Ok(json!(self.guest.look())),
             Some("spoil") => self.spoil(order)?,
             _ => return Err(NodeFailure::Order(order.clone())),
         }
         Ok(json!({}))
-    }
-
-    fn look(&self) -> Value {
-        let mut look = json!(self.guest.look());
-        look["ending"] = match self.guest.ending() {
-            None => Value::Null,
-            Some(Ending::Keep) => "keep".into(),
-            Some(Ending::Discard) => "discard".into(),
-            Some(Ending::Undecided) => "undecided".into(),
-            Some(Ending::Lost) => "lost".into(),
-        };
-        look["role"] = self.node.guests().first().map(|guest| guest.role).into();
-        look
     }
 
     /// Does what a defect of the library would do.

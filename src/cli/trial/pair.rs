@@ -4,6 +4,7 @@ use super::TrialError;
 use super::child::{TrialChild, Usage};
 use super::node::GUEST;
 use crate::Status;
+use crate::cli::client::Client;
 use crate::migration::Phase;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -107,7 +108,7 @@ impl Pair {
     pub async fn wait(&mut self, id: &str, patience: Duration) -> Result<Ended, TrialError> {
         let ended = self.wait_at_home(id, patience).await?;
         if ended.owner() == "destination" {
-            report_of(&self.nodes[self.away()], id, patience).await?;
+            report_of(&self.nodes[self.away()].client, id, patience).await?;
         }
         Ok(ended)
     }
@@ -130,7 +131,7 @@ impl Pair {
         id: &str,
         patience: Duration,
     ) -> Result<Ended, TrialError> {
-        let report = report_of(&self.nodes[at], id, patience).await?;
+        let report = report_of(&self.nodes[at].client, id, patience).await?;
         Ok(Ended { id: id.to_owned(), report })
     }
 
@@ -252,7 +253,7 @@ impl Pair {
         if left != came {
             sight.faults.push(format!("it left after write {left:?} and came with {came:?}"));
         }
-        let arrived = report_of(&self.nodes[to], &ended.id, Duration::ZERO).await?;
+        let arrived = arrived_report(&self.nodes[to].client, &ended.id).await?;
         if arrived["digest"] != ended.report["digest"] {
             let (sent, got) = (&ended.report["digest"], &arrived["digest"]);
             sight.faults.push(format!("the image sent has digest {sent}, the one received {got}"));
@@ -286,11 +287,17 @@ impl Pair {
     }
 }
 
+/// The destination's report of a migration that has ended for its source: it may still have last words to
+/// wait for.
+async fn arrived_report(client: &Client, id: &str) -> Result<Value, TrialError> {
+    report_of(client, id, ARRIVAL_PATIENCE).await
+}
+
 /// A node's report of a migration, once there is one.
-async fn report_of(node: &TrialChild, id: &str, patience: Duration) -> Result<Value, TrialError> {
+async fn report_of(client: &Client, id: &str, patience: Duration) -> Result<Value, TrialError> {
     let begun = Instant::now();
     loop {
-        let mut migration = node.client.get(&migration_path(id)).await?;
+        let mut migration = client.get(&migration_path(id)).await?;
         if !migration["report"].is_null() {
             return Ok(migration["report"].take());
         }
@@ -307,3 +314,64 @@ fn migration_path(id: &str) -> String {
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// A destination that lost the last words waits a minute for them.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(90);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    /// A control socket that answers one request after another; to those without an answer it is
+    /// silent.
+    fn serve(name: &str, answers: Vec<Option<Value>>) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("dwcp-pair-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                if let Some(answer) = answer.map(|answer| answer.to_string()) {
+                    let head =
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+                    stream.write_all((head + &answer).as_bytes()).await.unwrap();
+                }
+                kept.push(stream);
+            }
+            std::future::pending::<()>().await;
+        });
+        path
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_destination_that_has_not_ended_yet_is_waited_for() {
+        run(async {
+            let unended = || Some(json!({ "report": null }));
+            let ended = Some(json!({ "report": { "digest": "7" } }));
+            let path = serve("late", vec![unended(), unended(), unended(), ended]);
+            let client = Client::new(path.clone());
+            assert_eq!(arrived_report(&client, "1").await.unwrap(), json!({ "digest": "7" }));
+            std::fs::remove_file(path).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_node_that_is_silent_costs_a_trial_no_more_than_its_patience() {
+        run(async {
+            let path = serve("silent", vec![None]);
+            let client = Client::with_patience(path.clone(), Duration::from_millis(50));
+            let error = arrived_report(&client, "1").await.unwrap_err().to_string();
+            assert!(error.contains("no answer to /v3/migrations/1 within 50ms"), "{error}");
+            std::fs::remove_file(path).unwrap();
+        });
+    }
+}

@@ -70,6 +70,7 @@ pub struct Series {
     /// Of so many values one is kept.
     stride: u64,
     seen: u64,
+    last: Option<u64>,
 }
 
 /// How a quantity grew.
@@ -84,6 +85,7 @@ pub struct Growth {
 impl Series {
     /// Adds a value.
     pub fn add(&mut self, value: u64) {
+        self.last = Some(value);
         let stride = self.stride.max(1);
         if self.seen.is_multiple_of(stride) {
             self.values.push(value);
@@ -99,9 +101,14 @@ impl Series {
         }
     }
 
-    /// The last value.
+    /// The last value that was added; 0 of none.
     pub fn last(&self) -> u64 {
-        self.values.last().copied().unwrap_or(0)
+        self.last.unwrap_or(0)
+    }
+
+    /// The first one; 0 of none.
+    pub fn first(&self) -> u64 {
+        self.values.first().copied().unwrap_or(0)
     }
 
     /// How it grew after the first third, in which caches and bounded tables fill; none of too few
@@ -169,6 +176,7 @@ mod tests {
     fn a_long_trial_keeps_a_bounded_number_of_values() {
         let long = series(0..1_000_000);
         assert!(long.values.len() < MAX_VALUES);
+        assert_eq!((long.first(), long.last()), (0, 999_999));
         let Growth { from, to } = long.growth().unwrap();
         assert!((490_000..510_000).contains(&from), "{from}");
         assert!((820_000..845_000).contains(&to), "{to}");

@@ -39,9 +39,22 @@ pub enum ChunkError {
 }
 
 impl Destination {
+    /// The source is there, and a connection to it is being prepared, which may take long.
+    pub fn set_up_begins(&mut self) {
+        self.setting_up += 1;
+    }
+
+    /// That is over, well or not.
+    pub fn set_up_ends(&mut self, now: Time) {
+        self.setting_up = self.setting_up.saturating_sub(1);
+        if let Some(since) = &mut self.without_streams_since {
+            *since = now;
+        }
+    }
+
     /// A stream finished its handshake.
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
-        self.session.stream_up(stream, now);
+        self.session.stream_answered(stream, now);
         self.streams.insert(stream, super::StreamRecord::default());
         self.streams_seen += 1;
         self.without_streams_since = None;
@@ -267,8 +280,9 @@ impl Destination {
         self.counts.add_chunk(
             header.pages(ExtentKind::Zero),
             header.pages(ExtentKind::Data),
-            bytes as u64 + u64::from(header.payload_bytes),
+            bytes as u64 + u64::from(header.payload_bytes) + header.read_bytes(),
         );
+        self.counts.add_rdma(header.read_bytes());
     }
 
     /// Gives back what a refused chunk had claimed up to `page` of extent `index`.

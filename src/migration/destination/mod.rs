@@ -144,6 +144,8 @@ pub struct Destination {
     stopped_at: Option<Time>,
     downtime: Duration,
     without_streams_since: Option<Time>,
+    /// Connections that are being prepared.
+    setting_up: u32,
     streams_seen: u32,
 }
 
@@ -175,6 +177,7 @@ impl Destination {
             stopped_at: None,
             downtime: Duration::ZERO,
             without_streams_since: Some(now),
+            setting_up: 0,
             streams_seen: 0,
             setup,
         };
@@ -187,10 +190,15 @@ impl Destination {
     /// The next thing the driver is to do.
     pub fn next_action(&mut self) -> Option<Action> {
         // The guest's memory may go away once it is finished, so nobody may be writing it then.
-        if matches!(self.actions.front(), Some(Action::Finish(_))) && self.storing > 0 {
+        if self.waits_for_writers() {
             return None;
         }
         self.actions.pop_front()
+    }
+
+    /// Whether it could end, but for somebody who still writes pages of the guest.
+    pub fn waits_for_writers(&self) -> bool {
+        matches!(self.actions.front(), Some(Action::Finish(_))) && self.storing > 0
     }
 
     /// Whether the driver has something to do or to publish.
@@ -222,11 +230,6 @@ impl Destination {
     /// Chunk acknowledgements waiting on a stream.
     pub fn waiting_acks(&self, stream: StreamId) -> usize {
         self.session.waiting_acks(stream)
-    }
-
-    /// The streams that are up.
-    pub fn streams(&self) -> Vec<StreamId> {
-        self.session.streams().collect()
     }
 
     /// Whether it is over.
@@ -272,6 +275,7 @@ impl Destination {
             pages: self.setup.layout.page_count(),
             remaining_pages: self.missing_pages(),
             wire_bytes: self.counts.wire_bytes,
+            rdma_bytes: self.counts.rdma_bytes,
             bandwidth_bytes_per_s: 0,
             dirty_rate_bytes_per_s: 0,
             predicted_downtime_us: 0,
@@ -298,6 +302,7 @@ impl Destination {
             phases: self.clock.milliseconds(),
             ram_bytes: self.setup.layout.total_bytes(),
             wire_bytes: self.counts.wire_bytes,
+            rdma_bytes: self.counts.rdma_bytes,
             zero_pages: self.counts.zero_pages,
             duplicate_pages: 0,
             delta_pages: 0,
@@ -333,7 +338,8 @@ impl Destination {
             return;
         }
         let told = self.resumed && self.session.all_acknowledged();
-        let lost = self.without_streams_since.map(|since| now - since);
+        let without = self.without_streams_since.filter(|_| self.setting_up == 0);
+        let lost = without.map(|since| now - since);
         let silent = self.session.last_heard().map(|heard| now - heard);
         let gone = lost.filter(|lost| *lost >= self.setup.reconnect_timeout);
         let gone = gone.or(silent.filter(|silent| *silent >= self.setup.stall_timeout));

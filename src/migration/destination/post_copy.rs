@@ -278,12 +278,12 @@ impl Destination {
 
     /// Whether pages are to be asked for.
     pub(super) fn has_requests(&self) -> bool {
-        !self.post_copy.unasked.is_empty() && !self.finish_asked
+        !self.post_copy.unasked.is_empty() && !self.finish_asked && self.session.has_open_stream()
     }
 
     /// The next pages to be asked for, on this stream.
     pub(super) fn next_request(&mut self, stream: StreamId) -> Option<Frame> {
-        if !self.session.is_up(stream) || self.finish_asked {
+        if !self.session.is_open(stream) || self.finish_asked {
             return None;
         }
         let post_copy = &mut self.post_copy;

@@ -1,6 +1,10 @@
 //! The destination's side of a relayed migration: segments put in order, and the end kept back
 //! until everything before it is proved.
 
+mod post_copy;
+mod recovery;
+
+use self::post_copy::PostCopy;
 use super::spare::SpareBuffers;
 use super::{MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
@@ -51,6 +55,9 @@ pub enum Action {
     /// Replay what was kept back and see the guest run; answer with
     /// [`RelayDestination::released`].
     ReleaseEnd,
+    /// Make a hypervisor that is paused in post-copy listen again; answer with
+    /// [`RelayDestination::recovered`].
+    Recover,
     /// Settle the hypervisor; answer with [`RelayDestination::finished`].
     Finish(Ending),
 }
@@ -88,8 +95,10 @@ enum Stage {
     Receiving,
     /// The whole is proved; the record is being written.
     Recording,
-    /// The guest is ours; its end is being replayed.
+    /// The guest is ours; its end is being replayed, or what makes it run without all of its memory.
     Releasing,
+    /// After a switch: it runs, or may, and lacks memory.
+    Incomplete,
     /// It runs.
     Running,
 }
@@ -111,6 +120,7 @@ pub struct RelayDestination {
     unpacking: bool,
     unpacked: StreamSum,
     promised: Option<StreamSum>,
+    post_copy: PostCopy,
     stage: Stage,
     wire_bytes: u64,
     clock: PhaseClock,
@@ -145,6 +155,7 @@ impl RelayDestination {
             unpacking: false,
             unpacked: StreamSum::default(),
             promised: None,
+            post_copy: PostCopy::default(),
             stage: Stage::Receiving,
             wire_bytes: 0,
             clock: PhaseClock::new(now),
@@ -183,8 +194,7 @@ impl RelayDestination {
     /// The next segment in order, to be unpacked; [`Self::unpacked`] is the answer. Once the whole is
     /// proved there is none, whatever else the source sends.
     pub fn next_segment(&mut self) -> Option<SegmentPayload> {
-        let receiving = self.stage == Stage::Receiving && self.failure.is_none();
-        if !receiving || !self.has_segment() {
+        if self.failure.is_some() || !self.has_segment() {
             return None;
         }
         let Arrived { payload, streams } = self.early.remove(&self.next)?;
@@ -204,7 +214,8 @@ impl RelayDestination {
             0 => MAX_IN_HAND_BYTES,
             _ => MAX_IN_HAND_BYTES_WITH_CHANNELS,
         };
-        !self.unpacking && self.in_hand_bytes < most && self.early.contains_key(&self.next)
+        let fits = !self.unpacking && self.in_hand_bytes < most;
+        fits && self.may_replay() && self.early.contains_key(&self.next)
     }
 
     /// Buffers that serve again.
@@ -242,6 +253,7 @@ impl RelayDestination {
             }
             self.in_hand_bytes -= stream_bytes;
             self.judge_end(now);
+            self.judge_switch(now);
         }
     }
 
@@ -263,7 +275,15 @@ impl RelayDestination {
                 self.owner = Owner::Destination;
                 self.actions.push_back(Action::ReleaseEnd);
             }
-            (Mark::Owned, Err(error)) => {
+            (Mark::OwnedIncomplete, Ok(())) if self.stage == Stage::Recording => {
+                self.stage = Stage::Releasing;
+                self.owner = Owner::Destination;
+                self.actions.push_back(Action::ReleaseEnd);
+            }
+            (Mark::Owned, result) if self.stage == Stage::Incomplete => {
+                self.on_completion_kept(result);
+            }
+            (Mark::Owned | Mark::OwnedIncomplete, Err(error)) => {
                 self.stage = Stage::Receiving;
                 let text = format!("cannot write down that the guest is ours: {error}");
                 self.fail(Failure::new(Status::StateFile, text));
@@ -282,6 +302,9 @@ impl RelayDestination {
 
     /// Of [`Action::ReleaseEnd`].
     pub fn released(&mut self, result: Released, now: Time) {
+        if self.post_copy.is_handed_over() {
+            return self.switched_released(result, now);
+        }
         match result {
             Released::Running => {
                 self.stage = Stage::Running;
@@ -320,6 +343,7 @@ impl RelayDestination {
 
     /// Gives up before the guest is ours: tells the source, discards what came.
     pub fn fail(&mut self, failure: Failure) {
+        self.note_failure(&failure);
         if self.failure.is_some() || self.finish_asked || self.stage >= Stage::Recording {
             return;
         }
@@ -381,11 +405,6 @@ impl RelayDestination {
         self.session.waiting_acks(stream)
     }
 
-    /// The streams that are up.
-    pub fn streams(&self) -> Vec<StreamId> {
-        self.session.streams().collect()
-    }
-
     /// Whether a new stream may join.
     pub fn may_join(&self, stream: StreamId) -> bool {
         !self.finish_asked && !self.used_streams.contains(&stream)
@@ -393,7 +412,7 @@ impl RelayDestination {
 
     /// A connection is part of the migration.
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
-        self.session.stream_up(stream, now);
+        self.session.stream_answered(stream, now);
         self.used_streams.insert(stream);
         self.streams_seen += 1;
         self.without_streams_since = None;
@@ -466,10 +485,16 @@ impl RelayDestination {
             return;
         }
         let told = self.session.all_acknowledged();
+        if self.waits_for_memory() {
+            return;
+        }
         let lost = self.without_streams_since.map(|since| now - since);
         let silent = self.session.last_heard().map(|heard| now - heard);
         let gone = lost.filter(|lost| *lost >= self.patience.reconnect_timeout);
         let gone = gone.or(silent.filter(|silent| *silent >= self.patience.stall_timeout));
+        if let (Some(gone), Stage::Incomplete) = (gone, self.stage) {
+            return self.end_unproven(&format!("nothing was heard from the source for {gone:?}"));
+        }
         // Once the guest runs, a source that comes back is told by what the node remembers.
         if self.stage == Stage::Running && (told || lost.is_some() || gone.is_some()) {
             self.finish(Ending::Keep);
@@ -497,6 +522,7 @@ impl RelayDestination {
             pages: ram_bytes / crate::qemu::PAGE_BYTES as u64,
             remaining_pages: 0,
             wire_bytes: self.wire_bytes,
+            rdma_bytes: 0,
             bandwidth_bytes_per_s: 0,
             dirty_rate_bytes_per_s: 0,
             predicted_downtime_us: 0,
@@ -524,6 +550,7 @@ impl RelayDestination {
             phases: self.clock.milliseconds(),
             ram_bytes: self.setup.facts.ram_bytes,
             wire_bytes: self.wire_bytes,
+            rdma_bytes: 0,
             zero_pages: 0,
             duplicate_pages: 0,
             delta_pages: 0,
@@ -531,7 +558,7 @@ impl RelayDestination {
             passes: 0,
             reconnects: 0,
             digest: digest.unwrap_or_default(),
-            post_copy: None,
+            post_copy: self.post_copy_figures(),
             pass_details: Vec::new(),
         })
     }
@@ -594,12 +621,20 @@ impl RelayDestination {
             return;
         }
         match message {
+            Control::StreamSwitch { segments, bytes, digest } => {
+                self.on_switch(StreamSum { segments, bytes, digest }, now);
+            }
+            Control::Abandon { reason } if self.post_copy.is_promised() => self.on_abandon(&reason),
             Control::StreamEnd { segments, bytes, digest } if self.promised.is_none() => {
                 self.promised = Some(StreamSum { segments, bytes, digest });
+                if self.post_copy.is_promised() {
+                    return self.prove();
+                }
                 self.stopped_at = Some(now);
                 self.enter(Phase::Verify, now);
                 self.judge_end(now);
             }
+            Control::Abort { reason, .. } if self.is_recovering() => self.lose(&reason),
             Control::Abort { status, reason } => {
                 if self.stage == Stage::Receiving {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
@@ -668,13 +703,18 @@ mod tests {
 
     fn with_channels(channels: u8) -> RelayDestination {
         let facts = MachineFacts { machine: "pc".into(), ram_bytes: 4096, cpus: 1 };
-        let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts, channels };
+        let (id, guest) = (MigrationId([1; 16]), "vm".into());
+        let setup = RelaySetup { id, guest, facts, channels, post_copy: false, recovers: None };
         let patience = Patience {
             reconnect_timeout: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(1),
         };
         let mut destination = RelayDestination::new(setup, patience, NOW);
-        [A, B].into_iter().for_each(|stream| destination.stream_up(stream, "source", NOW));
+        for stream in [A, B] {
+            destination.stream_up(stream, "source", NOW);
+            let greeting = Frame { kind: FrameKind::Ping, payload: Vec::new() };
+            destination.frame(stream, greeting, NOW).unwrap();
+        }
         destination
     }
 

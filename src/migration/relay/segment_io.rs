@@ -18,7 +18,9 @@ use crate::encoding::{
 use crate::migration::EncodingOptions;
 use crate::qemu::{FramingError, Segment};
 use crate::wire::WireError;
-use crate::wire::segment::{BLOCKS, Block, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentPayload};
+use crate::wire::segment::{
+    BLOCKS, Block, Kept, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentPayload,
+};
 use std::mem::{swap, take};
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub struct Place {
     pub before_end: bool,
     /// The hypervisor may stop the guest soon.
     pub in_tail: bool,
+    /// The destination's hypervisor gets it only when the guest is to run there.
+    pub kept: Kept,
 }
 
 /// A segment between its two steps.
@@ -272,10 +276,10 @@ impl Packer {
             payload.fresh = take(&mut fresh_pages);
             Block::stored(fresh_bytes)
         });
-        let Prepared { number, place: Place { channel, before_end, in_tail }, checksum, .. } =
-            prepared;
+        let Prepared { number, place, checksum, .. } = prepared;
+        let Place { channel, before_end, in_tail, kept } = place;
         let blocks = [framing, classes, fresh, delta];
-        let header = SegmentHeader { number, channel, before_end, in_tail, checksum, blocks };
+        let header = SegmentHeader { number, channel, before_end, in_tail, kept, checksum, blocks };
         payload.head[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
         let counts = PageCounts {
             zero: pages.counts.zero.into(),
@@ -474,14 +478,16 @@ mod tests {
             for number in 0..60 {
                 let sent = segment(&mut random);
                 let before_end = number % 2 == 0;
-                let place = Place { channel: number as u8 % 3, before_end, in_tail: !before_end };
+                let kept = if before_end { Kept::No } else { Kept::End };
+                let (channel, in_tail) = (number as u8 % 3, !before_end);
+                let place = Place { channel, before_end, in_tail, kept };
                 let (mut taken, now) = (sent.clone(), Time(number as u64));
                 let prepared = prepare.prepare(&mut taken, place, number % 5 != 4, now);
                 let mut packed = pack.pack(prepared, CODECS[number % 3]).unwrap();
                 let (header, came) = unpack.unpack(&mut packed.payload, Vec::new()).unwrap();
                 assert_eq!(header.number, number as u64);
-                let SegmentHeader { channel, before_end, in_tail, .. } = header;
-                assert_eq!(Place { channel, before_end, in_tail }, place);
+                let SegmentHeader { channel, before_end, in_tail, kept, .. } = header;
+                assert_eq!(Place { channel, before_end, in_tail, kept }, place);
                 assert_eq!(came, sent);
             }
             assert!(prepare.memory_bytes() > 0 || pages < 1000);

@@ -1,17 +1,22 @@
 //! The source's side of a relayed migration: segments out, acknowledgements in, and the end.
 
+mod post_copy;
+mod recovery;
+mod timers;
+
+use self::post_copy::PostCopy;
 use super::spare::SpareBuffers;
 use super::window::{Link, Window};
 use super::{KEEP_ALIVE, MAX_EARLY_SEGMENTS, RelaySetup, StreamSum};
 use crate::Status;
 use crate::base::limits::MAX_ANNOUNCED_PAGES;
-use crate::base::{StreamId, Time};
+use crate::base::{StreamId, Time, micros};
 use crate::encoding::{AnnouncedPages, HeldKey};
 use crate::migration::ownership::Mark;
 use crate::migration::source::Work;
 use crate::migration::stats::{PhaseClock, Traffic, milliseconds};
 use crate::migration::{Ending, Failure, MigrationOptions, Owner, Phase, Progress, Report};
-use crate::migration::{ended_event, micros, stream_ended};
+use crate::migration::{ended_event, stream_ended};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session, SessionError};
 use crate::wire::frame::HEADER_BYTES;
@@ -19,7 +24,6 @@ use crate::wire::hello::{Ended, Features};
 use crate::wire::segment::SegmentPayload;
 use crate::wire::{ChunkAck, Control, Frame, FrameKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +32,8 @@ use std::time::Duration;
 pub enum Action {
     /// Write the record down, durably; answer with [`RelaySource::persisted`].
     Persist(Mark),
+    /// Give the hypervisor what the one at the destination answers.
+    Return(Vec<u8>),
     /// Settle the hypervisor: stop its migration, let the guest run or leave it; answer with
     /// [`RelaySource::finished`].
     Finish(Ending),
@@ -60,8 +66,12 @@ enum Stage {
     Streaming,
     /// It has ended; the record is being written.
     Recording,
-    /// `StreamEnd` is out: in doubt.
+    /// `StreamEnd` is out, or `StreamSwitch`: in doubt.
     EndSent,
+    /// After a switch: the destination runs the guest, and lacks memory.
+    Serving,
+    /// After a switch: all is sent, and `StreamEnd` out.
+    Whole,
     /// Acknowledged: the guest is the destination's.
     Given,
 }
@@ -97,6 +107,7 @@ pub struct RelaySource {
     announcement: Announcement,
     stage: Stage,
     sum: Option<StreamSum>,
+    post_copy: PostCopy,
     pages: PageCounts,
     wire_bytes: u64,
     clock: PhaseClock,
@@ -140,6 +151,7 @@ impl RelaySource {
             announcement: Announcement::Coming(None),
             stage: Stage::Streaming,
             sum: None,
+            post_copy: PostCopy::default(),
             pages: PageCounts::default(),
             wire_bytes: 0,
             clock: PhaseClock::new(now),
@@ -170,6 +182,11 @@ impl RelaySource {
             let text = format!("multifd_channels is {wanted}, the destination carries {most}");
             self.fail(Failure::new(Status::Unsupported, text), now);
         }
+        if self.setup.post_copy && !agreed.post_copy {
+            let text = "post-copy is wanted, and the destination does not carry it";
+            self.fail(Failure::new(Status::Unsupported, text), now);
+        }
+        self.check_recovery(agreed, now);
     }
 
     /// Pages that both sides remember.
@@ -192,16 +209,15 @@ impl RelaySource {
 
     fn awaits_announcement(&self) -> bool {
         let agreed = self.agreed.is_some_and(|agreed| agreed.held_pages);
-        agreed && matches!(self.announcement, Announcement::Coming(_))
+        agreed && matches!(self.announcement, Announcement::Coming(_)) || self.awaits_recovery()
     }
 
-    /// Whether a peer is there and has said what it holds, so that the hypervisor's migration may
-    /// begin; true once.
+    /// Whether a peer is there and has said all that the hypervisor's migration waits for; true once.
     pub fn should_start(&mut self, now: Time) -> bool {
         let ready = self.streams_seen > 0 && !self.awaits_announcement();
         let start = !self.started && ready && !self.finish_asked;
-        if start {
-            self.started = true;
+        self.started |= start;
+        if start && !self.setup.is_recovery() {
             self.enter(Phase::Precopy, now);
         }
         start
@@ -209,7 +225,8 @@ impl RelaySource {
 
     /// Whether another segment of a channel may be begun while so many of it are being packed.
     pub fn has_room(&self, channel: u8, packing: usize) -> bool {
-        self.window.has_room(channel, packing, self.link())
+        // What comes after a switch waits until the switch is written down.
+        self.stage != Stage::Recording && self.window.has_room(channel, packing, self.link())
     }
 
     /// So many pages of the hypervisor's first pass are still to come; none where that cannot be
@@ -224,9 +241,19 @@ impl RelaySource {
         !self.window.in_tail()
     }
 
+    /// Bytes of the stream at which a segment goes out although more could be read; none: when it is full.
+    pub fn segment_bytes(&self) -> Option<usize> {
+        self.window.segment_bytes(self.link())
+    }
+
     /// Whether segments still matter.
     pub fn wants_segments(&self) -> bool {
-        self.stage == Stage::Streaming && self.failure.is_none()
+        let flows = match self.stage {
+            Stage::Streaming | Stage::Serving => true,
+            Stage::Recording | Stage::EndSent => self.has_switched(),
+            Stage::Whole | Stage::Given => false,
+        };
+        flows && self.failure.is_none() && !self.finish_asked
     }
 
     /// Queues a segment of a channel. Numbers come in any order, each once; the last may come after
@@ -262,7 +289,9 @@ impl RelaySource {
 
     /// The hypervisor has written everything and counts it as done.
     pub fn stream_ended(&mut self, sum: StreamSum, now: Time) {
-        if self.wants_segments() {
+        if self.has_switched() {
+            self.switched_stream_ended(sum);
+        } else if self.wants_segments() {
             self.sum = Some(sum);
             self.stage = Stage::Recording;
             self.guest_stopped(now);
@@ -276,13 +305,16 @@ impl RelaySource {
         self.last_progress = now;
         if let Err(error) = result {
             let text = format!("cannot write down that the guest is given away: {error}");
-            if matches!(mark, Mark::CommitSent) {
+            if matches!(mark, Mark::CommitSent | Mark::PostCopySent) {
                 self.stage = Stage::Streaming;
                 self.fail(Failure::new(Status::StateFile, text), now);
             } else if matches!(mark, Mark::SourceRuns) && !self.finish_asked {
                 self.fail(Failure::new(Status::StateFile, error), now);
             }
             return;
+        }
+        if mark == Mark::PostCopySent {
+            return self.send_switch();
         }
         let sum = self.sum.filter(|_| mark == Mark::CommitSent && self.stage == Stage::Recording);
         if let Some(StreamSum { segments, bytes, digest }) = sum {
@@ -308,8 +340,7 @@ impl RelaySource {
 
     /// Gives up before the end is out: tells the peer, lets the guest go on here.
     pub fn fail(&mut self, failure: Failure, now: Time) {
-        let too_late = matches!(self.stage, Stage::EndSent | Stage::Given);
-        if too_late || self.failure.is_some() || self.finish_asked {
+        if self.stage >= Stage::EndSent || self.failure.is_some() || self.finish_asked {
             return;
         }
         let (status, reason) = (failure.status.code(), failure.reason.clone());
@@ -360,6 +391,11 @@ impl RelaySource {
     /// Whether the driver has something to do or to publish.
     pub fn has_actions(&self) -> bool {
         !self.actions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Whether a message waits for a stream to carry it.
+    pub fn has_control(&self) -> bool {
+        self.session.has_control()
     }
 
     /// Whether it is over.
@@ -434,6 +470,7 @@ impl RelaySource {
             pages: ram_bytes / crate::qemu::PAGE_BYTES as u64,
             remaining_pages: 0,
             wire_bytes: self.wire_bytes,
+            rdma_bytes: 0,
             bandwidth_bytes_per_s: self.bandwidth_bytes_per_s().unwrap_or(0),
             dirty_rate_bytes_per_s: 0,
             predicted_downtime_us: micros(self.latency()),
@@ -461,6 +498,7 @@ impl RelaySource {
             phases: self.clock.milliseconds(),
             ram_bytes: self.setup.facts.ram_bytes,
             wire_bytes: self.wire_bytes,
+            rdma_bytes: 0,
             zero_pages: self.pages.zero,
             duplicate_pages: self.pages.duplicate,
             delta_pages: self.pages.delta,
@@ -468,7 +506,7 @@ impl RelaySource {
             passes: 0,
             reconnects: self.reconnects,
             digest: digest.unwrap_or_default(),
-            post_copy: None,
+            post_copy: self.post_copy_figures(),
             pass_details: Vec::new(),
         })
     }
@@ -527,6 +565,9 @@ impl RelaySource {
 
     /// The next thing for this stream to do; the cargo is a segment.
     pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work<Arc<SegmentPayload>> {
+        if self.session.is_worn(stream) {
+            return Work::Close;
+        }
         if self.session.is_retiring(stream) {
             return self.last_work(stream, now);
         }
@@ -618,6 +659,12 @@ impl RelaySource {
                     self.fail(Failure::new(status, text), now);
                 }
             }
+            Ended::DestinationOwns if self.has_switched() && self.stage >= Stage::EndSent => {
+                self.switched_peer_ended(code, reason);
+            }
+            Ended::SourceOwns if self.has_switched() && self.stage >= Stage::Serving => {
+                self.switched_peer_ended(code, reason);
+            }
             Ended::DestinationOwns if self.stage >= Stage::EndSent => {
                 // What can have failed there after the commit is the guest itself.
                 if let (Some(status @ Status::Callback), false) = (code, self.finish_asked) {
@@ -632,68 +679,6 @@ impl RelaySource {
                     self.retreat(failure, now);
                 }
             }
-        }
-    }
-
-    /// Looks at the clock.
-    pub fn tick(&mut self, now: Time) {
-        if self.is_over() || self.finish_asked {
-            return;
-        }
-        if let Some(since) = self.without_streams_since {
-            if now - since >= self.options.connection_timeout(self.streams_seen > 0) {
-                let why = match self.last_connect_error.as_str() {
-                    "" => String::new(),
-                    error => format!("; last attempt: {error}"),
-                };
-                let text = format!("no connection for {:?}{why}", now - since);
-                let first = self.streams_seen == 0;
-                let status = if first { Status::Connect } else { Status::ConnectionLost };
-                self.give_up(status, text, now);
-            }
-            return;
-        }
-        let waits = self.awaits_replay()
-            || !self.session.all_acknowledged()
-            || self.awaits_announcement()
-            || self.stage >= Stage::EndSent && self.unsent.is_empty();
-        if !waits {
-            self.last_progress = now;
-        } else {
-            self.check_progress(now);
-        }
-        if let Some(deadline) = self.options.deadline
-            && matches!(self.clock.phase(), Phase::Connect | Phase::Precopy)
-            && self.clock.elapsed(now) >= deadline
-        {
-            let text = format!("did not converge: deadline of {deadline:?} reached");
-            self.fail(Failure::new(Status::DidNotConverge, text), now);
-        }
-    }
-
-    /// Whether the destination could replay something. What our own pacer holds back is not its fault:
-    /// it can go on with no channel before the segment that is due there, and maybe with none at all.
-    fn awaits_replay(&self) -> bool {
-        let mut begun = vec![false; usize::from(self.setup.channels) + 1];
-        let mut dues = self.segments.values().filter(|segment| {
-            begun.get_mut(usize::from(segment.channel)).is_some_and(|begun| !replace(begun, true))
-        });
-        !self.segments.is_empty() && dues.all(|due| due.sent.is_some())
-    }
-
-    /// Gives up if the peer moves nothing, though it is connected or connects again and again.
-    fn check_progress(&mut self, now: Time) {
-        let (without, options) = (now - self.last_progress, &self.options);
-        let connected = now - self.last_progress.max(self.last_stream_up);
-        if connected >= options.stall_timeout {
-            let text = format!(
-                "the destination made no progress for {without:?} with {} segments unacknowledged",
-                self.segments.len()
-            );
-            self.give_up(Status::PeerStalled, text, now);
-        } else if without >= options.reconnect_timeout + options.stall_timeout {
-            let text = format!("connections came and broke with no progress for {without:?}");
-            self.give_up(Status::ConnectionLost, text, now);
         }
     }
 
@@ -735,6 +720,8 @@ impl RelaySource {
             return;
         }
         match message {
+            Control::Committed if self.awaits_recovery() => self.on_recovery_accepted(now),
+            Control::Committed if self.has_switched() => self.on_switched(now),
             Control::Committed if self.stage == Stage::EndSent => {
                 self.stage = Stage::Given;
                 self.owner = Owner::Destination;
@@ -747,11 +734,17 @@ impl RelaySource {
                 }
                 self.on_given(now);
             }
+            Control::Return { bytes } if self.setup.post_copy => self.on_answers(bytes, now),
+            Control::Resumed { .. } if self.stage == Stage::Serving => self.on_runs_there(now),
+            Control::Completed { digest } if self.stage == Stage::Whole => {
+                self.on_completed(digest)
+            }
+            Control::Abandon { reason } if self.has_switched() => self.lose(&reason),
             Control::Held { key, last, hashes } if self.awaits_announcement() => {
                 self.on_announcement(HeldKey(key), last, &hashes, now);
             }
             Control::Abort { status, reason } => {
-                if self.stage != Stage::Given {
+                if self.stage < Stage::Serving {
                     let status = Status::from_code(status).unwrap_or(Status::PeerAborted);
                     self.retreat(Failure::new(status, format!("destination: {reason}")), now);
                 }
@@ -796,28 +789,15 @@ impl RelaySource {
         self.finish(Ending::Discard);
     }
 
-    /// Before the end is out the guest goes on here; after it nobody here may say who has it.
-    fn give_up(&mut self, status: Status, text: String, now: Time) {
-        match self.stage {
-            Stage::Streaming | Stage::Recording => self.fail(Failure::new(status, text), now),
-            Stage::EndSent => {
-                let text = format!(
-                    "{text}, after the end of the stream went out and before its answer came: the \
-                     guest stays paused here; the destination's record tells whether it has it"
-                );
-                self.failure = Some(Failure::new(Status::InDoubt, text));
-                self.owner = Owner::InDoubt;
-                self.finish(Ending::Undecided);
-            }
-            Stage::Given => self.on_given(now),
-        }
-    }
-
     /// The guest stays here.
     fn retreat(&mut self, failure: Failure, now: Time) {
+        if self.setup.is_recovery() {
+            return self.leave_paused(failure);
+        }
         self.failure = Some(failure);
         self.owner = Owner::Source;
         self.stage = Stage::Streaming;
+        self.post_copy = PostCopy::default();
         self.segments.clear();
         self.unsent.clear();
         self.unsent_bytes = 0;

@@ -10,7 +10,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn source(held_pages: bool) -> RelaySource {
     let facts = MachineFacts { machine: "pc".into(), ram_bytes: 1 << 20, cpus: 1 };
-    let setup = RelaySetup { id: MigrationId([1; 16]), guest: "vm".into(), facts, channels: 0 };
+    let (id, guest) = (MigrationId([1; 16]), "vm".into());
+    let setup = RelaySetup { id, guest, facts, channels: 0, post_copy: false, recovers: None };
     let options = MigrationOptions { stall_timeout: 5 * SECOND, ..MigrationOptions::default() };
     let mut source = RelaySource::new(setup, options, Time(1));
     let features = Features {
@@ -20,6 +21,8 @@ fn source(held_pages: bool) -> RelaySource {
         held_pages,
         multifd_channels: 0,
         post_copy: false,
+        rdma: false,
+        recovers: None,
     };
     source.agree(features, Time(1));
     source.stream_up(STREAM, "destination", Time(1));

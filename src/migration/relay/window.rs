@@ -25,6 +25,12 @@ const RAM_SHARE: u64 = 16;
 /// The same later, on top of one and a half round trips.
 const TAIL_TIME: Duration = Duration::from_millis(30);
 const TAIL_BYTES: (u64, u64) = (256 << 10, 64 << 20);
+/// After a switch to post-copy, on top of one round trip: what is under way then is what a page that is
+/// asked for waits behind.
+const POST_COPY_TIME: Duration = Duration::from_millis(4);
+const POST_COPY_BYTES: (u64, u64) = (64 << 10, 64 << 20);
+/// And bytes of the stream that a segment holds then at least, whatever the link.
+const LEAST_SEGMENT_BYTES: u64 = 16 << 10;
 /// A link with this much before it, and so many segments, does not run dry soon.
 const BUSY_TIME: Duration = Duration::from_millis(25);
 const BUSY_SEGMENTS: u64 = 4;
@@ -52,6 +58,7 @@ pub struct Window {
     /// Mean length of a packed segment.
     segment_bytes: u64,
     in_tail: bool,
+    in_post_copy: bool,
     /// In the first pass.
     most_bytes: u64,
 }
@@ -78,7 +85,7 @@ impl Window {
     pub fn new(channels: u8, ram_bytes: u64) -> Self {
         let parts = vec![Part::default(); usize::from(channels) + 1];
         let most_bytes = (ram_bytes / RAM_SHARE).clamp(FIRST_BYTES, BULK_BYTES.1);
-        Self { parts, segment_bytes: 0, in_tail: false, most_bytes }
+        Self { parts, segment_bytes: 0, in_tail: false, in_post_copy: false, most_bytes }
     }
 
     /// A segment was queued.
@@ -111,6 +118,18 @@ impl Window {
     /// So many pages of the first pass are still to come; none where that cannot be told.
     pub fn first_pass_left(&mut self, pages: Option<u64>) {
         self.in_tail |= pages.is_none_or(|pages| pages <= MARGIN_PAGES);
+    }
+
+    /// The guest runs at the destination, and waits for what it touches.
+    pub fn enter_post_copy(&mut self) {
+        (self.in_tail, self.in_post_copy) = (true, true);
+    }
+
+    /// Bytes of the stream at which a segment goes out although more could be read; none where it is better
+    /// the more it holds. A page that was asked for waits until the segments before it, and all of its own,
+    /// have come.
+    pub fn segment_bytes(&self, link: Link) -> Option<usize> {
+        self.in_post_copy.then(|| bytes_in(POST_COPY_TIME, link).max(LEAST_SEGMENT_BYTES) as usize)
     }
 
     /// Whether the hypervisor may stop the guest at any moment.
@@ -161,6 +180,7 @@ impl Window {
             return FIRST_BYTES;
         }
         let (time, (least, most)) = match self.in_tail {
+            _ if self.in_post_copy => (POST_COPY_TIME + round_trip, POST_COPY_BYTES),
             true => (TAIL_TIME + round_trip * 3 / 2, TAIL_BYTES),
             false => (BULK_TIME + BULK_ROUND_TRIPS * round_trip, (BULK_BYTES.0, self.most_bytes)),
         };
@@ -229,6 +249,27 @@ mod tests {
             let most = if tail { TAIL_STREAM_BYTES } else { BULK_STREAM_BYTES };
             assert_eq!(stream_bytes, most);
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_waits_behind_little() {
+        let mut window = Window::new(0, RAM_BYTES);
+        window.enter_post_copy();
+        while window.has_room(0, 0, LINK) {
+            window.add(0, 1 << 12, 1 << 12);
+        }
+        assert!(window.in_tail() && window.bytes() < 50_000_000 * 25 / 1000);
+        assert!(window.bytes() > 50_000_000 * 20 / 1000, "the link runs dry");
+    }
+
+    #[test]
+    fn a_segment_is_short_where_pages_are_asked_for() {
+        let mut window = Window::new(0, RAM_BYTES);
+        assert_eq!(window.segment_bytes(LINK), None);
+        window.enter_post_copy();
+        assert_eq!(window.segment_bytes(LINK), Some(50_000_000 * 4 / 1000));
+        let slow = Link { rate_bytes_per_s: Some(1_000_000), ..LINK };
+        assert_eq!(window.segment_bytes(slow), Some(LEAST_SEGMENT_BYTES as usize));
     }
 
     #[test]

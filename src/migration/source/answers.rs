@@ -2,9 +2,8 @@
 
 use super::{Action, Answer, Commitment, Source};
 use crate::Status;
-use crate::base::Time;
+use crate::base::{Time, micros};
 use crate::migration::convergence::{Decision, Situation, handover};
-use crate::migration::micros;
 use crate::migration::ownership::Mark;
 use crate::migration::{Ending, Failure, GuestError, Owner, Phase};
 use crate::observe::EventKind;
@@ -172,6 +171,9 @@ impl Source {
         let decision = self.convergence.judge(&situation);
         self.end_pass(now);
         self.counts.begin_pass(self.clock.elapsed(now));
+        if decision == Decision::Continue && situation.is_empty() {
+            self.ask_round_trip();
+        }
         match decision {
             Decision::Continue => {}
             Decision::Throttle(percent) => self.actions.push_back(Action::Throttle(percent)),
@@ -180,6 +182,12 @@ impl Source {
             Decision::PostCopy => self.switch_to_post_copy("passes brought no progress"),
             Decision::Switch => self.pause_guest(now),
         }
+    }
+
+    /// Sends one page again. What large chunks took, at a low rate, is no round trip; and with nothing
+    /// left to send, nothing else would tell how long one is.
+    fn ask_round_trip(&mut self) {
+        self.plan.add_log(0..1, &[1]);
     }
 
     /// The guest stops, and what it wrote since the last look is all that will ever follow.
@@ -337,3 +345,7 @@ impl Source {
         self.events.push_back(EventKind::PassCompleted { pass });
     }
 }
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

@@ -28,16 +28,16 @@ pub use post_copy::PostCopyError;
 
 use crate::Status;
 use crate::base::limits::MAX_CHUNK_EXTENTS;
-use crate::base::{ChunkId, MemoryLayout, MigrationId, StreamId, Time};
+use crate::base::{ChunkId, MemoryLayout, MigrationId, StreamId, Time, micros};
 use crate::encoding::{CodecChoice, ImageDigest};
 use crate::migration::convergence::Convergence;
+use crate::migration::ended_event;
 use crate::migration::ownership::Mark;
 use crate::migration::plan::{PagePlan, Run};
 use crate::migration::stats::{Counts, PhaseClock, Traffic, milliseconds};
 use crate::migration::{
     Ending, Failure, GuestError, MigrationOptions, Owner, Phase, PostCopyRule, Progress, Report,
 };
-use crate::migration::{ended_event, micros};
 use crate::observe::EventKind;
 use crate::transport::{BandwidthEstimator, Pacer, Session};
 use crate::wire::hello::Features;
@@ -50,6 +50,8 @@ use std::time::Duration;
 const MAX_UNDER_WAY_BYTES: u64 = 256 << 20;
 /// Damaged chunks without a whole one between them, before the path is called unusable.
 const MAX_DAMAGED_IN_A_ROW: u32 = 1000;
+/// Streams are made anew once nothing has moved for this part of the stall timeout.
+pub(in crate::migration) const WORN_SHARE: u32 = 3;
 /// How often an idle stream says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
@@ -149,6 +151,8 @@ struct Flight {
     stream: StreamId,
     runs: Vec<Run>,
     pages: u64,
+    /// What the destination reads by RDMA.
+    read_bytes: u64,
     /// Length on the wire and time of encoding, once encoded.
     encoded: Option<(u64, Time)>,
 }
@@ -201,6 +205,8 @@ pub struct Source {
     streams_lost: u32,
     reconnects: u32,
     without_streams_since: Option<Time>,
+    /// Connections that are being prepared.
+    setting_up: u32,
     last_connect_error: String,
     last_progress: Time,
     last_stream_up: Time,
@@ -260,6 +266,7 @@ impl Source {
             streams_lost: 0,
             reconnects: 0,
             without_streams_since: Some(now),
+            setting_up: 0,
             last_connect_error: String::new(),
             last_progress: now,
             last_stream_up: now,
@@ -287,6 +294,11 @@ impl Source {
     /// Whether the driver has something to do or to publish.
     pub fn has_actions(&self) -> bool {
         !self.actions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Whether a message waits for a stream to carry it.
+    pub fn has_control(&self) -> bool {
+        self.session.has_control()
     }
 
     /// The next event to be published.
@@ -374,6 +386,7 @@ impl Source {
                 _ => self.plan.pending() + self.under_way_pages,
             },
             wire_bytes: self.counts.wire_bytes,
+            rdma_bytes: self.counts.rdma_bytes,
             bandwidth_bytes_per_s: self.usable_bandwidth().unwrap_or(0),
             dirty_rate_bytes_per_s: self.dirty_rate_bytes_per_s,
             predicted_downtime_us: micros(self.convergence.predicted().unwrap_or_default()),
@@ -402,6 +415,7 @@ impl Source {
             phases: self.clock.milliseconds(),
             ram_bytes: self.setup.layout.total_bytes(),
             wire_bytes: counts.wire_bytes,
+            rdma_bytes: counts.rdma_bytes,
             zero_pages: counts.zero_pages,
             duplicate_pages: 0,
             delta_pages: 0,

@@ -45,9 +45,9 @@ pub enum PostCopyError {
     /// There is nothing to give up.
     #[error("the guest does not run without all of its pages now, in phase {}", .0.name())]
     NotInPostCopy(Phase),
-    /// The guest is carried by another program.
-    #[error("post-copy is for guests that hypervisors registered, not for QEMU's")]
-    Relayed,
+    /// The other side speaks v1.
+    #[error("post-copy is not for v1 peers")]
+    V1Peer,
     /// The other side's to ask for.
     #[error("the guest arrives here; post-copy is asked for at the source")]
     WrongSide,
@@ -57,7 +57,7 @@ impl PostCopyError {
     /// The status code of this error.
     pub fn status(self) -> Status {
         match self {
-            PostCopyError::Relayed => Status::Unsupported,
+            PostCopyError::V1Peer => Status::Unsupported,
             _ => Status::BadState,
         }
     }

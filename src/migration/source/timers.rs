@@ -3,6 +3,7 @@
 use super::{Commitment, Source};
 use crate::Status;
 use crate::base::Time;
+use crate::migration::source::WORN_SHARE;
 use crate::migration::{Ending, Failure, Owner, Phase, PostCopyRule};
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ impl Source {
             return;
         }
         self.maybe_fetch(now);
+        if self.waits_for_peer() && self.is_stuck(now) {
+            self.session.wear_out(self.last_progress, now);
+        }
         if self.waits_for_the_operator() {
             return;
         }
-        if let Some(since) = self.without_streams_since
+        if let Some(since) = self.unreachable_since()
             && now - since >= self.connection_timeout()
         {
             return self.on_disconnected(now - since, now);
@@ -39,7 +43,7 @@ impl Source {
         if self.waits_for_the_operator() {
             return next;
         }
-        if let Some(since) = self.without_streams_since {
+        if let Some(since) = self.unreachable_since() {
             next = next.min(since + self.connection_timeout());
         }
         if let Some(deadline) = options.deadline {
@@ -85,10 +89,22 @@ impl Source {
         true
     }
 
+    /// Whether nothing has moved for so long that the streams themselves may be at fault.
+    fn is_stuck(&self, now: Time) -> bool {
+        let connected = now - self.last_progress.max(self.last_stream_up);
+        self.session.stream_count() > 0
+            && connected >= self.setup.options.stall_timeout / WORN_SHARE
+    }
+
     fn waits_for_peer(&self) -> bool {
         !self.flights.is_empty()
             || !self.session.all_acknowledged()
             || self.finalize_sent && self.commitment != Commitment::Recording
+    }
+
+    /// Since when nobody answers.
+    fn unreachable_since(&self) -> Option<Time> {
+        self.without_streams_since.filter(|_| self.setting_up == 0)
     }
 
     fn connection_timeout(&self) -> Duration {
@@ -143,3 +159,7 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "timers_tests.rs"]
+mod tests;

@@ -10,6 +10,19 @@ use crate::wire::Control;
 use crate::wire::frame::HEADER_BYTES;
 
 impl Source {
+    /// The destination is there, and a connection to it is being prepared, which may take long.
+    pub fn set_up_begins(&mut self) {
+        self.setting_up += 1;
+    }
+
+    /// That is over, well or not.
+    pub fn set_up_ends(&mut self, now: Time) {
+        self.setting_up = self.setting_up.saturating_sub(1);
+        if let Some(since) = &mut self.without_streams_since {
+            *since = now;
+        }
+    }
+
     /// A stream finished its handshake.
     pub fn stream_up(&mut self, stream: StreamId, peer: &str, now: Time) {
         self.session.stream_up(stream, now);
@@ -57,6 +70,9 @@ impl Source {
 
     /// The next thing for this stream to do.
     pub fn next_work(&mut self, stream: StreamId, now: Time) -> Work {
+        if self.session.is_worn(stream) {
+            return Work::Close;
+        }
         if self.session.is_retiring(stream) {
             return self.last_work(stream, now);
         }
@@ -129,6 +145,18 @@ impl Source {
         self.advance(now);
     }
 
+    /// Of a chunk that was encoded the destination reads so many bytes by RDMA.
+    pub fn chunk_announced(&mut self, id: ChunkId, read_bytes: u64) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.read_bytes = read_bytes;
+        }
+    }
+
+    /// Whether the guest stands still and everything that it wrote is known.
+    pub fn is_still(&self) -> bool {
+        self.final_log_merged
+    }
+
     /// The guest's pages could not be read.
     pub fn chunk_failed(&mut self, id: ChunkId, failure: Failure, now: Time) {
         // Off the books, so that a later fence does not settle it again.
@@ -176,7 +204,7 @@ impl Source {
         let pages = runs.iter().map(|run| u64::from(run.pages)).sum();
         self.under_way_pages += pages;
         self.being_encoded += 1;
-        let flight = Flight { stream, runs: runs.clone(), pages, encoded: None };
+        let flight = Flight { stream, runs: runs.clone(), pages, read_bytes: 0, encoded: None };
         self.flights.insert(id, flight);
         ChunkPlan { id, runs }
     }
@@ -198,6 +226,7 @@ impl Source {
             None => self.being_encoded -= 1,
         }
         if arrived {
+            self.counts.add_rdma(flight.read_bytes);
             self.plan.arrived(&flight.runs);
         } else {
             self.plan.lost(&flight.runs);

@@ -38,6 +38,8 @@ pub(super) async fn handle(
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
+        ["v3", "doubts"] if get => doubts::list(context, &request).await,
+        ["v3", "doubts", "settle"] if post => doubts::settle(context, &request).await,
         ["v3", "compatibility"] if get => v1::compatibility(context, &request),
         ["v3", rest @ ..] if get => read(context, rest, &request).map(Reply::Json),
         ["v3", rest @ ..] if post => change(context, rest, &request).map(Reply::Json),
@@ -50,7 +52,6 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["status"] => request.allow(&[], &[]).map(|()| status::document(context)),
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
-        ["doubts"] => request.allow(&[], &[]).and_then(|()| doubts::list(context)),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
         ["modes", "check"] => request.allow(&[], &[]).and_then(|()| modes::check(context)),
         ["modes"] => request.allow(&[], &[]).and_then(|()| modes::list(context)),
@@ -75,7 +76,6 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
 
 fn change(context: &Context, path: &[&str], request: &Request) -> Result<Value, ApiError> {
     match path {
-        ["doubts", "settle"] => doubts::settle(context, request),
         ["vms", "detach"] => vm::detach(context, request),
         ["v1", "listen"] => v1::listen(context, request),
         ["held", "clear"] => vm::clear_held(context, request),

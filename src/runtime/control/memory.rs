@@ -5,7 +5,9 @@ use super::error::ApiError;
 use crate::Migration;
 use crate::Status;
 use crate::migration::encoding_options::BASELINE_PAGES;
+use crate::runtime::proc_files::process_status;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// `GET /v3/baselines`.
 pub(super) fn baselines(context: &Context) -> Value {
@@ -60,8 +62,8 @@ pub(super) fn breakdown(context: &Context) -> Result<Value, ApiError> {
     add("event ring", None, context.node.event_bytes());
     add("log lines", None, context.telemetry.log_bytes());
     let accounted_bytes = parts.iter().filter_map(|part| part["bytes"].as_u64()).sum::<u64>();
-    let rss_bytes = resident_bytes()
-        .map_err(|error| ApiError::new(Status::Io, format!("/proc/self/status: {error}")))?;
+    let rss_bytes = process_status(Path::new("/proc/self"), "VmRSS")
+        .map_err(|error| ApiError::new(Status::Io, error.to_string()))?;
     Ok(json!({
         "rss_bytes": rss_bytes,
         "accounted_bytes": accounted_bytes,
@@ -74,23 +76,4 @@ pub(super) fn breakdown(context: &Context) -> Result<Value, ApiError> {
 fn running(context: &Context) -> Vec<Migration> {
     let all = context.node.migrations().into_iter();
     all.filter(|migration| migration.report().is_none()).collect()
-}
-
-/// Memory of this process that is in RAM.
-fn resident_bytes() -> std::io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| std::io::Error::other("no line VmRSS"))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_process_has_memory() {
-        let before = super::resident_bytes().unwrap();
-        let held = vec![1_u8; 64 << 20];
-        let after = super::resident_bytes().unwrap();
-        assert!(after > before + (32 << 20), "{before} {after} {}", held.len());
-    }
 }

@@ -265,6 +265,7 @@ fn apply(node: &Node, config: &Config) {
     node.share_paths_with(config.paths_shared_with());
     // Every key has been checked against the same bounds.
     let _ = node.set_paths(config.path_options());
+    node.set_rdma(config.rdma_options());
     if let Err(error) = node.set_v1(config.v1_options()) {
         // What the keys' kinds let pass: peers beyond what the table of modes holds.
         node.notice(format!("v1 peers: {error}"));

@@ -34,26 +34,28 @@ pub(super) fn list(context: &Context) -> Result<Value, ApiError> {
 /// `GET /v3/modes/check`.
 pub(super) fn check(context: &Context) -> Result<Value, ApiError> {
     let node = &context.node;
-    let forced = node.transport().policy.forced;
-    let is_v1 = forced == Some(Mode::V1Compat);
-    let (config, peers) = (context.config(), node.peers());
-    let flags = Id::ALL.iter().filter(|id| id.key().name.starts_with("feature_flags."));
-    let on: Vec<_> = flags.filter(|id| config.truth(**id)).map(|id| id.key().name).collect();
+    let (forced, peers) = (node.transport().policy.forced, node.peers());
+    // A peer's own mode goes before that of all.
+    let others = peers.iter().filter(|peer| peer.mode != Mode::V1Compat).count();
+    let is_forced = forced == Some(Mode::V1Compat);
+    let is_v1 = is_forced && others == 0;
     let mode = forced.map_or("measured", Mode::name);
     let what = |v1: &'static str, v3: &'static str| if is_v1 { v1 } else { v3 };
-    let detail = what("v1 to peers that are named, refused to others", "v3, and v1 to v1 peers");
+    let detail = match is_forced && others > 0 {
+        true => format!("v1, and v3 to peers whose own mode says so ({others})"),
+        false => {
+            what("v1 to peers that are named, refused to others", "v3, and v1 to v1 peers").into()
+        }
+    };
     let coded = what("whole images, zstd", "what the peer agrees to; whole images to v1 peers");
     let moved = what("the guest stands still", "pre-copy; to v1 peers the guest stands still");
-    let flags_mode = if on.is_empty() { "v1-compat" } else { "v3" };
-    let flagged = if on.is_empty() { "all off".to_owned() } else { on.join(", ") };
     Ok(json!({
         "forced": forced,
-        "is_v1_compat": is_v1 && on.is_empty(),
+        "is_v1_compat": is_v1,
         "components": [
             { "name": "amst", "mode": mode, "detail": detail },
             { "name": "hde", "mode": what("v1-compat", "v3"), "detail": coded },
             { "name": "migration", "mode": what("v1-compat", "v3"), "detail": moved },
-            { "name": "feature flags", "mode": flags_mode, "detail": flagged },
         ],
         "peers": in_json(&peers)?,
     }))

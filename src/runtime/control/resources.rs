@@ -32,27 +32,24 @@ pub(super) async fn answer(context: &Arc<Context>, request: &Request) -> Result<
 /// # Errors
 /// A name that is unknown, or of a component that is not built yet.
 pub fn chosen(list: &str) -> Result<(Vec<Component>, Value), ApiError> {
-    if list == ALL {
-        let missing = |(name, title): &(&str, &str)| json!({ "name": name, "title": title });
-        let missing = status::NOT_BUILT.iter().map(missing).collect();
-        return Ok((Component::ALL.to_vec(), missing));
-    }
-    let named = list.split(',').map(|name| {
-        let names = Component::ALL.map(Component::name).join(", ");
-        Component::named(name).ok_or_else(|| {
+    let mut components: Vec<Component> = Vec::new();
+    for name in list.split(',').filter(|name| *name != ALL) {
+        let component = Component::named(name).ok_or_else(|| {
+            let names = Component::ALL.map(Component::name).join(", ");
             let built =
                 status::not_built(name).map_or("unknown component", |_| "component not built yet:");
             ApiError::argument(format!("{built} {name:?}; known here: {ALL}, {names}"))
-        })
-    });
-    let mut components: Vec<Component> = Vec::new();
-    for component in named {
-        let component = component?;
+        })?;
         if !components.contains(&component) {
             components.push(component);
         }
     }
-    Ok((components, json!([])))
+    // All of them are no fewer when some are named too.
+    if !list.split(',').any(|name| name == ALL) {
+        return Ok((components, json!([])));
+    }
+    let missing = |(name, title): &(&str, &str)| json!({ "name": name, "title": title });
+    Ok((Component::ALL.to_vec(), status::NOT_BUILT.iter().map(missing).collect()))
 }
 
 /// Every component.

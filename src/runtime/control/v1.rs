@@ -5,6 +5,8 @@ use super::error::ApiError;
 use super::http::Reply;
 use super::request::Request;
 use super::vm::in_json;
+use crate::NodeError;
+use crate::migration::{Dialect, V1Options};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -24,16 +26,15 @@ pub(super) fn listen(context: &Context, request: &Request) -> Result<Value, ApiE
         ApiError::argument(format!("address {text:?} is not ADDRESS:PORT, such as 10.0.0.1:9876"))
     };
     let address: SocketAddr = text.parse().map_err(malformed)?;
-    let mut options = context.node.v1_options();
-    if let Some(guest) = request.scalar("guest")? {
-        options.guest = guest;
-    }
-    if let Some(dialect) = request.scalar("dialect")? {
-        let unknown = |error| ApiError::argument(format!("{error}"));
-        options.dialect = dialect.parse().map_err(unknown)?;
-    }
-    let dialect = options.dialect.name();
-    context.node.set_v1(options)?;
-    let address = context.node.listen_v1(address)?;
+    let guest = request.scalar("guest")?;
+    let unknown = |error| ApiError::argument(format!("{error}"));
+    let dialect = request.scalar("dialect")?.map(|dialect| dialect.parse::<Dialect>());
+    let dialect = dialect.transpose().map_err(unknown)?;
+    let adjust = |options: &mut V1Options| {
+        options.guest = guest.unwrap_or_else(|| std::mem::take(&mut options.guest));
+        options.dialect = dialect.unwrap_or(options.dialect);
+    };
+    let address = context.node.v1().listen(address, adjust).map_err(NodeError::from)?;
+    let dialect = context.node.v1_options().dialect.name();
     Ok(json!({ "listen": address.to_string(), "dialect": dialect }))
 }

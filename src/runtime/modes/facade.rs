@@ -91,8 +91,9 @@ impl PeerError {
 }
 
 impl Node {
-    /// Sets how the modes of peers are chosen and what they change. Takes hold at once, for migrations
-    /// under way too.
+    /// Sets how the modes of peers are chosen and what they change. Modes and limits of streams hold at
+    /// once, for migrations under way too, but for those by v1, which keep their streams. The congestion
+    /// control is that of connections made from then on, and of open ones once their peer's mode changes.
     pub fn set_transport(&self, options: TransportOptions) {
         self.modes().set_options(options);
     }
@@ -198,7 +199,8 @@ impl Node {
     /// that mode, and tells what the path carried; without a peer, to this process over the loopback.
     ///
     /// # Errors
-    /// The address is out of form, what is asked for out of range, or a connection failed.
+    /// The address is out of form or that of a v1 peer, what is asked for out of range, a connection
+    /// failed, or the node was stopped.
     pub fn test_transport(
         &self,
         peer: Option<&str>,
@@ -235,7 +237,7 @@ impl Node {
     /// these. Waits for the answers.
     ///
     /// # Errors
-    /// One of them is not known, or there are too many.
+    /// One of them is not known, or the node was stopped.
     pub fn network_matrix(&self, of: Option<&[String]>) -> Result<Vec<MatrixRow>, NodeError> {
         self.check_runs()?;
         let known = self.modes().views();

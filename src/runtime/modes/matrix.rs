@@ -1,8 +1,8 @@
 //! The paths of several nodes side by side: this node's own, and what others tell on being asked.
 
 use super::Modes;
-use crate::base::Time;
 use crate::base::address::check_address;
+use crate::base::{Time, micros};
 use crate::runtime::channel::Channel;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
@@ -74,6 +74,8 @@ enum AskError {
     Refused(String),
     #[error("it closed the connection: an older version, or it is being stopped")]
     Closed,
+    #[error("its answer was not whole in time")]
+    Late,
     #[error(transparent)]
     Connection(ConnectionError),
     #[error(transparent)]
@@ -127,6 +129,7 @@ impl Asked {
 
     /// A node that answers byte by byte is cut off in the end.
     fn finish(self, until: Time) -> MatrixRow {
+        let mut was_cut_off = false;
         let told = self.thread.map_err(AskError::from).and_then(|thread| {
             while !thread.is_finished() {
                 // Again and again: it may be connecting still.
@@ -135,6 +138,7 @@ impl Asked {
                 {
                     // An error means that it is closed already.
                     let _ = socket.shutdown(Shutdown::Both);
+                    was_cut_off = true;
                 }
                 std::thread::sleep(LOOK);
             }
@@ -149,6 +153,7 @@ impl Asked {
                 left_out: paths.left_out,
                 failure: None,
             },
+            Err(_) if was_cut_off => MatrixRow::silent(self.address, AskError::Late.to_string()),
             Err(error) => MatrixRow::silent(self.address, error.to_string()),
         }
     }
@@ -235,10 +240,6 @@ fn mode_code(mode: Mode) -> u8 {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +316,6 @@ mod tests {
         let paths = Paths { node: "n".into(), left_out: 0, rows };
         let bytes = answer(FrameKind::Paths, paths.encode());
         let row = row_of(bytes, 1, Duration::from_millis(100));
-        assert!(row.failure.unwrap().contains("closed the connection"));
+        assert_eq!(row.failure.unwrap(), "its answer was not whole in time");
     }
 }

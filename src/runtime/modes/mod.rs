@@ -12,7 +12,7 @@ pub mod transfer;
 
 pub use facade::{PeerError, PeerMode};
 pub use matrix::{MatrixPath, MatrixRow};
-pub use probe::{ProbeError, ProbeSeries};
+pub use probe::{ProbeError, ProbeSeries, random_number};
 pub use transfer::TransportTest;
 
 use crate::base::limits::MAX_PEERS;
@@ -27,7 +27,8 @@ use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
 use crate::transport::mode::{
-    Mode, ModeEffects, ModePolicy, ModeTable, PeerView, TableError, Transition, verdict,
+    Mode, ModeEffects, ModePolicy, ModeTable, PathSample, PeerView, Reachability, TableError,
+    Transition, verdict,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -186,6 +187,27 @@ impl Modes {
     /// The mode of a peer, known or not.
     pub fn mode(&self, peer: &str) -> Mode {
         lock(&self.state).table.mode(&peer.into())
+    }
+
+    /// Whether pages should go to a peer by RDMA.
+    pub fn is_for_rdma(&self, peer: &str) -> bool {
+        match self.mode(peer) {
+            Mode::Datacenter => true,
+            Mode::Hybrid => {
+                self.view(peer).is_some_and(|view| view.figures.rdma == Reachability::Reachable)
+            }
+            Mode::Internet | Mode::V1Compat => false,
+        }
+    }
+
+    /// RDMA has carried a migration to a peer.
+    pub fn rdma_worked(&self, peer: &str) {
+        let mut state = lock(&self.state);
+        let sample = PathSample { rdma: Reachability::Reachable, ..PathSample::default() };
+        let peer = Peer::from(peer);
+        let change = state.table.on_sample(&peer, &sample, now());
+        let change = change.map(|transition| (peer, transition));
+        self.settle(state, change.into_iter().collect());
     }
 
     /// What is known of a peer.

@@ -3,6 +3,7 @@
 //! What the path takes is read from the kernel, which timed the handshake and the answer: how long
 //! threads on either side take to wake up is not in it.
 
+use crate::base::micros;
 use crate::runtime::sys::{socket, spawn_named};
 use crate::runtime::tuning;
 use crate::wire::frame::{HEADER_BYTES, MINOR, PREFACE_BYTES, PROBE_BYTES};
@@ -25,9 +26,15 @@ const ANSWER_BYTES: usize = HEADER_BYTES + PROBE_BYTES as usize;
 /// A probe failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The socket, or the peer closed it.
+    /// The socket.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// No connection came about in time.
+    #[error("no connection within {PATIENCE:?}")]
+    Unreached,
+    /// The peer hung up.
+    #[error("the peer closed the connection and did not answer")]
+    Closed,
     /// Nothing came in time.
     #[error("no answer within {PATIENCE:?}")]
     Silent,
@@ -45,6 +52,9 @@ pub enum ProbeError {
     /// A frame of another kind.
     #[error("{0:?} frame where ProbeReply is due")]
     Kind(FrameKind),
+    /// An answer of another length.
+    #[error("a ProbeReply of {0} bytes; those of {PROBE_BYTES} are due")]
+    Length(u32),
 }
 
 /// What a series of probes on one connection told.
@@ -81,11 +91,12 @@ fn ask_in_turn(address: &str, count: u32, dscp: u8) -> Result<ProbeSeries, Probe
     runtime.block_on(async {
         let began = Instant::now();
         let mut probing = Probing::connect(address, dscp).await?;
-        let mut series = ProbeSeries { connect_us: micros(began), ..ProbeSeries::default() };
+        let mut series =
+            ProbeSeries { connect_us: micros(began.elapsed()), ..ProbeSeries::default() };
         for _ in 0..count {
             let asked = Instant::now();
             probing.ask(random_number()).await?;
-            series.answers_us.push(micros(asked));
+            series.answers_us.push(micros(asked.elapsed()));
             tokio::time::sleep(SERIES_INTERVAL).await;
         }
         series.min_rtt_us = probing.min_rtt_us();
@@ -112,7 +123,7 @@ struct Probing {
 impl Probing {
     async fn connect(address: &str, dscp: u8) -> Result<Self, ProbeError> {
         let connecting = timeout(PATIENCE, connect(address, dscp)).await;
-        let socket = connecting.map_err(|_| ProbeError::Silent)??;
+        let socket = connecting.map_err(|_| ProbeError::Unreached)??;
         socket.set_nodelay(true)?;
         Ok(Self { socket, sent: 0 })
     }
@@ -134,7 +145,10 @@ impl Probing {
         // All of it at one time: it comes in one packet, and each call costs.
         let mut answer = [0; PREFACE_BYTES + ANSWER_BYTES];
         let answer = if is_first { &mut answer[..] } else { &mut answer[..ANSWER_BYTES] };
-        self.socket.read_exact(answer).await?;
+        self.socket.read_exact(answer).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ProbeError::Closed,
+            _ => ProbeError::Io(error),
+        })?;
         let (preface, answer) = answer.split_at(answer.len() - ANSWER_BYTES);
         if let Some(preface) = preface.first_chunk() {
             Preface::decode(*preface)?;
@@ -142,8 +156,11 @@ impl Probing {
         let (header, payload) = answer.split_at(HEADER_BYTES);
         let header = FrameHeader::decode(*header.first_chunk().unwrap_or(&[0; HEADER_BYTES]))?;
         header.check_sequence(self.sent)?;
-        if header.kind != FrameKind::ProbeReply || header.payload_bytes != PROBE_BYTES {
+        if header.kind != FrameKind::ProbeReply {
             return Err(ProbeError::Kind(header.kind));
+        }
+        if header.payload_bytes != PROBE_BYTES {
+            return Err(ProbeError::Length(header.payload_bytes));
         }
         header.check_body(&[payload])?;
         let payload = *payload.first_chunk().unwrap_or(&[0; PROBE_BYTES as usize]);
@@ -177,6 +194,46 @@ async fn connect(to: &str, dscp: u8) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// What one is told who probes a peer that answers so.
+    fn told(answer: Vec<u8>) -> String {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peer = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut question = [0; PREFACE_BYTES + ANSWER_BYTES];
+            socket.read_exact(&mut question).unwrap();
+            socket.write_all(&answer).unwrap();
+        });
+        let error = series(&address, 1, 0).unwrap_err().to_string();
+        peer.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn each_wrong_answer_is_called_what_it_is() {
+        let answer = |kind, payload: Vec<u8>| {
+            let frame = Frame { kind, payload };
+            let mut bytes = Preface { minor: MINOR }.encode().to_vec();
+            bytes.extend_from_slice(&frame.header(0).encode());
+            bytes.extend_from_slice(&frame.payload);
+            bytes
+        };
+        let short = [answer(FrameKind::ProbeReply, vec![0; 7]), vec![0]].concat();
+        let cases = [
+            (vec![], "the peer closed the connection and did not answer"),
+            (short, "a ProbeReply of 7 bytes; those of 8 are due"),
+            (answer(FrameKind::Probe, vec![0; 8]), "Probe frame where ProbeReply is due"),
+            (answer(FrameKind::ProbeReply, vec![0; 8]), "the answer has number 0x0; 0x"),
+        ];
+        for (answer, what) in cases {
+            let error = told(answer);
+            assert!(error.starts_with(what), "{error:?} is not {what:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::Modes;
 use super::probe::random_number;
 use crate::Status;
 use crate::base::limits::MAX_FILLER_BYTES;
+use crate::base::micros;
 use crate::runtime::channel::Channel;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
@@ -190,7 +191,7 @@ fn summary(
 ) -> TransportTest {
     let sum = |of: fn(&Carried) -> u64| carried.iter().map(of).sum::<u64>();
     let bytes = sum(|stream| stream.bytes);
-    let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let duration_us = micros(took);
     let retransmitted_bytes = sum(|stream| stream.info.retransmitted_bytes.unwrap_or(0));
     let sent_bytes = sum(|stream| stream.info.sent_bytes.unwrap_or(0)).max(1);
     let rtts = carried.iter().filter_map(|stream| stream.info.min_rtt_us);

@@ -7,6 +7,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
+
+/// QEMU's word for a migration in post-copy that goes on.
+pub const POST_COPY_ACTIVE: &str = "postcopy-active";
+/// And for one whose connection broke.
+pub const POST_COPY_PAUSED: &str = "postcopy-paused";
 
 /// Whether the guest runs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -72,6 +78,10 @@ pub struct MigrationInfo {
     /// Before the first page.
     #[serde(rename = "setup-time")]
     pub setup_time_ms: Option<u64>,
+    /// All processors of the guest waited for pages so long, after a switch to post-copy; the destination's
+    /// alone, with the capability `postcopy-blocktime`.
+    #[serde(rename = "postcopy-blocktime")]
+    pub post_copy_blocked_ms: Option<u64>,
     /// Devices that forbid it.
     pub blocked_reasons: Vec<String>,
 }
@@ -106,6 +116,11 @@ impl MigrationInfo {
     /// It ended, well or not, or there was none.
     pub fn is_over(&self) -> bool {
         matches!(self.status.as_str(), "" | "none" | "completed" | "failed" | "cancelled")
+    }
+
+    /// It is in post-copy, its connection broke, and another may take its place.
+    pub fn is_paused(&self) -> bool {
+        self.status == POST_COPY_PAUSED
     }
 
     /// It ended well.
@@ -178,9 +193,30 @@ impl Qmp {
         self.order("migrate_cancel", Value::Null)
     }
 
+    /// Goes on with a migration that is paused in post-copy, to a URI; returns at once.
+    pub fn migrate_resume(&mut self, uri: &str) -> Result<(), QmpError> {
+        self.order("migrate", json!({ "uri": uri, "resume": true }))
+    }
+
+    /// Listens again for a migration that is paused in post-copy. QEMU takes this also while its main
+    /// loop waits for a page.
+    pub fn migrate_recover(&mut self, uri: &str) -> Result<(), QmpError> {
+        self.execute_out_of_band("migrate-recover", json!({ "uri": uri })).map(drop)
+    }
+
+    /// Lets a migration under way, with `postcopy-ram`, go over to post-copy.
+    pub fn migrate_start_postcopy(&mut self) -> Result<(), QmpError> {
+        self.order("migrate-start-postcopy", Value::Null)
+    }
+
     /// How the migration stands.
     pub fn migration_info(&mut self) -> Result<MigrationInfo, QmpError> {
         self.ask("query-migrate")
+    }
+
+    /// As [`Self::migration_info`], of a QEMU that may not answer now.
+    pub fn migration_info_within(&mut self, timeout: Duration) -> Result<MigrationInfo, QmpError> {
+        typed("query-migrate", self.execute_within("query-migrate", Value::Null, timeout)?)
     }
 
     /// Lets the guest run.

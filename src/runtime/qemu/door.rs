@@ -3,6 +3,7 @@
 
 use crate::Status;
 use crate::migration::Failure;
+use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::Released;
 use crate::runtime::lock::lock;
 use crate::runtime::qemu::guest::QemuGuest;
@@ -15,8 +16,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long QEMU may take to listen.
-const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long QEMU may take to listen; one that is paused in post-copy may have to be asked first what it will not
+/// answer.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A QEMU that listens.
 pub struct QemuDoor {
@@ -36,17 +38,27 @@ struct More {
 }
 
 impl QemuDoor {
-    /// Makes QEMU listen for a main stream and so many channels, and connects the main stream.
+    /// Makes QEMU listen for a main stream and so many channels, or again for the rest of a main stream,
+    /// and connects the main stream.
     ///
     /// # Errors
     /// QEMU's words, or that it does not listen.
-    pub fn open(guest: &QemuGuest, migration: &str, multifd_channels: u8) -> Result<Self, Failure> {
-        let path = guest.socket_path(migration);
+    pub fn open(
+        guest: &QemuGuest,
+        setup: &RelaySetup,
+        on_news: Box<dyn Fn() + Send>,
+    ) -> Result<Self, Failure> {
+        let path = guest.socket_path(&setup.id.to_string());
+        let (multifd_channels, post_copy) = (setup.channels, setup.post_copy);
         let _ = std::fs::remove_file(&path);
         let failed = |text: String| Failure::new(Status::Callback, text);
         let qmp = guest.connect().map_err(|error| failed(error.to_string()))?;
-        let task = Task::Receive { uri: format!("unix:{}", path.display()), multifd_channels };
-        let watch = Watch::start(qmp, task, Box::new(|| {}))
+        let uri = format!("unix:{}", path.display());
+        let task = match setup.is_recovery() {
+            true => Task::Recover { uri },
+            false => Task::Receive { uri, multifd_channels, post_copy },
+        };
+        let watch = Watch::start_leaving(qmp, task, guest.left(), on_news)
             .map_err(|error| failed(format!("no thread for QMP: {error}")))?;
         let deadline = Instant::now() + LISTEN_TIMEOUT;
         let main = loop {
@@ -101,6 +113,23 @@ impl QemuDoor {
             }
             (released, _) => released,
         }
+    }
+
+    /// Gives QEMU the package of a switch to post-copy, whose last bytes let its guest run.
+    ///
+    /// # Errors
+    /// It has not got all of it and never will, so no guest runs.
+    pub fn hand_over(&self, package: &[u8]) -> Result<(), String> {
+        let mut socket = &*self.main;
+        socket.write_all(package).map_err(|error| {
+            self.close();
+            format!("QEMU at the destination takes no more of its stream: {error}")
+        })
+    }
+
+    /// Waits until it is known what became of a guest that was handed over.
+    pub fn settle(&self) -> Released {
+        self.watch.settle(self.process.clone(), !self.watch.seen().lost)
     }
 
     /// Ends every connection: QEMU gets nothing more, and whoever writes to it is let go.

@@ -2,13 +2,17 @@
 
 use crate::Status;
 use crate::base::{MachineFacts, MigrationId};
-use crate::runtime::qemu::watch::MULTIFD;
+use crate::migration::Owner;
+use crate::runtime::lock::lock;
+use crate::runtime::qemu::watch::{MULTIFD, POST_COPY};
 use crate::runtime::qemu::{Qmp, QmpError, RunState};
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long QEMU may take to take us on.
@@ -23,6 +27,12 @@ pub struct QemuGuest {
     facts: MachineFacts,
     version: String,
     has_multifd: bool,
+    has_post_copy: bool,
+    /// Its migration is paused in post-copy, and waits for a recovery.
+    awaits_recovery: AtomicBool,
+    /// A conversation with it that a migration left when it ended in post-copy: while QEMU's main loop waits
+    /// for a page, no other can begin.
+    left: Arc<Mutex<Option<Qmp>>>,
 }
 
 /// An attached guest, as far as it is known without asking its QEMU.
@@ -104,7 +114,7 @@ impl AttachError {
             Self::Connect(_) => Status::Connect,
             Self::Qmp { source, .. } => match source {
                 QmpError::NotQmp { .. } => Status::InvalidArgument,
-                QmpError::TimedOut { .. } => Status::Timeout,
+                QmpError::TimedOut { .. } | QmpError::Stuck { .. } => Status::Timeout,
                 QmpError::Connect { .. } | QmpError::Closed { .. } | QmpError::Io { .. } => {
                     Status::Connect
                 }
@@ -117,7 +127,8 @@ impl AttachError {
 }
 
 impl QemuGuest {
-    /// Asks QEMU what it is. `incoming`: it was started with `-incoming defer` and waits.
+    /// Asks QEMU what it is. `incoming`: it was started with `-incoming defer` and waits, or a migration
+    /// into it is paused in post-copy.
     ///
     /// # Errors
     /// [`AttachError`]; QEMU is as it was.
@@ -131,7 +142,8 @@ impl QemuGuest {
         })?;
         let failed = |source| AttachError::Qmp { path: qmp_path.clone(), source };
         let status = qmp.status().map_err(failed)?.status;
-        if let Some(wanted) = what_is_wrong(&status, incoming) {
+        let is_paused = qmp.migration_info().map_err(failed)?.is_paused();
+        if let Some(wanted) = what_is_wrong(&status, is_paused, incoming) {
             return Err(AttachError::State { path: qmp_path, status, wanted });
         }
         let machine = qmp.machine().map_err(failed)?;
@@ -140,9 +152,14 @@ impl QemuGuest {
             ram_bytes: machine.memory_bytes,
             cpus: u32::try_from(machine.cpus).unwrap_or(u32::MAX),
         };
-        let has_multifd = qmp.capabilities().map_err(failed)?.contains_key(MULTIFD);
+        let capabilities = qmp.capabilities().map_err(failed)?;
+        let has_multifd = capabilities.contains_key(MULTIFD);
+        let has_post_copy = capabilities.contains_key(POST_COPY);
         let version = qmp.version().to_string();
-        let guest = Self { qmp_path, facts, version, has_multifd };
+        let awaits_recovery = AtomicBool::new(is_paused);
+        let left = Arc::default();
+        let guest =
+            Self { qmp_path, facts, version, has_multifd, has_post_copy, awaits_recovery, left };
         if guest.socket_path(&"0".repeat(32)).as_os_str().len() > MAX_SOCKET_PATH_BYTES {
             return Err(AttachError::PathTooLong(guest.qmp_path));
         }
@@ -179,11 +196,57 @@ impl QemuGuest {
         ))
     }
 
+    /// Whether its QEMU can run a guest whose memory is still to come. Whether this host lets it, QEMU says
+    /// when it is told to.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_post_copy(&self) -> Result<(), String> {
+        if self.has_post_copy {
+            return Ok(());
+        }
+        let version = &self.version;
+        Err(format!(
+            "post-copy is wanted, but QEMU {version} at the destination has no capability \
+             postcopy-ram; use never"
+        ))
+    }
+
+    /// Whether its QEMU is paused in post-copy, so that only a recovery goes on with it.
+    pub fn awaits_recovery(&self) -> bool {
+        self.awaits_recovery.load(Ordering::Acquire)
+    }
+
+    /// Its QEMU was told to go on.
+    pub fn goes_on(&self) {
+        self.awaits_recovery.store(false, Ordering::Release);
+    }
+
+    /// Where a migration that ends in post-copy leaves its conversation.
+    pub fn left(&self) -> Arc<Mutex<Option<Qmp>>> {
+        self.left.clone()
+    }
+
+    /// A migration is over. If its QEMU lives and is in post-copy, it is paused or about to be; unless its guest
+    /// was given back to the source.
+    pub fn look_what_is_left(&self, owner: Owner) {
+        let mut left = lock(&self.left);
+        if owner == Owner::Source {
+            *left = None;
+        }
+        if left.is_some() {
+            self.awaits_recovery.store(true, Ordering::Release);
+        }
+    }
+
     /// A conversation with its QEMU.
     ///
     /// # Errors
     /// Nobody answers there, or somebody else holds the only connection.
     pub fn connect(&self) -> Result<Qmp, QmpError> {
+        if let Some(left) = lock(&self.left).take().filter(|left| !left.is_broken()) {
+            return Ok(left);
+        }
         Qmp::connect(&self.qmp_path, CONNECT_TIMEOUT)
     }
 
@@ -192,7 +255,10 @@ impl QemuGuest {
     /// # Errors
     /// As [`Self::connect`].
     pub fn state(&self) -> Result<RunState, QmpError> {
-        self.connect()?.status()
+        match &mut *lock(&self.left) {
+            Some(left) => left.status(),
+            None => Qmp::connect(&self.qmp_path, CONNECT_TIMEOUT)?.status(),
+        }
     }
 
     /// Where the socket of a migration goes: QEMU made its QMP socket there, so it may use this
@@ -228,12 +294,20 @@ impl QemuGuest {
 }
 
 /// What a QEMU in this state would have to be instead; none if it is right.
-fn what_is_wrong(status: &str, incoming: bool) -> Option<&'static str> {
+fn what_is_wrong(status: &str, is_paused: bool, incoming: bool) -> Option<&'static str> {
+    let has_left = matches!(status, "postmigrate" | "finish-migrate");
     match (status, incoming) {
+        (_, true) if is_paused && has_left => {
+            Some("a migration out of it is paused in post-copy: attach it, but not as incoming")
+        }
+        (_, false) if is_paused && !has_left => {
+            Some("a migration into it is paused in post-copy: attach it as incoming")
+        }
+        _ if is_paused => None,
         ("inmigrate", true) => None,
         (_, true) => Some("to receive a guest it must be started with -incoming defer"),
         ("inmigrate", false) => Some("it waits for a guest: attach it as incoming"),
-        ("postmigrate" | "finish-migrate", false) => {
+        (_, false) if has_left => {
             Some("its guest has left it or is about to; another process may run it")
         }
         (_, false) => None,
@@ -249,7 +323,15 @@ mod tests {
 
     fn guest(qmp_path: PathBuf) -> QemuGuest {
         let facts = MachineFacts { machine: String::new(), ram_bytes: 0, cpus: 0 };
-        QemuGuest { qmp_path, facts, version: "7.2".into(), has_multifd: false }
+        QemuGuest {
+            qmp_path,
+            facts,
+            version: "7.2".into(),
+            has_multifd: false,
+            has_post_copy: false,
+            awaits_recovery: AtomicBool::new(false),
+            left: Arc::default(),
+        }
     }
 
     #[test]
@@ -263,14 +345,32 @@ mod tests {
     }
 
     #[test]
+    fn post_copy_needs_a_qemu_that_has_it() {
+        let mut guest = guest("/q.sock".into());
+        let text = guest.check_post_copy().unwrap_err();
+        assert!(text.contains("QEMU 7.2 at the destination has no"), "{text}");
+        guest.has_post_copy = true;
+        assert_eq!(guest.check_post_copy(), Ok(()));
+    }
+
+    #[test]
     fn only_a_qemu_that_waits_receives_and_only_one_that_has_its_guest_sends() {
         for status in ["running", "paused", "prelaunch", "suspended"] {
-            assert_eq!(what_is_wrong(status, false), None);
-            assert!(what_is_wrong(status, true).unwrap().contains("-incoming defer"));
+            assert_eq!(what_is_wrong(status, false, false), None);
+            assert!(what_is_wrong(status, false, true).unwrap().contains("-incoming defer"));
         }
-        assert_eq!(what_is_wrong("inmigrate", true), None);
-        assert!(what_is_wrong("inmigrate", false).unwrap().contains("as incoming"));
-        assert!(what_is_wrong("postmigrate", false).unwrap().contains("has left"));
+        assert_eq!(what_is_wrong("inmigrate", false, true), None);
+        assert!(what_is_wrong("inmigrate", false, false).unwrap().contains("as incoming"));
+        assert!(what_is_wrong("postmigrate", false, false).unwrap().contains("has left"));
+    }
+
+    #[test]
+    fn a_qemu_that_is_paused_in_post_copy_is_attached_on_its_side_alone() {
+        for (status, incoming) in [("finish-migrate", false), ("running", true), ("paused", true)] {
+            assert_eq!(what_is_wrong(status, true, incoming), None, "{status}");
+            let text = what_is_wrong(status, true, !incoming).unwrap();
+            assert!(text.contains("paused in post-copy"), "{text}");
+        }
     }
 
     #[test]

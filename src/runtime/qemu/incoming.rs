@@ -12,9 +12,10 @@
 use crate::Status;
 use crate::base::{MigrationId, StreamId};
 use crate::migration::ownership::Mark;
-use crate::migration::relay::RelaySetup;
 use crate::migration::relay::destination::{Action, Patience, RelayDestination, Released};
 use crate::migration::relay::segment_io::{UnpackError, Unpacker, limits_for};
+use crate::migration::relay::{RelaySetup, UNKNOWN};
+use crate::migration::source::PostCopyError;
 use crate::migration::{Ending, Failure, Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::qemu::Segment;
@@ -31,6 +32,7 @@ use crate::runtime::outcome::Outcome;
 use crate::runtime::qemu::door::QemuDoor;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::replay::replay;
+use crate::runtime::qemu::returns::Returns;
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::sys::thread::spawn_named;
 use crate::transport::SessionError;
@@ -75,6 +77,10 @@ pub struct QemuIncoming {
     door: Mutex<Option<Arc<QemuDoor>>>,
     /// What the replay keeps back, and the driver releases when the guest is ours.
     end: Mutex<Vec<u8>>,
+    /// What QEMU answers, where it may switch to post-copy.
+    returns: Returns,
+    /// Threads that end when QEMU's connection does.
+    followers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl QemuIncoming {
@@ -86,13 +92,19 @@ impl QemuIncoming {
         store: Arc<HeldStore>,
         journal: Arc<Journal>,
     ) -> Arc<Self> {
-        let mut machine = RelayDestination::new(setup.clone(), patience, now());
+        let is_recovery = setup.is_recovery();
+        let mut machine = match is_recovery {
+            true => RelayDestination::recovering(setup.clone(), patience, now()),
+            false => RelayDestination::new(setup.clone(), patience, now()),
+        };
         let (name, ram_bytes) = (&setup.guest, setup.facts.ram_bytes);
         let announced = features.held_pages.then(|| store.announce(name, ram_bytes));
         if let Some(pages) = &announced {
             machine.announce(store.key(), &pages.hashes());
         }
-        let held = Mutex::new((announced, store.begin(name, ram_bytes)));
+        // Of what a recovery carries no page is seen.
+        let writer = (!is_recovery).then(|| store.begin(name, ram_bytes)).flatten();
+        let held = Mutex::new((announced, writer));
         Arc::new(Self {
             setup,
             join_key,
@@ -109,6 +121,8 @@ impl QemuIncoming {
             closers: Mutex::default(),
             door: Mutex::new(None),
             end: Mutex::default(),
+            returns: Returns::default(),
+            followers: Mutex::default(),
         })
     }
 
@@ -127,7 +141,7 @@ impl QemuIncoming {
     }
 
     fn drive(
-        &self,
+        self: &Arc<Self>,
         mut keeper: RecordKeeper,
         on_end: Box<dyn FnOnce(&Report) + Send>,
         replay: JoinHandle<()>,
@@ -155,7 +169,7 @@ impl QemuIncoming {
             drop(machine);
             self.look_at_qemu();
             let machine = lock(&self.machine);
-            if !machine.has_actions() && (!machine.has_control() || machine.streams().is_empty()) {
+            if !machine.has_actions() && !machine.has_control() {
                 let mut machine = wait(&self.news, machine, TICK);
                 machine.tick(now());
             }
@@ -178,13 +192,16 @@ impl QemuIncoming {
         self.news.notify_all();
         let _ = replay.join();
         lock(&self.closers).values().for_each(|close| close());
-        // Lets go of QEMU's only QMP connection.
+        if self.setup.post_copy {
+            self.door().inspect(|door| door.close());
+        }
+        lock(&self.followers).drain(..).for_each(|thread| drop(thread.join()));
+        // Lets go of QEMU's only QMP connection, or leaves it to whoever goes on.
         drop(lock(&self.door).take());
         let report = lock(&self.machine).report();
         if let Some(report) = report {
-            keeper.close(report.owner, report.status);
-            on_end(&report);
-            self.outcome.publish(report);
+            self.guest.look_what_is_left(report.owner);
+            self.outcome.conclude(report, keeper, on_end);
         }
         end.into_iter().for_each(|event| self.publish(event));
     }
@@ -192,17 +209,25 @@ impl QemuIncoming {
     /// QEMU may give up on its own.
     fn look_at_qemu(&self) {
         let Some(door) = self.door() else { return };
-        if let Some(Err(text)) = door.watch.seen().over {
-            lock(&self.machine).fail(Failure::new(Status::Callback, text));
+        let seen = door.watch.seen();
+        let mut machine = lock(&self.machine);
+        if seen.restored && machine.is_switching() {
+            machine.devices_restored(now());
+        } else if let Some(Err(text)) = seen.over
+            && !machine.is_switching()
+        {
+            machine.fail(Failure::new(Status::Callback, text));
         }
     }
 
-    fn perform(&self, action: Action, keeper: &mut RecordKeeper) {
+    fn perform(self: &Arc<Self>, action: Action, keeper: &mut RecordKeeper) {
         match action {
             Action::Persist(mark) => {
                 let result = self.persist(keeper, mark);
                 lock(&self.machine).persisted(mark, result);
             }
+            Action::Recover => self.recover(),
+            Action::ReleaseEnd if lock(&self.machine).is_switching() => self.hand_over(),
             Action::ReleaseEnd => {
                 let end = std::mem::take(&mut *lock(&self.end));
                 let released = match self.door() {
@@ -216,9 +241,49 @@ impl QemuIncoming {
                     // QEMU cannot run what it has not got the end of.
                     door.close();
                 }
+                if let (Ending::Lost, Some(door)) = (ending, self.door()) {
+                    door.watch.give_up();
+                    door.close();
+                }
                 lock(&self.machine).finished(Ok(()), now());
             }
         }
+    }
+
+    /// Gives QEMU what makes it run the guest without all of its memory, and sees what becomes of that.
+    fn hand_over(self: &Arc<Self>) {
+        let package = std::mem::take(&mut *lock(&self.end));
+        let door = self.door().ok_or_else(|| "the stream switched before it began".to_string());
+        let handed = door.and_then(|door| door.hand_over(&package).map(|()| door));
+        lock(&self.machine).handed_over(handed.map(|door| self.follow(door)), now());
+        self.news.notify_all();
+    }
+
+    /// Has a QEMU that is paused in post-copy go on, and sees what becomes of that.
+    fn recover(self: &Arc<Self>) {
+        let door = self.open_door().map_err(|failure| failure.reason);
+        let door = door.inspect(|_| self.guest.goes_on());
+        // Locked, so that nobody tells what became of it before it is known that it goes on.
+        lock(&self.machine).recovered(door.map(|door| self.follow(door)));
+        self.news.notify_all();
+    }
+
+    /// Sees what becomes of a guest that QEMU runs before it has all of it.
+    fn follow(self: &Arc<Self>, door: Arc<QemuDoor>) {
+        let settler = self.clone();
+        let thread = spawn_named("dwcp-settle", move || {
+            let released = door.settle();
+            lock(&settler.machine).released(released, now());
+            settler.news.notify_all();
+        });
+        match thread {
+            Ok(thread) => lock(&self.followers).push(thread),
+            Err(error) => self.tell(format!("nobody sees what becomes of the guest: {error}")),
+        }
+    }
+
+    fn tell(&self, text: String) {
+        self.publish(EventKind::Notice { text });
     }
 
     fn persist(&self, keeper: &mut RecordKeeper, mark: Mark) -> Result<(), String> {
@@ -276,6 +341,21 @@ impl QemuIncoming {
         &self.machine
     }
 
+    /// Whether QEMU may switch to post-copy.
+    pub(super) fn may_switch(&self) -> bool {
+        self.setup.post_copy
+    }
+
+    /// Whether QEMU runs the guest already.
+    pub(super) fn begins_switched(&self) -> bool {
+        self.setup.is_recovery()
+    }
+
+    /// What QEMU answers.
+    pub(super) fn returns(&self) -> &Returns {
+        &self.returns
+    }
+
     /// What the replay keeps back.
     pub(super) fn end(&self) -> &Mutex<Vec<u8>> {
         &self.end
@@ -310,13 +390,21 @@ impl QemuIncoming {
     }
 
     /// The way into QEMU; the first call makes QEMU listen.
-    pub(super) fn open_door(&self) -> Result<Arc<QemuDoor>, Failure> {
+    pub(super) fn open_door(self: &Arc<Self>) -> Result<Arc<QemuDoor>, Failure> {
         if let Some(door) = self.door() {
             return Ok(door);
         }
-        let id = self.setup.id.to_string();
-        let door = Arc::new(QemuDoor::open(&self.guest, &id, self.setup.channels)?);
+        let (this, setup) = (Arc::downgrade(self), &self.setup);
+        let on_news = Box::new(move || drop(this.upgrade().inspect(|this| this.news.notify_all())));
+        let door = Arc::new(QemuDoor::open(&self.guest, setup, on_news)?);
         *lock(&self.door) = Some(door.clone());
+        if setup.post_copy {
+            let (this, main) = (self.clone(), door.main.clone());
+            let thread = spawn_named("dwcp-return", move || this.returns.carry_all(&this, &main));
+            let failed =
+                |error| Failure::new(Status::Io, format!("no thread for QEMU's answers: {error}"));
+            lock(&self.followers).push(thread.map_err(failed)?);
+        }
         if !lock(&self.machine).wants_segments() {
             // The driver may have looked for the door before it was there.
             door.close();
@@ -379,8 +467,20 @@ impl QemuIncoming {
         });
     }
 
+    /// Waits until an answer of QEMU's may be queued. False: nobody wants it.
+    pub(super) fn wait_to_send_back(&self) -> bool {
+        let mut machine = lock(&self.machine);
+        while !machine.may_send_back() {
+            if !machine.wants_segments() {
+                return false;
+            }
+            machine = wait(&self.news, machine, TICK);
+        }
+        machine.wants_segments()
+    }
+
     /// Sends control messages that are due on whichever stream works.
-    fn flush_any(&self) {
+    pub(super) fn flush_any(&self) {
         self.flush_where(|machine, _| machine.has_control());
     }
 
@@ -426,6 +526,16 @@ impl Handle for QemuIncoming {
         self.news.notify_all();
     }
 
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        Err(PostCopyError::WrongSide)
+    }
+
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        let abandoned = lock(&self.machine).abandon_post_copy();
+        self.news.notify_all();
+        abandoned
+    }
+
     fn footprint(&self) -> Footprint {
         let held = lock(&self.unpacker).as_ref().map(|u| (u.held_pages(), u.memory_bytes()));
         let (baseline_pages, baseline_bytes) = held.unwrap_or_default();
@@ -449,6 +559,17 @@ impl Arrival for QemuIncoming {
 
     fn features(&self) -> Features {
         self.features
+    }
+
+    fn recoverable_as(&self) -> MigrationId {
+        let known = self.setup.recovers.filter(|earlier| *earlier != UNKNOWN);
+        known.unwrap_or(self.setup.id)
+    }
+
+    fn give_way(&self) {
+        if lock(&self.machine).give_way() {
+            self.news.notify_all();
+        }
     }
 
     fn check(&self, hello: &Hello) -> Result<(), Refusal> {

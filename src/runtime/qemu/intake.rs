@@ -5,9 +5,11 @@ use crate::encoding::AnnouncedPages;
 use crate::migration::EncodingOptions;
 use crate::migration::relay::StreamSum;
 use crate::migration::relay::segment_io::{Place, Prepared, Preparer, limits_for};
-use crate::qemu::{ChannelParser, PAGE_BYTES, Segment, SegmentLimits, StreamParser};
+use crate::qemu::StreamParser;
+use crate::qemu::{ChannelParser, EndWatch, PAGE_BYTES, Package, Segment, SegmentLimits};
 use crate::runtime::clock::now;
 use crate::runtime::lock::lock;
+use crate::wire::segment::Kept;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +20,8 @@ const SKELETON_BYTES: usize = 64 << 10;
 pub struct Together {
     /// How many multifd channels there are.
     channels: u8,
+    /// The main stream goes on after a switch, and is not looked into.
+    is_raw: bool,
     state: Mutex<State>,
 }
 
@@ -43,6 +47,9 @@ pub struct Intake {
     pub segment: Segment,
     pages_counted: u64,
     zero_counted: u64,
+    /// Where the package of a switch was when what is not prepared began.
+    package: Package,
+    end: EndWatch,
 }
 
 impl Together {
@@ -66,7 +73,12 @@ impl Together {
             pages_seen: 0,
             in_memory: true,
         };
-        Self { channels, state: Mutex::new(state) }
+        Self { channels, is_raw: false, state: Mutex::new(state) }
+    }
+
+    /// For a main stream that goes on after a switch to post-copy.
+    pub fn after_switch(self) -> Self {
+        Self { is_raw: true, ..self }
     }
 
     /// Takes on a connection that begins so.
@@ -76,6 +88,7 @@ impl Together {
     pub fn take_on(&self, first_four: [u8; 4]) -> Result<Intake, String> {
         let mut state = lock(&self.state);
         let parser = match ChannelParser::for_channel(first_four) {
+            _ if self.is_raw => ChannelParser::Raw,
             // Alone, it is what QEMU calls its stream, whatever is in it.
             _ if self.channels == 0 => main(),
             Some(ChannelParser::Main(_)) => main(),
@@ -87,7 +100,7 @@ impl Together {
         };
         let channel = match &parser {
             ChannelParser::Main(_) if state.has_main => return Err("a second main stream".into()),
-            ChannelParser::Main(_) => {
+            ChannelParser::Main(_) | ChannelParser::Raw => {
                 state.has_main = true;
                 0
             }
@@ -99,8 +112,16 @@ impl Together {
                 state.channels_seen
             }
         };
-        let segment = Segment::default();
-        Ok(Intake { channel, parser, segment, pages_counted: 0, zero_counted: 0 })
+        let (segment, package) = (Segment::default(), parser.package());
+        Ok(Intake {
+            channel,
+            parser,
+            segment,
+            pages_counted: 0,
+            zero_counted: 0,
+            package,
+            end: EndWatch::default(),
+        })
     }
 
     /// Pages and bytes that are held to compare with.
@@ -129,7 +150,7 @@ impl Together {
 /// one, and whoever looks at what is left of the first pass must not have gone past its end.
 fn main() -> ChannelParser {
     let limits = SegmentLimits { skeleton_bytes: SKELETON_BYTES, ..SegmentLimits::default() };
-    ChannelParser::Main(StreamParser::with_limits(limits))
+    ChannelParser::Main(StreamParser::with_limits(limits).cut_at_package())
 }
 
 impl Intake {
@@ -140,12 +161,36 @@ impl Intake {
 
     /// As [`StreamParser::feed`].
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
-        self.parser.feed(bytes, &mut self.segment)
+        let taken = self.parser.feed(bytes, &mut self.segment);
+        if self.parser.is_in_tail() {
+            self.end.feed(&bytes[..taken]);
+        }
+        taken
     }
 
     /// As [`StreamParser::finish`].
     pub fn finish(&mut self) {
         self.parser.finish(&mut self.segment);
+    }
+
+    /// Whether what was read ends where the package of a switch to post-copy begins, or ends.
+    pub fn is_at_package(&self) -> bool {
+        self.parser.package() != self.package
+    }
+
+    /// Whether the last bytes of that package were prepared.
+    pub fn has_switched(&self) -> bool {
+        self.package == Package::Past
+    }
+
+    /// Whether QEMU has written all of a stream without a switch.
+    pub fn has_ended_unswitched(&self) -> bool {
+        self.parser.package() == Package::Ahead && self.end.is_at_end()
+    }
+
+    /// Why the stream cannot be followed to a switch; none if it can.
+    pub fn not_understood(&self) -> Option<String> {
+        self.parser.not_understood().map(|reason| reason.to_string())
     }
 
     /// Pages of QEMU's first pass that are still to come on any channel; none where that cannot be
@@ -179,7 +224,13 @@ impl Intake {
             self.number_blocks(&mut state.blocks);
         }
         let before_end = self.parser.is_in_memory();
-        let place = Place { channel: self.channel, before_end, in_tail };
+        let kept = match (self.package, self.parser.package()) {
+            (Package::Inside, Package::Inside) => Kept::Inside,
+            (Package::Inside, _) => Kept::End,
+            _ => Kept::No,
+        };
+        self.package = self.parser.package();
+        let place = Place { channel: self.channel, before_end, in_tail, kept };
         let mut prepared = state.preparer.prepare(&mut self.segment, place, remember, now());
         let zero = self.parser.zero_pages();
         prepared.named_zero = u32::try_from(zero - self.zero_counted).unwrap_or(u32::MAX);

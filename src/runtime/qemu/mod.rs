@@ -10,7 +10,9 @@ mod line;
 pub mod memory;
 pub mod outgoing;
 pub mod qmp;
+mod refusal;
 mod replay;
+mod returns;
 pub mod watch;
 
 pub use commands::{Accelerator, MachineInfo, MigrationInfo, RamInfo, RunState};

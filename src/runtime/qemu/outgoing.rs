@@ -14,12 +14,12 @@ use crate::migration::ownership::Mark;
 use crate::migration::relay::segment_io::{Packer, Prepared};
 use crate::migration::relay::source::{Action, RelaySource};
 use crate::migration::relay::{RelaySetup, StreamSum};
-use crate::migration::source::Work;
+use crate::migration::source::{PostCopyError, Work};
 use crate::migration::stats::Traffic;
 use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
-use crate::qemu::PAGE_BYTES;
+use crate::qemu::{PAGE_BYTES, ReturnPath, SHUT, SHUT_IN_VAIN};
 use crate::runtime::clock::now;
 use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
@@ -32,6 +32,7 @@ use crate::runtime::outcome::Outcome;
 use crate::runtime::qemu::codec_choice::CodecChooser;
 use crate::runtime::qemu::guest::QemuGuest;
 use crate::runtime::qemu::intake::{Intake, Together};
+use crate::runtime::qemu::refusal::{LastBytes, Unwanted};
 use crate::runtime::qemu::watch::{Seen, Task, Watch};
 use crate::runtime::record_keeper::RecordKeeper;
 use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
@@ -41,7 +42,7 @@ use crate::transport::SessionError;
 use crate::wire::hello::{Ended, Features};
 use crate::wire::segment::SegmentPayload;
 use crate::wire::{Frame, FrameKind};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -66,12 +67,16 @@ const MAX_PACKERS: usize = 8;
 const FILL_PATIENCE: Duration = Duration::from_millis(2);
 /// How long QEMU may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long QEMU may take nothing of what the one at the destination answers.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// The least that QEMU takes as a limit of the downtime.
 const LEAST_DOWNTIME: Duration = Duration::from_millis(1);
 /// What QEMU and the destination's QEMU take around the stream's end.
 const HANDOVER: Duration = Duration::from_millis(40);
 /// Remembered pages that are looked at before the stream goes on: 16 MiB, which take few ms.
 const VERIFIED_AT_ONCE: usize = 4096;
+/// What is said where QEMU does not say why.
+const PAUSED_AGAIN: &str = "QEMU at the source has stopped sending, and is paused in post-copy";
 /// How often waits look whether it is over.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -99,6 +104,10 @@ pub struct QemuOutgoing {
     /// Where the pages that leave are kept, and those that were remembered at the end.
     held: Mutex<Option<HeldWriter>>,
     last_pages: Mutex<Option<Pages>>,
+    /// What QEMU at the destination answers.
+    answers: Mutex<ReturnPath>,
+    /// What QEMU wrote when nobody wanted it any more.
+    unwanted: Unwanted,
     /// Segments of each channel that wait for a packer or are with one.
     waiting: Vec<AtomicUsize>,
 }
@@ -112,7 +121,10 @@ impl QemuOutgoing {
         (dialer, held): (Dialer, Option<HeldWriter>),
         journal: Arc<Journal>,
     ) -> Arc<Self> {
-        let machine = RelaySource::new(setup.clone(), options.clone(), now());
+        let machine = match setup.is_recovery() {
+            true => RelaySource::recovering(setup.clone(), options.clone(), now()),
+            false => RelaySource::new(setup.clone(), options.clone(), now()),
+        };
         let slots = StreamSlots::new(machine, dialer, options.streams);
         let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
         let told_downtime = Mutex::new(LEAST_DOWNTIME);
@@ -133,6 +145,8 @@ impl QemuOutgoing {
             told_downtime,
             held: Mutex::new(held),
             last_pages: Mutex::default(),
+            answers: Mutex::default(),
+            unwanted: Unwanted::default(),
             waiting: (0..=setup_channels).map(|_| AtomicUsize::new(0)).collect(),
         })
     }
@@ -176,7 +190,7 @@ impl QemuOutgoing {
                 drop(machine);
                 match self.begin() {
                     Ok(threads) => feeders = threads,
-                    Err(failure) => self.slots.machine().fail(failure, now()),
+                    Err(failure) => self.cannot_begin(failure),
                 }
                 continue;
             }
@@ -188,23 +202,30 @@ impl QemuOutgoing {
                 machine.tick(now());
             }
         }
-        feeders.into_iter().for_each(|thread| drop(thread.join()));
         self.hang_up();
+        feeders.into_iter().for_each(|thread| drop(thread.join()));
         self.slots.join();
         // Lets go of QEMU's only QMP connection.
         drop(lock(&self.watch).take());
         let report = self.slots.machine().report();
         let (held, last) = (lock(&self.held).take(), lock(&self.last_pages).take());
         if let Some(report) = report {
+            self.guest.look_what_is_left(report.owner);
+            // This QEMU waits for no page: others may talk to it meanwhile.
+            drop(lock(&self.guest.left()).take());
             // Of a guest that stays nothing is held here.
             if let Some(held) = held.filter(|_| report.owner != Owner::Source) {
                 held.finish(last);
             }
-            keeper.close(report.owner, report.status);
-            on_end(&report);
-            self.outcome.publish(report);
+            self.outcome.conclude(report, keeper, on_end);
         }
         end.into_iter().for_each(|event| self.publish(event));
+    }
+
+    fn cannot_begin(&self, failure: Failure) {
+        let mut machine = self.slots.machine();
+        machine.hypervisor_paused(&failure.reason);
+        machine.fail(failure, now());
     }
 
     /// Makes the socket, the threads behind it, and lets QEMU migrate into it.
@@ -220,13 +241,9 @@ impl QemuOutgoing {
         let qmp = qmp.map_err(|error| Failure::new(Status::Callback, error.to_string()));
         let qmp = qmp.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
         let slots = self.slots.clone();
-        let task = Task::Migrate {
-            uri: format!("unix:{}", path.display()),
-            max_downtime: LEAST_DOWNTIME,
-            throttle: self.options.throttle,
-            multifd_channels: self.setup.channels,
-        };
-        let watch = Watch::start(qmp, task, Box::new(move || slots.wake_driver()))
+        let task = self.task(format!("unix:{}", path.display()));
+        let left = self.guest.left();
+        let watch = Watch::start_leaving(qmp, task, left, Box::new(move || slots.wake_driver()))
             .map_err(|error| io("no thread for QMP", error))?;
         *lock(&self.watch) = Some(Arc::new(watch));
         let mut threads = Vec::new();
@@ -236,6 +253,20 @@ impl QemuOutgoing {
         let thread = spawn_named("dwcp-qemu", move || reader.read_all(&listener, path, &prepared));
         threads.push(thread.map_err(|error| io("no thread for QEMU's stream", error))?);
         Ok(threads)
+    }
+
+    fn task(&self, uri: String) -> Task {
+        if self.setup.is_recovery() {
+            self.guest.goes_on();
+            return Task::Resume { uri };
+        }
+        Task::Migrate {
+            uri,
+            max_downtime: LEAST_DOWNTIME,
+            throttle: self.options.throttle,
+            multifd_channels: self.setup.channels,
+            post_copy: self.setup.post_copy,
+        }
     }
 
     fn start_packers(
@@ -267,9 +298,37 @@ impl QemuOutgoing {
         }
         let allowed = self.downtime_for_qemu(&machine);
         self.steer_downtime(&watch, &seen, allowed);
+        if let Some(ram) = seen.figures.as_ref().and_then(|figures| figures.ram.as_ref()) {
+            machine.note_pass(ram.dirty_sync_count, ram.remaining);
+        }
+        if seen.is_active() && machine.should_switch() {
+            drop(machine);
+            if let Err(text) = watch.switch_to_post_copy() {
+                let text = format!("QEMU does not switch to post-copy: {text}");
+                self.slots.machine().fail(Failure::new(Status::Callback, text), now());
+            }
+            return;
+        }
         match (seen.over, stream) {
-            (Some(Err(text)), _) => machine.fail(Failure::new(Status::Callback, text), now()),
-            (_, Some(Err(text))) => machine.fail(Failure::new(Status::Io, text), now()),
+            // QEMU at the destination has said that it has all, and this one has closed the stream upon that.
+            (Some(Err(_)), Some(Ok(sum))) if seen.lost && lock(&self.answers).is_done() => {
+                machine.stream_ended(sum, now());
+            }
+            // Its connection and its process are gone, and with them what it had not sent.
+            (Some(Err(text)), Some(_)) if seen.lost && machine.has_switched() => {
+                machine.hypervisor_gone(&format!("QEMU at the source has ended: {text}"));
+            }
+            (Some(Err(text)), _) => {
+                if !seen.lost {
+                    machine.hypervisor_paused(&text);
+                }
+                machine.fail(Failure::new(Status::Callback, text), now());
+            }
+            (None, Some(_)) if seen.paused => machine.hypervisor_paused(PAUSED_AGAIN),
+            (_, Some(Err(text))) => {
+                machine.hypervisor_paused(&text);
+                machine.fail(Failure::new(Status::Io, text), now());
+            }
             (Some(Ok(())), Some(Ok(sum))) => machine.stream_ended(sum, now()),
             _ => {}
         }
@@ -308,17 +367,48 @@ impl QemuOutgoing {
                 let result = self.persist(keeper, mark);
                 self.slots.machine().persisted(mark, result, now());
             }
+            Action::Return(bytes) => self.answer_qemu(&bytes),
             Action::Finish(ending) => {
                 let result = match (ending, self.watch()) {
-                    (Ending::Keep, Some(watch)) => {
-                        watch.cancel();
-                        self.hang_up();
-                        watch.undo()
-                    }
+                    (Ending::Keep, Some(watch)) => self.undo(&watch),
                     _ => Ok(()),
                 };
                 self.hang_up();
                 self.slots.machine().finished(result, now());
+            }
+        }
+    }
+
+    /// Lets the guest go on here.
+    fn undo(&self, watch: &Watch) -> Result<(), String> {
+        match watch.has_switched() {
+            true => self.refuse(watch),
+            false => watch.cancel(),
+        }
+        self.hang_up();
+        watch.undo()
+    }
+
+    /// Lets QEMU end a migration that it has switched and that nobody took; see [`Unwanted`].
+    fn refuse(&self, watch: &Watch) {
+        let main = lock(&self.connections).first().cloned();
+        let Some(main) = main.filter(|_| self.unwanted.wait_until_whole()) else { return };
+        if (&*main).write_all(&SHUT_IN_VAIN).is_ok() {
+            watch.wait_until_over();
+        }
+    }
+
+    /// Gives QEMU what the one at the destination says. Whether it still reads its connection is seen by
+    /// what it writes.
+    fn answer_qemu(&self, bytes: &[u8]) {
+        let main = lock(&self.connections).first().cloned();
+        if let Some(main) = main {
+            let mut requests = 0;
+            lock(&self.answers).take(bytes, |asked| requests += asked.pages);
+            self.slots.machine().note_requests(requests);
+            if (&*main).write_all(bytes).is_err() {
+                // One that takes nothing, or half of a message, is to pause.
+                let _ = main.shutdown(Shutdown::Both);
             }
         }
     }
@@ -346,7 +436,12 @@ impl QemuOutgoing {
         // QEMU has what it needs, or never will.
         let _ = std::fs::remove_file(path);
         match accepted {
-            Ok(Some(sockets)) => self.read_channels(sockets, out),
+            Ok(Some(sockets)) => {
+                if self.setup.is_recovery() {
+                    self.slots.machine().resumed(self.missing_pages());
+                }
+                self.read_channels(sockets, out);
+            }
             Ok(None) => {}
             Err(error) => self.stream_is(Err(format!("QEMU's stream: {error}"))),
         }
@@ -365,7 +460,9 @@ impl QemuOutgoing {
         let (until, mut sockets) = (now() + CONNECT_TIMEOUT, Vec::new());
         while self.slots.machine().wants_segments() {
             if wait_readable(listener, TICK) {
-                sockets.push(listener.accept()?.0);
+                let socket = listener.accept()?.0;
+                socket.set_write_timeout(Some(ANSWER_PATIENCE))?;
+                sockets.push(socket);
             }
             if sockets.len() == wanted {
                 return Ok(Some(sockets));
@@ -385,12 +482,19 @@ impl QemuOutgoing {
     fn read_channels(self: &Arc<Self>, sockets: Vec<UnixStream>, out: &SyncSender<Prepared>) {
         let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
         *lock(&self.connections) = sockets.clone();
+        if self.slots.machine().is_over() {
+            // Who hangs up at the end has not seen them.
+            self.hang_up();
+        }
         let (pages, announced) = {
             let machine = self.slots.machine();
             (machine.baseline_pages(), machine.announced())
         };
         let together = Together::new(self.setup.channels, pages, &self.encoding, announced);
-        let together = Arc::new(together);
+        let together = Arc::new(match self.setup.is_recovery() {
+            true => together.after_switch(),
+            false => together,
+        });
         *lock(&self.together) = Some(together.clone());
         let last = sockets.pop();
         let spawned: Vec<_> = sockets
@@ -426,11 +530,16 @@ impl QemuOutgoing {
         together: &Together,
         out: &SyncSender<Prepared>,
     ) -> bool {
-        let read = self.read_stream(socket, together, out);
-        read.unwrap_or_else(|error| {
+        let mut last = LastBytes::default();
+        let read = self.read_stream(socket, together, out, &mut last).unwrap_or_else(|error| {
             self.stream_is(Err(format!("QEMU's stream: {error}")));
             false
-        })
+        });
+        // A QEMU that has switched must be read until it is told what becomes of its migration.
+        if !read && self.setup.post_copy {
+            self.unwanted.read(socket, last);
+        }
+        read
     }
 
     /// False: the rest is of no use any more.
@@ -439,6 +548,7 @@ impl QemuOutgoing {
         mut socket: &UnixStream,
         together: &Together,
         out: &SyncSender<Prepared>,
+        last: &mut LastBytes,
     ) -> io::Result<bool> {
         let mut buffer = vec![0; READ_BYTES];
         let mut length = 0;
@@ -453,25 +563,57 @@ impl QemuOutgoing {
         }
         let first = buffer.first_chunk().copied().unwrap_or_default();
         let mut intake = together.take_on(first).map_err(io::Error::other)?;
+        let mut is_told = false;
         while length > 0 {
+            last.feed(&buffer[..length]);
             let mut rest = &buffer[..length];
             while !rest.is_empty() {
                 let taken = intake.feed(rest);
                 rest = &rest[taken..];
-                if !rest.is_empty() && !self.ship(&mut intake, together, out) {
+                let is_due = !rest.is_empty() || intake.is_at_package();
+                if is_due && !self.ship(&mut intake, together, out) {
                     return Ok(false);
                 }
             }
-            if !wait_readable(socket, FILL_PATIENCE) {
-                // QEMU has nothing more just now: what there is goes out.
+            if self.setup.post_copy {
+                self.look_for_switch(&intake, socket, &mut is_told)?;
+            }
+            // Who asks for a page waits for it alone, and behind little.
+            let short =
+                intake.has_switched().then(|| self.slots.machine().segment_bytes()).flatten();
+            let most = short.map_or(READ_BYTES, |bytes| READ_BYTES.min(bytes));
+            let is_full = short.is_some_and(|bytes| intake.segment.stream_bytes() >= bytes);
+            let patience = if short.is_some() { Duration::ZERO } else { FILL_PATIENCE };
+            if is_full || !wait_readable(socket, patience) {
+                // It is enough, or QEMU has nothing more just now: what there is goes out.
                 if !self.ship(&mut intake, together, out) || !self.wait_for_qemu(socket) {
                     return Ok(false);
                 }
             }
-            length = socket.read(&mut buffer)?;
+            length = socket.read(&mut buffer[..most])?;
         }
         intake.finish();
         Ok(self.ship(&mut intake, together, out))
+    }
+
+    /// A QEMU that might have switched waits, when it has written all, for a word of the destination's that
+    /// this was loaded. The destination cannot load it yet: the end is kept back there until the guest
+    /// is its. So QEMU hears here that all is well, just as it counts itself done where it takes no
+    /// answers; whether all is well the records decide.
+    fn look_for_switch(
+        &self,
+        intake: &Intake,
+        mut socket: &UnixStream,
+        is_told: &mut bool,
+    ) -> io::Result<()> {
+        if let Some(reason) = intake.not_understood().filter(|_| !intake.has_switched()) {
+            let text = format!("post-copy is wanted, but the stream is not understood: {reason}");
+            return Err(io::Error::other(text));
+        }
+        if intake.has_ended_unswitched() && !std::mem::replace(is_told, true) {
+            socket.write_all(&SHUT)?;
+        }
+        Ok(())
     }
 
     /// Waits for something to read. False: nobody wants it.
@@ -507,10 +649,28 @@ impl QemuOutgoing {
         if !wanted {
             return false;
         }
-        let remember = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
+        let slow = rate.is_none_or(|rate| rate < REMEMBER_BELOW_BYTES_PER_S);
+        // After a switch pages pass as they are: nobody is to wait for what they refer to.
+        let (had_switched, remember) = (intake.has_switched(), slow && !intake.has_switched());
         let prepared = intake.prepare(together, (remember, in_tail), spare);
         waiting.fetch_add(1, Ordering::Relaxed);
-        out.send(prepared).is_ok()
+        let sent = out.send(prepared).is_ok();
+        if intake.has_switched() && !had_switched {
+            self.switched(together.sum());
+        }
+        sent
+    }
+
+    /// All that goes before the guest may run at the destination was read.
+    fn switched(&self, sum: StreamSum) {
+        self.slots.machine().stream_switched(sum, self.missing_pages(), now());
+        self.slots.wake_driver();
+    }
+
+    /// What QEMU had still to send when it was last asked.
+    fn missing_pages(&self) -> u64 {
+        let figures = self.watch().and_then(|watch| watch.seen().figures?.ram);
+        figures.map_or(0, |ram| ram.remaining / PAGE_BYTES as u64)
     }
 
     fn pack_all(&self, prepared: &Mutex<Receiver<Prepared>>) {
@@ -534,7 +694,10 @@ impl QemuOutgoing {
                     machine.push(place, stream_bytes, payload, counts);
                     machine.spare().put(buffer);
                 }
-                Err(error) => machine.fail(Failure::new(Status::Io, error.to_string()), now()),
+                Err(error) => {
+                    machine.hypervisor_paused(&error.to_string());
+                    machine.fail(Failure::new(Status::Io, error.to_string()), now());
+                }
             }
             drop(machine);
             self.slots.wake();
@@ -599,6 +762,18 @@ impl Handle for QemuOutgoing {
     fn cancel(&self) {
         self.slots.machine().cancel(now());
         self.slots.wake();
+    }
+
+    fn start_post_copy(&self) -> Result<(), PostCopyError> {
+        let started = self.slots.machine().start_post_copy();
+        self.slots.wake();
+        started
+    }
+
+    fn abandon_post_copy(&self) -> Result<(), PostCopyError> {
+        let abandoned = self.slots.machine().abandon_post_copy();
+        self.slots.wake();
+        abandoned
     }
 
     fn set_bandwidth_limit(&self, rate_bytes_per_s: Option<u64>) {
@@ -687,6 +862,10 @@ impl StreamMachine for RelaySource {
 
     fn has_actions(&self) -> bool {
         RelaySource::has_actions(self)
+    }
+
+    fn has_control(&self) -> bool {
+        RelaySource::has_control(self)
     }
 }
 

@@ -2,7 +2,8 @@
 //! the length of a line, on the time for an answer and on the events kept.
 //!
 //! Every command carries a number, so an answer that comes after its time is told apart from the
-//! next one. After an error that leaves the stream in doubt the socket is closed, and every later
+//! next one. Where QEMU has a thread of its own for this, commands that it carries out there (out of band)
+//! are taken even while its main loop waits for something. After an error that leaves the stream in doubt the socket is closed, and every later
 //! call says so.
 
 use super::line::{LineError, LineStream};
@@ -19,6 +20,10 @@ use std::time::{Duration, Instant};
 
 /// So much of a strange line goes into the error's text.
 const EXCERPT_BYTES: usize = 80;
+/// QEMU's name for commands that it carries out beside its main loop.
+const OOB: &str = "oob";
+/// QEMU reads nothing more, also nothing out of band, once eight commands wait for its main loop.
+const MAX_UNANSWERED: usize = 4;
 
 /// Why QEMU could not be asked, or what it answered.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,15 @@ pub enum QmpError {
     TimedOut {
         /// The command, or the greeting.
         waiting_for: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// QEMU greets, and then its main loop does nothing.
+    #[error(
+        "QEMU greets and answers nothing within {after:?}: its main loop waits for something, such as a page \
+         of a guest that is paused in post-copy"
+    )]
+    Stuck {
         /// The time allowed.
         after: Duration,
     },
@@ -122,10 +136,14 @@ pub struct Qmp {
     path: PathBuf,
     lines: LineStream,
     version: QemuVersion,
+    /// QEMU takes commands out of band.
+    has_oob: bool,
     command_timeout: Duration,
     events: VecDeque<Event>,
     dropped_events: u64,
     last_id: u64,
+    /// Commands whose time ran out and that QEMU has not answered since.
+    unanswered: usize,
     is_broken: bool,
 }
 
@@ -139,19 +157,24 @@ impl Qmp {
         let socket = dial(path, timeout)
             .map_err(|source| QmpError::Connect { path: path.to_owned(), source })?;
         let mut lines = LineStream::new(socket);
-        let version = read_greeting(&mut lines, timeout)?;
+        let (version, has_oob) = read_greeting(&mut lines, timeout)?;
         let mut qmp = Self {
             path: path.to_owned(),
             lines,
             version,
+            has_oob,
             command_timeout: timeout,
             events: VecDeque::new(),
             dropped_events: 0,
             last_id: 0,
+            unanswered: 0,
             is_broken: false,
         };
-        qmp.execute("qmp_capabilities", Value::Null)?;
-        Ok(qmp)
+        let enabled = if has_oob { json!({ "enable": [OOB] }) } else { Value::Null };
+        match qmp.execute("qmp_capabilities", enabled) {
+            Err(QmpError::TimedOut { after, .. }) => Err(QmpError::Stuck { after }),
+            answer => answer.map(|_| qmp),
+        }
     }
 
     /// Whether the conversation broke, so that every call fails.
@@ -208,15 +231,65 @@ impl Qmp {
         arguments: Value,
         timeout: Duration,
     ) -> Result<Value, QmpError> {
+        self.ask_in("execute", command, arguments, timeout)
+    }
+
+    /// As [`Self::execute`], for a command that QEMU carries out beside its main loop where it can.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub fn execute_out_of_band(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, QmpError> {
+        let how = if self.has_oob { "exec-oob" } else { "execute" };
+        self.ask_in(how, command, arguments, self.command_timeout)
+    }
+
+    fn ask_in(
+        &mut self,
+        how: &str,
+        command: &str,
+        arguments: Value,
+        timeout: Duration,
+    ) -> Result<Value, QmpError> {
         let wait = Wait::new(command, timeout);
-        self.send(command, arguments, &wait)?;
+        while how == "execute" && self.unanswered >= MAX_UNANSWERED {
+            let message = self.read(&wait)?;
+            self.take(&message);
+        }
+        self.send((how, command), arguments, &wait)?;
         loop {
-            let mut message = self.read(&wait)?;
-            if message.contains_key("event") {
-                self.keep_event(&message);
-            } else if self.is_answer(&message) {
+            let mut message = match self.read(&wait) {
+                Ok(message) => message,
+                Err(error) => {
+                    self.unanswered += usize::from(matches!(error, QmpError::TimedOut { .. }));
+                    return Err(error);
+                }
+            };
+            if self.is_answer(&message) {
                 return outcome(command, &mut message);
             }
+            self.take(&message);
+        }
+    }
+
+    /// Drops the events that were not handed out.
+    pub fn forget_events(&mut self) {
+        self.events.clear();
+    }
+
+    /// Whether QEMU owes answers, because its main loop waits for something.
+    pub fn is_behind(&self) -> bool {
+        self.unanswered > 0
+    }
+
+    /// An event, or the answer to a command that was given up.
+    fn take(&mut self, message: &Map<String, Value>) {
+        match message.contains_key("event") {
+            true => self.keep_event(message),
+            false => self.unanswered = self.unanswered.saturating_sub(1),
         }
     }
 
@@ -231,21 +304,24 @@ impl Qmp {
                 return Ok(Some(event));
             }
             match self.read(&wait) {
-                Ok(message) if message.contains_key("event") => self.keep_event(&message),
-                // The answer to a command that was given up.
-                Ok(_) => {}
+                Ok(message) => self.take(&message),
                 Err(QmpError::TimedOut { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn send(&mut self, command: &str, arguments: Value, wait: &Wait) -> Result<(), QmpError> {
+    fn send(
+        &mut self,
+        (how, command): (&str, &str),
+        arguments: Value,
+        wait: &Wait,
+    ) -> Result<(), QmpError> {
         if self.is_broken {
             return Err(wait.error(LineError::Closed));
         }
         self.last_id += 1;
-        let mut request = json!({ "execute": command, "id": self.last_id });
+        let mut request = json!({ how: command, "id": self.last_id });
         if !arguments.is_null() {
             request["arguments"] = arguments;
         }
@@ -274,7 +350,9 @@ impl Qmp {
 
     /// An error without a number answers a line that QEMU could not read: ours.
     fn is_answer(&self, message: &Map<String, Value>) -> bool {
-        message.get("id").map_or(message.contains_key("error"), |id| *id == self.last_id)
+        let is_event = message.contains_key("event");
+        !is_event
+            && message.get("id").map_or(message.contains_key("error"), |id| *id == self.last_id)
     }
 
     fn keep_event(&mut self, message: &Map<String, Value>) {
@@ -327,7 +405,11 @@ fn dial(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     Ok(OwnedFd::from(socket).into())
 }
 
-fn read_greeting(lines: &mut LineStream, timeout: Duration) -> Result<QemuVersion, QmpError> {
+/// Which QEMU it is, and whether it takes commands out of band.
+fn read_greeting(
+    lines: &mut LineStream,
+    timeout: Duration,
+) -> Result<(QemuVersion, bool), QmpError> {
     let wait = Wait::new("its greeting", timeout);
     let line = lines.read(wait.deadline).map_err(|error| match error {
         LineError::TimedOut => not_qmp(format!(
@@ -343,7 +425,9 @@ fn read_greeting(lines: &mut LineStream, timeout: Duration) -> Result<QemuVersio
     };
     let version = QemuVersion::deserialize(&said["qemu"]);
     let version = version.map_err(|error| not_qmp(format!("version {said}: {error}")))?;
-    Ok(QemuVersion { package: text_of(said, "package"), ..version })
+    let offered = message["QMP"]["capabilities"].as_array();
+    let has_oob = offered.is_some_and(|offered| offered.iter().any(|name| name == OOB));
+    Ok((QemuVersion { package: text_of(said, "package"), ..version }, has_oob))
 }
 
 fn parse(line: &[u8]) -> Result<Map<String, Value>, QmpError> {

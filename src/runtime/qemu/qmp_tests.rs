@@ -261,3 +261,77 @@ fn answers_of_other_versions_are_understood() {
     drop(qmp);
     fake.end();
 }
+
+#[test]
+fn out_of_band_is_agreed_on_and_used_for_what_needs_it_alone() {
+    let fake = Fake::new(|mut socket| {
+        say(&mut socket, &GREETING.replace('\n', ""));
+        let lines = BufReader::new(socket.try_clone().unwrap()).lines();
+        let lines: Vec<Value> = lines
+            .map_while(Result::ok)
+            .map(|line| {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                say(&mut socket, &json!({ "return": {}, "id": line["id"] }).to_string());
+                line
+            })
+            .collect();
+        assert_eq!(lines[0]["arguments"], json!({ "enable": ["oob"] }));
+        assert_eq!((&lines[1]["exec-oob"], &lines[1]["execute"]), (&json!("x"), &Value::Null));
+        assert_eq!((&lines[2]["execute"], &lines[2]["exec-oob"]), (&json!("y"), &Value::Null));
+    });
+    let mut qmp = fake.connect();
+    qmp.execute_out_of_band("x", Value::Null).unwrap();
+    qmp.execute("y", Value::Null).unwrap();
+    drop(qmp);
+    fake.end();
+}
+
+#[test]
+fn a_main_loop_that_waits_is_not_piled_up_with_commands_and_what_goes_past_it_does() {
+    let (mut heard, mut owed) = (0, Vec::new());
+    let fake = Fake::qemu(move |socket, command| {
+        if command["exec-oob"].is_null() {
+            heard += 1;
+            owed.push(command["id"].clone());
+            return;
+        }
+        assert_eq!(heard, MAX_UNANSWERED);
+        say(socket, &json!({ "return": {}, "id": command["id"] }).to_string());
+        owed.drain(..).for_each(|id| say(socket, &json!({ "return": {}, "id": id }).to_string()));
+    });
+    let mut qmp = fake.connect();
+    for _ in 0..MAX_UNANSWERED * 2 {
+        let error = qmp.execute_within("query-status", Value::Null, SHORT).unwrap_err();
+        assert!(matches!(error, QmpError::TimedOut { .. }), "{error}");
+    }
+    assert!(qmp.is_behind());
+    qmp.execute_out_of_band("migrate-recover", Value::Null).unwrap();
+    assert_eq!(qmp.next_event(SHORT).unwrap(), None);
+    assert!(!qmp.is_behind());
+    drop(qmp);
+    fake.end();
+}
+
+#[test]
+fn a_qemu_whose_main_loop_waits_is_told_from_one_that_is_no_qemu() {
+    let fake = Fake::new(|mut socket| {
+        say(&mut socket, &GREETING.replace('\n', ""));
+        let _ = BufReader::new(socket).lines().count();
+    });
+    let text = fake.refusal(SHORT);
+    assert!(text.contains("its main loop waits for something"), "{text}");
+}
+
+#[test]
+fn events_of_what_is_past_can_be_forgotten() {
+    let fake = Fake::qemu(|socket, command| {
+        say(socket, r#"{"event": "MIGRATION", "data": {"status": "postcopy-paused"}}"#);
+        say(socket, &json!({ "return": {}, "id": command["id"] }).to_string());
+    });
+    let mut qmp = fake.connect();
+    qmp.execute("x", Value::Null).unwrap();
+    qmp.forget_events();
+    assert_eq!(qmp.next_event(SHORT).unwrap(), None);
+    drop(qmp);
+    fake.end();
+}

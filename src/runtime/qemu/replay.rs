@@ -9,12 +9,13 @@ use crate::Status;
 use crate::base::limits::MAX_DEVICE_STATE_BYTES;
 use crate::migration::Failure;
 use crate::qemu::{Segment, releasable_bytes};
+use crate::runtime::clock::now;
 use crate::runtime::held::HeldWriter;
 use crate::runtime::lock::lock;
 use crate::runtime::qemu::door::QemuDoor;
 use crate::runtime::qemu::incoming::QemuIncoming;
 use crate::runtime::sys::thread::spawn_named;
-use crate::wire::segment::SegmentPayload;
+use crate::wire::segment::{Kept, SegmentPayload};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ const WORDS_TIME: Duration = Duration::from_millis(100);
 struct Stretch {
     number: u64,
     before_end: bool,
+    kept: Kept,
     segment: Segment,
 }
 
@@ -63,7 +65,15 @@ fn take_in(
 ) -> Result<(), Failure> {
     let (header, segment) = incoming.unpack(payload, keeper)?;
     let stream_bytes = segment.stream_bytes() as u64;
-    let unpacked = lock(incoming.machine()).unpacked(header.channel, stream_bytes, header.checksum);
+    if incoming.may_switch() && header.channel == 0 {
+        incoming.returns().learn_blocks(&segment);
+    }
+    let mut machine = lock(incoming.machine());
+    let unpacked = machine.unpacked(header.channel, stream_bytes, header.checksum);
+    if header.kept == Kept::End {
+        machine.package_ended(now());
+    }
+    drop(machine);
     // It says itself why not.
     let Some(number) = unpacked else { return Ok(()) };
     let at = usize::from(header.channel);
@@ -73,7 +83,8 @@ fn take_in(
     }
     if let Some(writer) = &writers[at] {
         // One that has ended has told why.
-        let _ = writer.queue.send(Stretch { number, before_end: header.before_end, segment });
+        let (before_end, kept) = (header.before_end, header.kept);
+        let _ = writer.queue.send(Stretch { number, before_end, kept, segment });
     }
     Ok(())
 }
@@ -102,16 +113,22 @@ fn write_all(
     door: &QemuDoor,
     stretches: &Receiver<Stretch>,
 ) {
+    let mut has_switched = incoming.begins_switched();
     for stretch in stretches {
         if !lock(incoming.machine()).wants_segments() {
             return;
         }
         let written = match channel {
-            0 => write_main(incoming, socket, &stretch),
+            0 if stretch.kept != Kept::No => Ok(keep(incoming, &stretch)),
+            0 if !has_switched => write_main(incoming, socket, &stretch),
             _ => write_whole(socket, &stretch.segment),
         };
         let failure = match written {
             Ok(Ok(())) => {
+                if has_switched {
+                    incoming.returns().given(incoming, &stretch.segment);
+                }
+                has_switched |= stretch.kept == Kept::End;
                 incoming.replayed(stretch.number, stretch.segment.data);
                 continue;
             }
@@ -126,6 +143,17 @@ fn write_whole(socket: &UnixStream, segment: &Segment) -> io::Result<Result<(), 
     let pieces: Vec<&[u8]> = segment.pieces().collect();
     write_pieces(socket, &pieces, segment.stream_bytes())?;
     Ok(Ok(()))
+}
+
+/// Keeps a stretch of the package that makes QEMU run the guest.
+fn keep(incoming: &QemuIncoming, Stretch { segment, .. }: &Stretch) -> Result<(), Failure> {
+    let mut kept = lock(incoming.end());
+    if kept.len() + segment.stream_bytes() > MAX_DEVICE_STATE_BYTES {
+        let text = format!("the device state is over {MAX_DEVICE_STATE_BYTES} bytes");
+        return Err(Failure::new(Status::LimitReached, text));
+    }
+    segment.write_to(&mut kept);
+    Ok(())
 }
 
 /// Writes a stretch of the main stream, but for what is to be kept back.

@@ -3,10 +3,12 @@
 
 use crate::migration::relay::destination::Released;
 use crate::runtime::lock::lock;
+use crate::runtime::qemu::commands::{POST_COPY_ACTIVE, POST_COPY_PAUSED};
 use crate::runtime::qemu::{MigrationInfo, QemuVersion, Qmp, QmpError};
 use crate::runtime::sys::{Process, spawn_named};
 use serde_json::{Map, Value, json};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,6 +24,14 @@ const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 const EVENTS: &str = "events";
 /// QEMU's name for connections beside the main stream.
 pub const MULTIFD: &str = "multifd";
+/// QEMU's name for running a guest whose memory is still to come.
+pub const POST_COPY: &str = "postcopy-ram";
+/// QEMU's name for what it sends in a second after the switch; 0 is no limit.
+const POST_COPY_LIMIT: &str = "max-postcopy-bandwidth";
+/// How long QEMU may take to take the order to switch to post-copy.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// From that order to the switch, if QEMU follows it at once.
+const SWITCHING_TIME: Duration = Duration::from_secs(2);
 /// How long QEMU may take to take a cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// QEMU 7.2 says that it has failed before it has cleared up, and with multifd it crashes if the
@@ -31,6 +41,10 @@ const CLEARING_TIME: Duration = Duration::from_millis(250);
 pub const ENDING_TIME: Duration = Duration::from_secs(2);
 /// How long a QEMU that cannot be reached is left alone.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// How long one that runs a guest without all of its memory is waited for; it answers later.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
+/// From the end of a connection to QEMU's word that its migration is paused.
+const PAUSING_TIME: Duration = Duration::from_secs(5);
 /// Bytes per second that do not hold QEMU back.
 const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
 
@@ -47,6 +61,8 @@ pub enum Task {
         throttle: bool,
         /// Multifd channels beside the main stream.
         multifd_channels: u8,
+        /// It may switch to post-copy.
+        post_copy: bool,
     },
     /// Listen for a migration at this URI.
     Receive {
@@ -54,6 +70,18 @@ pub enum Task {
         uri: String,
         /// Multifd channels beside the main stream.
         multifd_channels: u8,
+        /// The source may switch to post-copy.
+        post_copy: bool,
+    },
+    /// Go on with a migration that is paused in post-copy, to this URI.
+    Resume {
+        /// Such as `unix:PATH`.
+        uri: String,
+    },
+    /// Listen again, at this URI, for a migration that is paused in post-copy.
+    Recover {
+        /// Such as `unix:PATH`.
+        uri: String,
     },
 }
 
@@ -64,8 +92,12 @@ enum BeginError {
     Qmp(#[from] QmpError),
     #[error("multifd_channels is {wanted}, but this QEMU has no capability multifd; use 0")]
     NoMultifd { wanted: u8 },
+    #[error("post-copy is wanted, but this QEMU ({0}) has no capability postcopy-ram; use never")]
+    NoPostCopy(QemuVersion),
     #[error("this QEMU ({0}) has no migration capability events; 2.4 and later have it")]
     NoEvents(QemuVersion),
+    #[error("QEMU's migration is {0:?}, not {POST_COPY_PAUSED}: there is nothing to go on with")]
+    NotPaused(String),
     #[error("this QEMU ({version}) has no migration parameter {name}")]
     NoParameter { version: QemuVersion, name: String },
 }
@@ -77,6 +109,14 @@ pub struct Seen {
     pub under_way: bool,
     /// The guest has been stopped.
     pub stopped: bool,
+    /// QEMU sends memory.
+    active: bool,
+    /// The source has switched to post-copy.
+    pub switched: bool,
+    /// At the destination: the guest runs, or is ready to, though its memory may still be coming.
+    pub restored: bool,
+    /// QEMU has stopped a migration in post-copy, for its connection broke.
+    pub paused: bool,
     /// It is over; the text is QEMU's.
     pub over: Option<Result<(), String>>,
     /// The conversation with QEMU broke, and `over` says no more than that.
@@ -87,6 +127,13 @@ pub struct Seen {
     pub figures: Option<MigrationInfo>,
 }
 
+impl Seen {
+    /// Whether QEMU sends memory, and could be told to switch.
+    pub fn is_active(&self) -> bool {
+        self.active && self.over.is_none()
+    }
+}
+
 enum Order {
     /// Give up what is under way; it may take its time.
     Cancel,
@@ -95,6 +142,9 @@ enum Order {
     /// What became of the guest that QEMU has all of. Whether QEMU was in touch when it got the end.
     Settle(Option<Arc<Process>>, bool),
     SetDowntime(Duration),
+    SwitchToPostCopy,
+    /// Find out whether it has switched, if it was told to.
+    AwaitSwitch,
 }
 
 type Reply = SyncSender<Result<(), String>>;
@@ -103,6 +153,8 @@ type Reply = SyncSender<Result<(), String>>;
 pub struct Watch {
     seen: Arc<Mutex<Seen>>,
     orders: Sender<(Order, Reply)>,
+    /// Nobody waits any more for what becomes of the guest.
+    given_up: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -112,15 +164,41 @@ impl Watch {
     /// # Errors
     /// The thread cannot be made.
     pub fn start(qmp: Qmp, task: Task, on_news: Box<dyn Fn() + Send>) -> io::Result<Self> {
+        Self::start_leaving(qmp, task, Arc::default(), on_news)
+    }
+
+    /// As [`Self::start`]; if the task ends while QEMU is in post-copy, its conversation is left there. QEMU may
+    /// be unable to begin another.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_leaving(
+        qmp: Qmp,
+        task: Task,
+        left: Arc<Mutex<Option<Qmp>>>,
+        on_news: Box<dyn Fn() + Send>,
+    ) -> io::Result<Self> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (orders, incoming) = channel();
         let shared = seen.clone();
+        let given_up = Arc::new(AtomicBool::new(false));
+        let flag = given_up.clone();
         let thread = spawn_named("dwcp-qmp", move || {
-            let (seen, before) = (shared, Vec::new());
-            let orders = incoming;
-            Watcher { qmp, task, seen, on_news, orders, before, ran: true, resumed: false }.run();
+            let watcher = Watcher {
+                qmp,
+                task,
+                seen: shared,
+                on_news,
+                orders: incoming,
+                given_up: flag,
+                before: Vec::new(),
+                ran: true,
+                told_to_switch: false,
+                resumed: false,
+            };
+            *lock(&left) = watcher.run();
         })?;
-        Ok(Self { seen, orders, thread: Mutex::new(Some(thread)) })
+        Ok(Self { seen, orders, given_up, thread: Mutex::new(Some(thread)) })
     }
 
     /// What has been seen.
@@ -133,6 +211,21 @@ impl Watch {
     pub fn cancel(&self) {
         // What QEMU does not know yet it notices by its connections.
         let _ = self.order(Order::Cancel, CANCEL_TIMEOUT);
+    }
+
+    /// Whether QEMU is in post-copy, or will be as it was told to.
+    pub fn has_switched(&self) -> bool {
+        // What QEMU does not tell it has not done.
+        let _ = self.order(Order::AwaitSwitch, CANCEL_TIMEOUT);
+        self.seen().switched
+    }
+
+    /// Waits until QEMU's migration has ended, which it is about to.
+    pub fn wait_until_over(&self) {
+        let until = Instant::now() + UNDO_TIMEOUT;
+        while self.seen().over.is_none() && Instant::now() < until {
+            std::thread::sleep(TICK);
+        }
     }
 
     /// Ends what is under way; on return the guest is as before, if it can be.
@@ -150,6 +243,19 @@ impl Watch {
         let asked = self.order(Order::Settle(process, in_touch), Duration::MAX);
         let unknown = || Released::Lost(asked.err().unwrap_or_default());
         self.seen().released.unwrap_or_else(unknown)
+    }
+
+    /// Lets whoever waits in [`Self::settle`] go: the guest is given up.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets QEMU switch to post-copy.
+    ///
+    /// # Errors
+    /// QEMU's words, or that it is gone.
+    pub fn switch_to_post_copy(&self) -> Result<(), String> {
+        self.order(Order::SwitchToPostCopy, SWITCH_TIMEOUT)
     }
 
     /// Changes how long the guest may stand still.
@@ -184,9 +290,12 @@ struct Watcher {
     seen: Arc<Mutex<Seen>>,
     on_news: Box<dyn Fn() + Send>,
     orders: Receiver<(Order, Reply)>,
+    given_up: Arc<AtomicBool>,
     /// Capabilities and parameters that were changed, as they were.
     before: Vec<Setting>,
     ran: bool,
+    /// It was told to switch to post-copy.
+    told_to_switch: bool,
     /// The guest was let run while QEMU was watched.
     resumed: bool,
 }
@@ -197,7 +306,8 @@ enum Setting {
 }
 
 impl Watcher {
-    fn run(mut self) {
+    /// Gives back the conversation if QEMU is in post-copy.
+    fn run(mut self) -> Option<Qmp> {
         match self.begin() {
             Ok(()) => self.tell(|seen| seen.under_way = true),
             Err(error) => self.tell(|seen| seen.over = Some(Err(error.to_string()))),
@@ -211,7 +321,13 @@ impl Watcher {
                     let _ = reply.send(result);
                     continue;
                 }
-                Err(TryRecvError::Disconnected) => return self.restore(),
+                Err(TryRecvError::Disconnected) if self.is_in_post_copy() => {
+                    return Some(self.qmp).filter(|qmp| !qmp.is_broken());
+                }
+                Err(TryRecvError::Disconnected) => {
+                    self.restore();
+                    return None;
+                }
                 Err(TryRecvError::Empty) => {}
             }
             if lock(&self.seen).over.is_some() {
@@ -234,33 +350,103 @@ impl Watcher {
     }
 
     fn begin(&mut self) -> Result<(), BeginError> {
+        match self.task.clone() {
+            Task::Resume { uri } => return self.resume(&uri),
+            Task::Recover { uri } => return self.recover(&uri),
+            Task::Migrate { .. } | Task::Receive { .. } => {}
+        }
         self.ran = self.qmp.status()?.running;
         match self.task.clone() {
-            Task::Migrate { uri, max_downtime, throttle, multifd_channels } => {
-                self.prepare(&[("auto-converge", throttle)], multifd_channels)?;
+            Task::Migrate { uri, max_downtime, throttle, multifd_channels, post_copy } => {
+                self.prepare(&[("auto-converge", throttle)], multifd_channels, post_copy)?;
                 self.set_parameters(json!({
                     "max-bandwidth": UNLIMITED_BYTES_PER_S,
                     "downtime-limit": downtime_ms(max_downtime),
                 }))?;
+                // Before 3.0 QEMU had no such limit.
+                if post_copy && self.qmp.parameters()?.get(POST_COPY_LIMIT).is_some() {
+                    self.set_parameters(json!({ POST_COPY_LIMIT: 0 }))?;
+                }
                 Ok(self.qmp.migrate(&uri)?)
             }
-            Task::Receive { uri, multifd_channels } => {
-                self.prepare(&[], multifd_channels)?;
+            Task::Receive { uri, multifd_channels, post_copy } => {
+                self.prepare(&[], multifd_channels, post_copy)?;
                 Ok(self.qmp.migrate_incoming(&uri)?)
+            }
+            Task::Resume { .. } | Task::Recover { .. } => Ok(()),
+        }
+    }
+
+    fn resume(&mut self, uri: &str) -> Result<(), BeginError> {
+        let until = Instant::now() + PAUSING_TIME;
+        let mut info = self.qmp.migration_info()?;
+        // The connection that it had may have ended just now.
+        while info.status == POST_COPY_ACTIVE && Instant::now() < until {
+            std::thread::sleep(RECONNECT_PAUSE);
+            info = self.qmp.migration_info()?;
+        }
+        if !info.is_paused() {
+            return Err(BeginError::NotPaused(info.status));
+        }
+        self.tell(|seen| seen.figures = Some(info));
+        Ok(self.qmp.migrate_resume(uri)?)
+    }
+
+    /// QEMU's main loop may wait for a page itself and answer nothing; what QEMU does beside it must do then.
+    fn recover(&mut self, uri: &str) -> Result<(), BeginError> {
+        // One that was behind before was told by who found it so.
+        if !self.qmp.is_behind()
+            && let Ok(known) = self.qmp.capabilities()
+        {
+            let off = |name: &&str| known.get(*name) == Some(&false);
+            let on: Vec<_> = [EVENTS, POST_COPY].into_iter().filter(off).collect();
+            // Without the second QEMU would give its guest up, not pause, were this connection to break too.
+            let on: Vec<_> = on.into_iter().map(|name| (name, true)).collect();
+            if !on.is_empty() {
+                self.qmp.set_capabilities(&on)?;
+            }
+        }
+        let until = Instant::now() + PAUSING_TIME;
+        loop {
+            match self.qmp.migrate_recover(uri) {
+                // The connection that it had may have ended just now.
+                Err(QmpError::Refused { .. }) if Instant::now() < until => {
+                    std::thread::sleep(RECONNECT_PAUSE);
+                }
+                answer => {
+                    // They tell of the connection before.
+                    self.qmp.forget_events();
+                    return Ok(answer?);
+                }
             }
         }
     }
 
+    /// Whether QEMU has a guest that lacks memory: what it was told for that must stay, or it would not pause
+    /// when a connection ends.
+    fn is_in_post_copy(&self) -> bool {
+        let seen = lock(&self.seen);
+        let is_over = seen.over == Some(Ok(()));
+        (seen.switched || seen.restored || self.task_is_recovery()) && !is_over
+    }
+
+    fn task_is_recovery(&self) -> bool {
+        matches!(self.task, Task::Resume { .. } | Task::Recover { .. })
+    }
+
     /// Turns off what would hide pages from the relay, and turns events on.
-    fn prepare(&mut self, more: &[(&str, bool)], multifd_channels: u8) -> Result<(), BeginError> {
-        const WANTED: [(&str, bool); 11] = [
+    fn prepare(
+        &mut self,
+        more: &[(&str, bool)],
+        multifd_channels: u8,
+        post_copy: bool,
+    ) -> Result<(), BeginError> {
+        const WANTED: [(&str, bool); 9] = [
             (EVENTS, true),
             ("compress", false),
             ("xbzrle", false),
-            ("postcopy-ram", false),
             ("postcopy-preempt", false),
             ("rdma-pin-all", false),
-            ("return-path", false),
             ("pause-before-switchover", false),
             ("zero-copy-send", false),
             ("background-snapshot", false),
@@ -275,9 +461,13 @@ impl Watcher {
         if multifd_channels > 0 && !known.contains_key(MULTIFD) {
             return Err(BeginError::NoMultifd { wanted: multifd_channels });
         }
-        let multifd = [(MULTIFD, multifd_channels > 0)];
+        if post_copy && !known.contains_key(POST_COPY) {
+            return Err(BeginError::NoPostCopy(self.qmp.version().clone()));
+        }
+        let by_option =
+            [(MULTIFD, multifd_channels > 0), (POST_COPY, post_copy), ("return-path", post_copy)];
         let changes: Vec<_> =
-            WANTED.iter().chain(more).chain(&multifd).filter(differs).copied().collect();
+            WANTED.iter().chain(more).chain(&by_option).filter(differs).copied().collect();
         if !changes.is_empty() {
             self.qmp.set_capabilities(&changes)?;
             let before = changes.iter().map(|(name, on)| Setting::Capability((*name).into(), !on));
@@ -311,8 +501,17 @@ impl Watcher {
 
     fn on_event(&mut self, name: &str, data: &Value) {
         match (name, data["status"].as_str()) {
-            ("RESUME", _) => self.resumed = true,
+            ("RESUME", _) => {
+                self.resumed = true;
+                self.tell(|seen| seen.restored = true);
+            }
             ("STOP", _) => self.tell(|seen| seen.stopped = true),
+            ("MIGRATION", Some("active")) => self.tell(|seen| seen.active = true),
+            ("MIGRATION", Some(POST_COPY_ACTIVE)) => {
+                self.ask_figures();
+                self.tell(|seen| (seen.switched, seen.paused) = (true, false));
+            }
+            ("MIGRATION", Some(POST_COPY_PAUSED)) => self.tell(|seen| seen.paused = true),
             ("MIGRATION", Some("completed")) => self.tell(|seen| seen.over = Some(Ok(()))),
             ("MIGRATION", Some(status @ ("failed" | "cancelled"))) => {
                 let info = self.qmp.migration_info().unwrap_or_default();
@@ -324,8 +523,24 @@ impl Watcher {
     }
 
     fn ask_figures(&mut self) {
+        if self.qmp.is_behind() {
+            return;
+        }
         if let Ok(figures) = self.qmp.migration_info() {
+            if let Task::Resume { .. } = self.task {
+                self.on_resumed_status(&figures.status);
+            }
             self.tell(|seen| seen.figures = Some(figures));
+        }
+    }
+
+    /// A QEMU whose migration was begun by somebody else may tell no events, and cannot be told to now.
+    fn on_resumed_status(&mut self, status: &str) {
+        match status {
+            POST_COPY_ACTIVE => self.tell(|seen| seen.switched = true),
+            POST_COPY_PAUSED if lock(&self.seen).switched => self.tell(|seen| seen.paused = true),
+            "completed" => self.tell(|seen| seen.over = Some(Ok(()))),
+            _ => {}
         }
     }
 
@@ -342,11 +557,31 @@ impl Watcher {
                 self.tell(|seen| (seen.over, seen.released) = (Some(over), Some(released)));
                 Ok(())
             }
+            Order::SwitchToPostCopy => {
+                self.told_to_switch = true;
+                self.qmp.migrate_start_postcopy().map_err(|error| error.to_string())
+            }
+            Order::AwaitSwitch => self.await_switch(),
             Order::SetDowntime(limit) => {
                 let wanted = json!({ "downtime-limit": downtime_ms(limit) });
                 self.qmp.set_parameters(wanted).map_err(|error| error.to_string())
             }
         }
+    }
+
+    /// QEMU takes the order at once, and follows it a little later.
+    fn await_switch(&mut self) -> Result<(), String> {
+        let until = Instant::now() + SWITCHING_TIME;
+        while self.told_to_switch && Instant::now() < until {
+            let info = self.qmp.migration_info().map_err(|error| error.to_string())?;
+            if info.status != "active" {
+                let switched = info.status == POST_COPY_ACTIVE;
+                self.tell(|seen| seen.switched |= switched);
+                break;
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
     }
 
     fn cancel(&mut self) -> Result<MigrationInfo, String> {
@@ -389,7 +624,19 @@ impl Watcher {
         loop {
             let seen = lock(&self.seen).clone();
             if let Some(over) = seen.over.filter(|_| !seen.lost) {
-                return over.map_or_else(Released::NeverRan, |()| Released::Running);
+                return match over {
+                    Ok(()) => Released::Running,
+                    // It was let run, and then failed.
+                    Err(text) if self.resumed => Released::Lost(text),
+                    Err(text) => Released::NeverRan(text),
+                };
+            }
+            if seen.paused {
+                let text = "QEMU at the destination has stopped taking its stream, and is paused in post-copy";
+                return Released::Lost(text.into());
+            }
+            if self.given_up.load(Ordering::Relaxed) {
+                return Released::Lost("it was given up".into());
             }
             let broke = match self.look_for_guest() {
                 Ok(is_asked) => {
@@ -400,6 +647,10 @@ impl Watcher {
                 Err(_) if !self.qmp.is_broken() => continue,
                 Err(error) => error.to_string(),
             };
+            // What it said while something else was asked: it may have let the guest run, and then ended.
+            if self.take_told() {
+                continue;
+            }
             let patience = if in_touch { ENDING_TIME } else { RECONNECT_PAUSE };
             if self.qemu_ends_within(process, patience) {
                 let text = format!("QEMU at the destination has ended: {broke}");
@@ -418,22 +669,54 @@ impl Watcher {
         }
     }
 
+    /// Looks at what QEMU has told already; whether there was anything.
+    fn take_told(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(Some(event)) = self.qmp.next_event(Duration::ZERO) {
+            self.on_event(&event.name, &event.data);
+            any = true;
+        }
+        any
+    }
+
     /// Sees what QEMU says of the arrived guest. True: it was asked, and so is in touch.
     fn look_for_guest(&mut self) -> Result<bool, QmpError> {
         if let Some(event) = self.qmp.next_event(Duration::from_millis(200))? {
             self.on_event(&event.name, &event.data);
             return Ok(false);
         }
-        let info = self.qmp.migration_info()?;
+        // Its main loop may wait for a page, which is no reason to wait for it.
+        let is_in_halves = lock(&self.seen).restored || self.task_is_recovery();
+        let info = match is_in_halves {
+            true if self.qmp.is_behind() => return Ok(false),
+            true => self.qmp.migration_info_within(SHORT_PATIENCE)?,
+            false => self.qmp.migration_info()?,
+        };
         match info.status.as_str() {
             "completed" => self.tell(|seen| seen.over = Some(Ok(()))),
             status @ ("failed" | "cancelled") => {
                 let text = words_of_failure(status, info.error_desc.as_deref());
                 self.tell(|seen| seen.over = Some(Err(text)));
             }
+            _ if self.awaits_restoring() => self.look_whether_restored()?,
             _ => {}
         }
         Ok(true)
+    }
+
+    fn awaits_restoring(&self) -> bool {
+        let may_switch = matches!(self.task, Task::Receive { post_copy: true, .. });
+        may_switch && !lock(&self.seen).restored
+    }
+
+    /// A guest that does not run by itself says nothing when it could.
+    fn look_whether_restored(&mut self) -> Result<(), QmpError> {
+        let state = self.qmp.status()?;
+        if state.status != "inmigrate" {
+            self.resumed |= state.running;
+            self.tell(|seen| seen.restored = true);
+        }
+        Ok(())
     }
 
     /// Whether QEMU has ended or does so in that time. Where its process is out of sight, nobody who

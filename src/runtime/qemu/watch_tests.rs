@@ -18,6 +18,8 @@ enum Answer {
     Refuse(&'static str),
     Silence,
     Break,
+    /// Tells an event, and breaks.
+    LastWords(&'static str),
 }
 
 /// A QMP socket with one client at a time.
@@ -94,6 +96,10 @@ fn serve_all(
                 }),
                 Answer::Silence => continue,
                 Answer::Break => break,
+                Answer::LastWords(event) => {
+                    let _ = writeln!(socket, "{}", json!({ "event": event, "data": {} }));
+                    break;
+                }
             };
             let _ = writeln!(socket, "{said}");
         }
@@ -126,12 +132,13 @@ fn has_it(command: &str) -> Answer {
 }
 
 fn receive() -> Task {
-    Task::Receive { uri: "unix:/x".into(), multifd_channels: 0 }
+    Task::Receive { uri: "unix:/x".into(), multifd_channels: 0, post_copy: false }
 }
 
 fn migrate(multifd_channels: u8) -> Task {
     let max_downtime = Duration::from_millis(5);
-    Task::Migrate { uri: "unix:/x".into(), max_downtime, throttle: false, multifd_channels }
+    let (uri, post_copy) = ("unix:/x".into(), false);
+    Task::Migrate { uri, max_downtime, throttle: false, multifd_channels, post_copy }
 }
 
 /// A process that stands for QEMU's.
@@ -261,6 +268,22 @@ fn a_qemu_that_ends_at_once_has_never_run_the_guest() {
     }
 }
 
+/// It was asked whether it has the guest, let it run instead of answering, and ended.
+#[test]
+fn a_guest_that_ran_for_a_moment_has_run() {
+    let body = Body::new();
+    let kill = body.killer();
+    let fake = FakeQemu::new(move |_, command| match command {
+        "query-migrate" => {
+            kill();
+            Answer::LastWords("RESUME")
+        }
+        _ => able(command),
+    });
+    let released = fake.watch(receive()).settle(body.process(), true);
+    assert!(matches!(released, Released::Lost(_)), "{released:?}");
+}
+
 #[test]
 fn a_qemu_without_events_is_refused_before_it_is_touched() {
     let fake = FakeQemu::new(|_, command| match command {
@@ -285,7 +308,9 @@ fn a_qemu_without_multifd_is_refused_before_it_is_touched() {
         }
         _ => able(command),
     };
-    for task in [migrate(3), Task::Receive { uri: "unix:/x".into(), multifd_channels: 3 }] {
+    for task in
+        [migrate(3), Task::Receive { uri: "unix:/x".into(), multifd_channels: 3, post_copy: false }]
+    {
         let fake = FakeQemu::new(old);
         let watch = fake.watch(task);
         let text = watch.seen().over.unwrap().unwrap_err();
@@ -297,6 +322,62 @@ fn a_qemu_without_multifd_is_refused_before_it_is_touched() {
     // Without channels it does.
     let fake = FakeQemu::new(old);
     assert!(fake.watch(migrate(0)).seen().under_way);
+}
+
+#[test]
+fn a_qemu_without_post_copy_is_refused_before_it_is_touched() {
+    let (uri, multifd_channels, post_copy) = ("unix:/x".into(), 0, true);
+    let fake = FakeQemu::new(|_, command| able(command));
+    let watch = fake.watch(Task::Receive { uri, multifd_channels, post_copy });
+    let text = watch.seen().over.unwrap().unwrap_err();
+    assert!(text.contains("has no capability postcopy-ram; use never"), "{text}");
+    watch.undo().unwrap();
+    drop(watch);
+    assert_eq!(fake.orders(), [] as [Value; 0]);
+}
+
+#[test]
+fn a_limit_after_the_switch_is_lifted_where_qemu_knows_one_and_put_back() {
+    for limit in [None, Some(9)] {
+        let fake = FakeQemu::new(move |_, command| match command {
+            "query-migrate-capabilities" => Answer::Return(json!([
+                { "capability": "events", "state": true },
+                { "capability": "postcopy-ram", "state": true },
+            ])),
+            "query-migrate-parameters" => {
+                let mut known = json!({ "max-bandwidth": 7, "downtime-limit": 8 });
+                limit.into_iter().for_each(|limit| known[POST_COPY_LIMIT] = json!(limit));
+                Answer::Return(known)
+            }
+            _ => able(command),
+        });
+        let Task::Migrate { uri, max_downtime, throttle, multifd_channels, .. } = migrate(0) else {
+            panic!("not a migration");
+        };
+        let post_copy = true;
+        let task = Task::Migrate { uri, max_downtime, throttle, multifd_channels, post_copy };
+        let watch = fake.watch(task);
+        assert_eq!(watch.seen().over, None);
+        watch.undo().unwrap();
+        drop(watch);
+        let told =
+            fake.orders().into_iter().map(|order| order["arguments"][POST_COPY_LIMIT].clone());
+        let told: Vec<_> = told.filter(|value| !value.is_null()).collect();
+        let wanted = limit.map(|limit| vec![json!(0), json!(limit)]);
+        assert_eq!(told, wanted.unwrap_or_default());
+    }
+}
+
+#[test]
+fn who_waits_for_a_guest_that_is_given_up_is_let_go() {
+    let body = Body::new();
+    let fake = FakeQemu::new(|_, command| match command {
+        "query-migrate" => Answer::Return(json!({ "status": "postcopy-paused" })),
+        _ => able(command),
+    });
+    let watch = fake.watch(receive());
+    watch.give_up();
+    assert_eq!(watch.settle(body.process(), true), Released::Lost("it was given up".into()));
 }
 
 #[test]
@@ -340,4 +421,86 @@ fn a_qemu_without_a_parameter_is_as_it_was() {
         let before = [("events".to_owned(), false), ("xbzrle".to_owned(), true)];
         assert_eq!(set, before.into(), "{case}: {orders:?}");
     }
+}
+
+/// As a QEMU with a guest in post-copy whose connection broke.
+fn paused(command: &str) -> Answer {
+    match command {
+        "query-migrate" => Answer::Return(json!({ "status": "postcopy-paused" })),
+        "query-migrate-capabilities" => Answer::Return(json!([
+            { "capability": "events", "state": true },
+            { "capability": "postcopy-ram", "state": false },
+        ])),
+        _ => able(command),
+    }
+}
+
+#[test]
+fn a_qemu_is_told_to_listen_again_as_soon_as_it_has_noticed_and_its_conversation_is_left() {
+    let mut early = 2;
+    let fake = FakeQemu::new(move |_, command| match command {
+        "migrate-recover" if early > 0 => {
+            early -= 1;
+            Answer::Refuse("Migrate recover can only be run when postcopy is paused.")
+        }
+        _ => paused(command),
+    });
+    let left = Arc::new(Mutex::new(None));
+    let qmp = Qmp::connect(&fake.path, PATIENCE).unwrap();
+    let task = Task::Recover { uri: "unix:/x".into() };
+    let watch = Watch::start_leaving(qmp, task, left.clone(), Box::new(|| {})).unwrap();
+    while !watch.seen().under_way {
+        assert_eq!(watch.seen().over, None);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(watch);
+    assert!(lock(&left).take().is_some_and(|mut qmp| qmp.status().is_ok()));
+    let orders = fake.orders();
+    // What QEMU needs to pause again is turned on, and nothing is turned off.
+    let on = json!([{ "capability": "postcopy-ram", "state": true }]);
+    assert_eq!(orders[0]["arguments"]["capabilities"], on);
+    let rest: Vec<_> = orders[1..].iter().map(|order| order["execute"].clone()).collect();
+    assert_eq!(rest, ["migrate-recover"; 3]);
+}
+
+#[test]
+fn a_qemu_that_is_not_paused_is_not_told_to_go_on() {
+    let fake = FakeQemu::new(|_, command| able(command));
+    let watch = fake.watch(Task::Resume { uri: "unix:/x".into() });
+    let text = watch.seen().over.unwrap().unwrap_err();
+    assert!(text.contains("not postcopy-paused"), "{text}");
+    drop(watch);
+    assert_eq!(fake.orders(), [] as [Value; 0]);
+    // It may take a moment to notice that its connection has ended.
+    let mut early = 3;
+    let fake = FakeQemu::new(move |_, command| match command {
+        "query-migrate" if early > 0 => {
+            early -= 1;
+            Answer::Return(json!({ "status": "postcopy-active" }))
+        }
+        _ => paused(command),
+    });
+    let watch = fake.watch(Task::Resume { uri: "unix:/x".into() });
+    assert!(watch.seen().under_way);
+    drop(watch);
+    let arguments = json!({ "uri": "unix:/x", "resume": true });
+    let [order] = &fake.orders()[..] else { panic!("{:?}", fake.orders()) };
+    assert_eq!((&order["execute"], &order["arguments"]), (&json!("migrate"), &arguments));
+}
+
+#[test]
+fn who_told_qemu_to_switch_waits_for_what_it_does_about_it() {
+    let mut asked = 0;
+    let fake = FakeQemu::new(move |_, command| match command {
+        "query-migrate" => {
+            asked += 1;
+            let status = if asked < 5 { "active" } else { "postcopy-active" };
+            Answer::Return(json!({ "status": status }))
+        }
+        _ => able(command),
+    });
+    let watch = fake.watch(migrate(0));
+    assert!(!watch.has_switched(), "nobody told it to");
+    watch.switch_to_post_copy().unwrap();
+    assert!(watch.has_switched());
 }

@@ -3,7 +3,7 @@
 use super::bindings::*;
 use super::device::Context;
 use super::library::VerbError;
-use crate::runtime::sys::readiness::wait_readable;
+use crate::runtime::sys::readiness::{wait_readable, wait_readable_either};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
@@ -63,10 +63,11 @@ impl CompletionQueue {
         Ok(count)
     }
 
-    /// Waits until something is done, or `patience` ends.
+    /// Waits until something is done, something can be read of `beside`, or `patience` ends.
     pub(super) fn wait(
         &mut self,
         into: &mut Vec<ibv_wc>,
+        beside: Option<BorrowedFd<'_>>,
         patience: Duration,
     ) -> Result<usize, VerbError> {
         let deadline = Instant::now() + patience.min(LONGEST_WAIT);
@@ -91,8 +92,13 @@ impl CompletionQueue {
             if count > 0 || left.is_zero() {
                 return Ok(count);
             }
-            if wait_readable(&self.channel.descriptor(), left) {
+            let channel = self.channel.descriptor();
+            let is_here = wait_readable_either(&channel, &beside.unwrap_or(channel), left);
+            if is_here && wait_readable(&channel, Duration::ZERO) {
                 self.channel.take_event()?;
+            } else if is_here {
+                // The event that was asked for comes later, and wakes the next wait.
+                return Ok(0);
             }
         }
     }

@@ -14,14 +14,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// guests of the host.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    limit_bytes: u64,
+    limit_bytes: AtomicU64,
     used_bytes: AtomicU64,
 }
 
 impl MemoryBudget {
     /// A budget of so many bytes.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { limit_bytes, used_bytes: AtomicU64::new(0) })
+        Arc::new(Self { limit_bytes: AtomicU64::new(limit_bytes), used_bytes: AtomicU64::new(0) })
+    }
+
+    /// Changes it; what is registered stays so.
+    pub fn set_limit(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
     /// Bytes that are registered now.
@@ -30,16 +35,14 @@ impl MemoryBudget {
     }
 
     fn take(self: &Arc<Self>, length_bytes: u64) -> Result<Lease, RegisterError> {
-        let grown =
-            |used: u64| used.checked_add(length_bytes).filter(|sum| *sum <= self.limit_bytes);
+        let limit_bytes = self.limit_bytes.load(Ordering::Relaxed);
+        let grown = |used: u64| used.checked_add(length_bytes).filter(|sum| *sum <= limit_bytes);
         let taken = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
         match taken {
             Ok(_) => Ok(Lease { budget: self.clone(), length_bytes }),
-            Err(used_bytes) => Err(RegisterError::OverBudget {
-                length_bytes,
-                used_bytes,
-                limit_bytes: self.limit_bytes,
-            }),
+            Err(used_bytes) => {
+                Err(RegisterError::OverBudget { length_bytes, used_bytes, limit_bytes })
+            }
         }
     }
 }

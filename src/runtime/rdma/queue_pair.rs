@@ -9,6 +9,7 @@ use super::slots::{RECEIVES, SENDS, Slot, Slots};
 use super::work::{Completion, Done, PostError, Target, Work, WorkError};
 use crate::wire::rdma::{Endpoint, Link, MAX_24_BITS};
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::Duration;
@@ -346,9 +347,27 @@ impl QueuePair {
         into: &mut Vec<Completion>,
         patience: Duration,
     ) -> Result<usize, VerbError> {
+        self.wait_beside(into, None, patience)
+    }
+
+    /// As [`Self::wait`], and no longer than until something can be read of `beside`.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn wait_beside(
+        &mut self,
+        into: &mut Vec<Completion>,
+        beside: Option<BorrowedFd<'_>>,
+        patience: Duration,
+    ) -> Result<usize, VerbError> {
         let mut done = Vec::new();
-        self.completions.wait(&mut done, patience)?;
+        self.completions.wait(&mut done, beside, patience)?;
         Ok(self.settle(&done, into))
+    }
+
+    /// How much may be under way: sends, writes and reads.
+    pub fn send_room(&self) -> usize {
+        self.sends.room()
     }
 
     fn post(

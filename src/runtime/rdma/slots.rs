@@ -39,6 +39,11 @@ impl Slots {
         Self { first, taken: (0..depth).map(|_| None).collect(), free: (0..depth).rev().collect() }
     }
 
+    /// How many more fit.
+    pub(super) fn room(&self) -> usize {
+        self.free.len()
+    }
+
     pub(super) fn take(&mut self, slot: Slot) -> Result<u64, PostError> {
         let full = PostError::Full { depth: self.taken.len() as u32 };
         let index = self.free.pop().ok_or(full)?;

@@ -1,10 +1,11 @@
 //! What encoding needs: memory for what it remembers, and a processor that packs fast enough.
 
-use super::proc_files::memory;
-use super::{Check, Component, Settings, size};
+use super::{Check, Component, Settings};
+use crate::config::units::rounded_bytes;
 use crate::encoding::CodecChoice;
 use crate::migration::EncodingOptions;
 use crate::runtime::compression::round_trip::{Verdict as Packed, one_codec, text};
+use crate::runtime::proc_files::memory;
 
 pub fn check(settings: &Settings) -> Vec<Check> {
     let options = settings.config.encoding_options();
@@ -25,15 +26,15 @@ fn budget(options: &EncodingOptions, guests: &[u64], free: Option<u64>) -> Check
         return check(format!(
             "{} available; a migration takes {percent} % of its guest's memory, so guests of {} \
              together",
-            size(free),
-            size((free as f64 / share.max(f64::EPSILON)) as u64),
+            rounded_bytes(free),
+            rounded_bytes((free as f64 / share.max(f64::EPSILON)) as u64),
         ));
     }
     let found = format!(
         "{} available; migrating all {} guests at once takes up to {}, {percent} % of their memory",
-        size(free),
+        rounded_bytes(free),
         guests.len(),
-        size(needed),
+        rounded_bytes(needed),
     );
     let advice = "migrate fewer at a time, or lower hde.max_memory_percent";
     match needed {

@@ -1,7 +1,8 @@
 //! What all components stand on: processors, memory, clocks.
 
-use super::proc_files::memory;
-use super::{Check, Component, size};
+use super::{Check, Component};
+use crate::config::units::rounded_bytes;
+use crate::runtime::proc_files::memory;
 use crate::runtime::sys::wall_clock::{WallClock, wall_clock};
 use std::io;
 
@@ -32,10 +33,9 @@ fn processors(count: io::Result<usize>) -> Check {
 fn total_memory(total: Option<u64>) -> Check {
     let check = |found: String| Check::ok(Component::Host, "memory", found);
     match total {
-        Some(total) if total < LITTLE_MEMORY_BYTES => {
-            check(size(total)).warning("guests leave little of it to migrations: 8 GiB are better")
-        }
-        Some(total) => check(size(total)),
+        Some(total) if total < LITTLE_MEMORY_BYTES => check(rounded_bytes(total))
+            .warning("guests leave little of it to migrations: 8 GiB are better"),
+        Some(total) => check(rounded_bytes(total)),
         None => check("/proc/meminfo cannot be read".to_owned())
             .warning("mount /proc in the node's container"),
     }

@@ -8,7 +8,6 @@ mod amst;
 mod hde;
 mod host;
 mod native;
-mod proc_files;
 mod qemu;
 mod rdma;
 mod security;
@@ -194,11 +193,6 @@ pub fn check(components: &[Component], settings: &Settings) -> Vec<Check> {
         Component::Host => host::check(),
     };
     components.iter().flat_map(of).collect()
-}
-
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
 }
 
 /// Enough for a codec's speed to mean something.

@@ -1,7 +1,8 @@
 //! What streams over RDMA need: a device that answers, and memory that may be locked.
 
-use super::proc_files::soft_limit;
-use super::{Check, Component, Settings, size};
+use super::{Check, Component, Settings};
+use crate::config::units::rounded_bytes;
+use crate::runtime::proc_files::soft_limit;
 use crate::runtime::rdma::{DeviceReport, KERNEL_DEVICES, Port, Unavailable, probe};
 
 pub fn check(settings: &Settings) -> Vec<Check> {
@@ -44,14 +45,14 @@ fn locked_memory(limit: Option<u64>, largest: Option<u64>, has_rdma: bool) -> Ch
                 .warning("mount /proc in the node's container");
         }
     };
-    let found = format!("at most {}", size(limit));
+    let found = format!("at most {}", rounded_bytes(limit));
     if !has_rdma {
         return check(format!("{found}; matters to RDMA alone"));
     }
     let advice = "set LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited";
     match largest {
         Some(largest) if largest > limit => {
-            check(format!("{found}; the largest guest has {}", size(largest)))
+            check(format!("{found}; the largest guest has {}", rounded_bytes(largest)))
                 .failed(format!("its memory cannot be registered with a device: {advice}"))
         }
         None if limit < SMALL_GUEST_BYTES => {

@@ -209,6 +209,25 @@ impl MappedMemory {
         Ok(())
     }
 
+    /// Shows pages of a stopped guest to `inspect`, piece by piece. No device may be writing them.
+    ///
+    /// # Errors
+    /// The range is not within the region; then nothing is shown.
+    pub fn inspect(
+        &self,
+        region: usize,
+        offset_bytes: u64,
+        length_bytes: u64,
+        inspect: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), RangeError> {
+        let start = self.range(region, offset_bytes, length_bytes)?;
+        // SAFETY: `range` checked that the range is mapped; the guest is stopped, and the device has
+        // said that it is done.
+        let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), length_bytes as usize) };
+        bytes.chunks(PIECE_BYTES as usize).for_each(inspect);
+        Ok(())
+    }
+
     /// Reads from `stream` straight into a stopped guest, piece by piece, and shows each piece to
     /// `inspect` while it is in cache.
     ///

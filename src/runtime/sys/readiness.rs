@@ -1,4 +1,4 @@
-//! Two things that std cannot do with a socket: wait for bytes without taking them, and stop
+//! What std cannot do with a socket: wait for bytes without taking them, see that it was shut, and stop
 //! listening.
 
 use std::io;
@@ -23,6 +23,14 @@ pub fn wait_readable_either(one: &impl AsFd, other: &impl AsFd, patience: Durati
     let ready =
         unsafe { libc::ppoll(entries.as_mut_ptr(), 2, &raw const timeout, std::ptr::null()) };
     ready > 0
+}
+
+/// Whether a connection has ended in both directions, or is broken, whatever is still to be read.
+pub fn is_hung_up(socket: &impl AsFd) -> bool {
+    let mut entry = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one entry, live for the call.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, 0) };
+    ready > 0 && entry.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
 }
 
 /// Wakes a thread that waits in `accept`, and lets no further connection in.
@@ -51,6 +59,17 @@ mod tests {
         assert!(!wait_readable(&far, Duration::from_micros(200)));
         near.write_all(b"abc").unwrap();
         assert!(wait_readable(&far, Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_connection_is_hung_up_when_it_was_shut_even_with_bytes_to_be_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        near.write_all(b"abc").unwrap();
+        assert!(wait_readable(&far, Duration::from_secs(30)) && !is_hung_up(&far));
+        far.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(is_hung_up(&far));
     }
 
     #[test]

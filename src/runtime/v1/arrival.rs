@@ -6,8 +6,9 @@
 
 use super::intake::Intake;
 use crate::Status;
-use crate::base::{MemoryLayout, MigrationId, Time};
+use crate::base::{MemoryLayout, MigrationId, Time, micros};
 use crate::encoding::ImageDigest;
+use crate::migration::ended_event;
 use crate::migration::guest::Ending;
 use crate::migration::ownership::Mark;
 use crate::migration::stats::{PhaseClock, milliseconds};
@@ -25,7 +26,7 @@ use crate::runtime::v1::{V1Error, image};
 use crate::wire::v1::hde::{Content, HdeError, Packet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,7 +53,8 @@ pub struct Arrival {
     layout: MemoryLayout,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSink>>>,
-    digest: ImageDigest,
+    /// Let go likewise.
+    digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
     state: Mutex<State>,
     news: Condvar,
@@ -67,8 +69,13 @@ struct State {
     alone_since: Option<Time>,
     /// When the last chunk came.
     moved_at: Time,
+    /// Connections that write into the guest.
+    storing: usize,
     stage: Stage,
 }
+
+/// A connection that writes into the guest, which is not let go of meanwhile.
+struct Storing<'a>(&'a Arrival);
 
 /// How far it is.
 enum Stage {
@@ -93,16 +100,18 @@ impl Arrival {
     ) -> Result<Arc<Self>, V1Error> {
         let layout = guest.layout();
         let intake = Intake::new(&layout, &setup.v1)?;
-        let digest = ImageDigest::new(layout.page_count());
+        let digest = Arc::new(ImageDigest::new(layout.page_count()));
         let state = State {
             clock: PhaseClock::new(now()),
             intake,
             connections,
             alone_since: None,
             moved_at: now(),
+            storing: 0,
             stage: Stage::Receiving,
         };
-        let (guest, state) = (Mutex::new(Some(guest)), Mutex::new(state));
+        let (guest, digest) = (Mutex::new(Some(guest)), Mutex::new(digest));
+        let state = Mutex::new(state);
         let (news, outcome) = (Condvar::new(), Outcome::default());
         Ok(Arc::new(Self { setup, layout, guest, digest, journal, state, news, outcome }))
     }
@@ -153,39 +162,31 @@ impl Arrival {
         &self,
         act: impl FnOnce(&mut Intake) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut state = lock(&self.state);
-        match &state.stage {
-            Stage::Receiving => act(&mut state.intake),
-            Stage::Failed(failure) => Err(failure.clone()),
-            Stage::Packed(_) | Stage::Stored => {
-                Err(Failure::new(Status::BadFrame, "more follows on a whole image"))
-            }
-        }
+        act(&mut self.receiving()?.intake)
     }
 
     /// Puts memory into the guest, and then counts it.
     ///
     /// # Errors
-    /// The guest's.
+    /// The guest's, or that nothing is received any more.
     pub fn store(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), Failure> {
+        let _storing = Storing::begin(self)?;
         self.put(offset_bytes, bytes)?;
         let mut state = lock(&self.state);
         state.moved_at = now();
         if state.intake.settle(bytes.len() as u64) && matches!(state.stage, Stage::Receiving) {
             state.stage = Stage::Stored;
         }
-        drop(state);
-        self.news.notify_all();
         Ok(())
     }
 
     /// A chunk of the packet has come; with the last one the packet is whole.
     ///
     /// # Errors
-    /// The chunks do not fit together.
+    /// The chunks do not fit together, or nothing is received any more.
     pub fn fill(&self, id: u32, payload: Vec<u8>) -> Result<(), Failure> {
-        let packet = self.take_in(|intake| intake.fill(id, payload))?;
-        let mut state = lock(&self.state);
+        let mut state = self.receiving()?;
+        let packet = state.intake.fill(id, payload)?;
         state.moved_at = now();
         if let Some(packet) = packet {
             state.stage = Stage::Packed(packet);
@@ -205,58 +206,71 @@ impl Arrival {
         self.news.notify_all();
     }
 
+    fn receiving(&self) -> Result<MutexGuard<'_, State>, Failure> {
+        let state = lock(&self.state);
+        match &state.stage {
+            Stage::Receiving => Ok(state),
+            Stage::Failed(failure) => Err(failure.clone()),
+            Stage::Packed(_) | Stage::Stored => {
+                Err(Failure::new(Status::BadFrame, "more follows on a whole image"))
+            }
+        }
+    }
+
     fn drive(
         &self,
         mut keeper: RecordKeeper,
         hang_up: Box<dyn FnOnce() + Send>,
         on_end: Box<dyn FnOnce(&Report) + Send>,
     ) {
-        let received = self.receive(&mut keeper);
-        let (owner, ending, mut failure) = match received {
+        let (owner, ending, mut failure) = match self.receive(&mut keeper) {
             Ok(()) => {
                 let failure = Failure::new(Status::InDoubt, self.in_doubt());
                 (Owner::InDoubt, Ending::Undecided, failure)
             }
-            Err(failure) => (Owner::Source, Ending::Discard, failure),
+            Err(failure) => {
+                // More may come still, where it is the record or the guest that failed.
+                lock(&self.state).stage = Stage::Failed(failure.clone());
+                (Owner::Source, Ending::Discard, failure)
+            }
         };
         hang_up();
+        self.wait_for_writers();
         let guest = lock(&self.guest).take();
         if let Some(error) = guest.and_then(|guest| guest.finish(ending).err()) {
             failure.reason += &format!("; {error}");
         }
         self.enter(Phase::Ended);
-        let report = self.report_of(owner, &failure);
-        keeper.close(report.owner, report.status);
-        on_end(&report);
-        let total_us = (report.total_ms * 1e3) as u64;
-        self.outcome.publish(report);
+        let total = lock(&self.state).clock.elapsed(now());
+        let report = self.report_of(owner, &failure, total);
+        lock(&self.state).intake.forget();
+        *lock(&self.digest) = Arc::new(ImageDigest::new(0));
+        self.outcome.conclude(report, keeper, on_end);
         // Last, so that whoever hears of the end finds the report.
-        self.publish(EventKind::MigrationEnded {
-            status: failure.status,
-            owner: owner.name(),
-            reason: failure.reason,
-            total_us,
-            downtime_us: 0,
-        });
+        self.publish(ended_event(Some(&failure), owner, (total, Duration::ZERO)));
+    }
+
+    /// The hypervisor may unmap its guest's memory once it is told that all is over.
+    fn wait_for_writers(&self) {
+        let mut state = lock(&self.state);
+        while state.storing > 0 {
+            state = wait(&self.news, state, TICK);
+        }
     }
 
     fn receive(&self, keeper: &mut RecordKeeper) -> Result<(), Failure> {
-        let mut persist = |mark| {
-            let kept = keeper.write(mark);
-            kept.map_err(|error| Failure::new(Status::StateFile, error.to_string()))
-        };
-        persist(Mark::Receiving)?;
+        keeper.write(Mark::Receiving)?;
         self.enter(Phase::FinalPass);
         if let Some(packet) = self.wait_for_image()? {
             self.enter(Phase::Verify);
             self.unpack(&packet)?;
         }
-        let unset = self.digest.unset_pages();
+        let unset = lock(&self.digest).unset_pages();
         if unset > 0 {
             let text = format!("{unset} pages of a whole image did not come");
             return Err(Failure::new(Status::Corrupt, text));
         }
-        persist(Mark::Arrived)
+        Ok(keeper.write(Mark::Arrived)?)
     }
 
     /// Waits until all has come: into the guest, or as a packet.
@@ -328,7 +342,8 @@ impl Arrival {
     fn put(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), GuestError> {
         let guest = lock(&self.guest).clone();
         let guest = guest.ok_or_else(|| GuestError::new("write_pages", "the migration is over"))?;
-        image::store(guest.as_ref(), &self.layout, &self.digest, offset_bytes, bytes)
+        let digest = lock(&self.digest).clone();
+        image::store(guest.as_ref(), &self.layout, &digest, offset_bytes, bytes)
     }
 
     fn in_doubt(&self) -> String {
@@ -341,16 +356,15 @@ impl Arrival {
 
     fn enter(&self, phase: Phase) {
         let previous = lock(&self.state).clock.enter(phase, now());
-        let previous_us = u64::try_from(previous.as_micros()).unwrap_or(u64::MAX);
-        self.publish(EventKind::Phase { phase: phase.name(), previous_us });
+        self.publish(EventKind::Phase { phase: phase.name(), previous_us: micros(previous) });
     }
 
     fn publish(&self, event: EventKind) {
         self.journal.publish(Some(self.setup.id), Some(&self.setup.guest), event);
     }
 
-    fn report_of(&self, owner: Owner, failure: &Failure) -> Report {
-        let state = lock(&self.state);
+    fn report_of(&self, owner: Owner, failure: &Failure, total: Duration) -> Report {
+        let (state, digest) = (lock(&self.state), lock(&self.digest).value());
         let is_whole = owner == Owner::InDoubt;
         let pages = self.layout.page_count();
         Report {
@@ -361,21 +375,36 @@ impl Arrival {
             status: failure.status,
             reason: failure.reason.clone(),
             owner,
-            total_ms: milliseconds(state.clock.elapsed(now())),
+            total_ms: milliseconds(total),
             // The guest stood still all the time, and still does; v1 does not say since when.
             downtime_ms: 0.0,
             phases: state.clock.milliseconds(),
             ram_bytes: self.layout.total_bytes(),
             wire_bytes: state.intake.progress().0,
+            rdma_bytes: 0,
             zero_pages: 0,
             duplicate_pages: 0,
             delta_pages: 0,
             full_pages: if is_whole { pages } else { 0 },
             passes: u32::from(is_whole),
             reconnects: 0,
-            digest: if is_whole { self.digest.value().to_string() } else { String::new() },
+            digest: if is_whole { digest.to_string() } else { String::new() },
             pass_details: Vec::new(),
         }
+    }
+}
+
+impl<'a> Storing<'a> {
+    fn begin(arrival: &'a Arrival) -> Result<Self, Failure> {
+        arrival.receiving()?.storing += 1;
+        Ok(Self(arrival))
+    }
+}
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).storing -= 1;
+        self.0.news.notify_all();
     }
 }
 
@@ -399,10 +428,11 @@ impl Handle for Arrival {
             pages,
             remaining_pages: pages.saturating_sub(u64::try_from(done).unwrap_or(pages)),
             wire_bytes: came,
+            rdma_bytes: 0,
             bandwidth_bytes_per_s: 0,
             dirty_rate_bytes_per_s: 0,
             predicted_downtime_us: 0,
-            elapsed_us: state.clock.elapsed(now()).as_micros() as u64,
+            elapsed_us: micros(state.clock.elapsed(now())),
             streams: state.connections as u32,
             reconnects: 0,
             throttle_percent: 0,
@@ -426,6 +456,9 @@ impl Handle for Arrival {
     }
 
     fn footprint(&self) -> Footprint {
+        if self.outcome.get().is_some() {
+            return Footprint::default();
+        }
         Footprint {
             early_bytes: lock(&self.state).intake.held_bytes(),
             page_table_bytes: self.layout.page_count() * HASH_BYTES,
@@ -433,3 +466,7 @@ impl Handle for Arrival {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "arrival_tests.rs"]
+mod tests;

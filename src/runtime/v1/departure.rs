@@ -10,13 +10,13 @@
 use super::cargo::Cargo;
 use super::streams::{Gate, Streams};
 use crate::Status;
-use crate::base::{MemoryLayout, MigrationId, Time};
+use crate::base::{MemoryLayout, MigrationId, Time, micros};
 use crate::encoding::ImageDigest;
 use crate::migration::guest::Ending;
 use crate::migration::ownership::Mark;
 use crate::migration::stats::{PhaseClock, milliseconds};
 use crate::migration::{Dialect, Failure, GuestSource, MigrationOptions, V1Options};
-use crate::migration::{Owner, Pass, Phase, Progress, Report};
+use crate::migration::{Owner, Pass, Phase, Progress, Report, ended_event};
 use crate::observe::{ConnectionState, EventKind};
 use crate::runtime::clock::now;
 use crate::runtime::footprint::{Footprint, HASH_BYTES};
@@ -52,7 +52,8 @@ pub struct Departure {
     layout: MemoryLayout,
     /// Let go when all is over, though the migration itself is remembered.
     guest: Mutex<Option<Arc<dyn GuestSource>>>,
-    digest: Arc<ImageDigest>,
+    /// Let go likewise.
+    digest: Mutex<Arc<ImageDigest>>,
     journal: Arc<Journal>,
     modes: Arc<Modes>,
     gate: Arc<Gate>,
@@ -92,7 +93,8 @@ impl Departure {
             wire_bytes: 0,
             pass: None,
         };
-        let (guest, state) = (Mutex::new(Some(guest)), Mutex::new(state));
+        let (guest, digest) = (Mutex::new(Some(guest)), Mutex::new(digest));
+        let state = Mutex::new(state);
         let outcome = Outcome::default();
         Arc::new(Self { setup, layout, guest, digest, journal, modes, gate, state, outcome })
     }
@@ -129,19 +131,12 @@ impl Departure {
         let failure = Failure::new(failure.status, failure.reason + &reason);
         drop(guest);
         self.enter(Phase::Ended);
-        let report = self.report_of(owner, &failure, downtime);
-        keeper.close(report.owner, report.status);
-        on_end(&report);
-        let total_us = (report.total_ms * 1e3) as u64;
-        self.outcome.publish(report);
+        let times = (lock(&self.state).clock.elapsed(now()), downtime);
+        let report = self.report_of(owner, &failure, times);
+        *lock(&self.digest) = Arc::new(ImageDigest::new(0));
+        self.outcome.conclude(report, keeper, on_end);
         // Last, so that whoever hears of the end finds the report.
-        self.publish(EventKind::MigrationEnded {
-            status: failure.status,
-            owner: owner.name(),
-            reason: failure.reason,
-            total_us,
-            downtime_us: u64::try_from(downtime.as_micros()).unwrap_or(u64::MAX),
-        });
+        self.publish(ended_event(Some(&failure), owner, times));
     }
 
     /// Sends the image; gives what TCP knows of its fate.
@@ -150,17 +145,15 @@ impl Departure {
         guest: &Arc<dyn GuestSource>,
         keeper: &mut RecordKeeper,
     ) -> Result<String, Failure> {
-        let persist = |keeper: &mut RecordKeeper, mark| {
-            let kept = keeper.write(mark);
-            kept.map_err(|error| Failure::new(Status::StateFile, error.to_string()))
-        };
-        persist(keeper, Mark::SourceRuns)?;
+        keeper.write(Mark::SourceRuns)?;
         let streams = self.connect()?;
+        // Whoever gave up meanwhile need not see his guest stand still for it.
+        self.gate.check()?;
         self.enter(Phase::FinalPass);
         let pausing = now();
         guest.pause()?;
         lock(&self.state).paused_at = Some(pausing);
-        let (layout, digest) = (self.layout.clone(), self.digest.clone());
+        let (layout, digest) = (self.layout.clone(), lock(&self.digest).clone());
         let cargo = Arc::new(Cargo::load(guest.clone(), layout, digest, &self.setup.v1)?);
         lock(&self.state).wire_bytes = cargo.wire_bytes();
         let began = now();
@@ -168,7 +161,7 @@ impl Departure {
         self.end_pass(&cargo, began);
         self.commit()?;
         self.enter(Phase::Handover);
-        persist(keeper, Mark::CommitSent)?;
+        keeper.write(Mark::CommitSent)?;
         if let Err(failure) = streams.send_last(&last) {
             // The record must not say more than is true, should this process end now.
             let _ = keeper.write(Mark::SourceRuns);
@@ -229,8 +222,7 @@ impl Departure {
 
     fn enter(&self, phase: Phase) {
         let previous = lock(&self.state).clock.enter(phase, now());
-        let previous_us = u64::try_from(previous.as_micros()).unwrap_or(u64::MAX);
-        self.publish(EventKind::Phase { phase: phase.name(), previous_us });
+        self.publish(EventKind::Phase { phase: phase.name(), previous_us: micros(previous) });
     }
 
     fn publish(&self, event: EventKind) {
@@ -240,8 +232,8 @@ impl Departure {
     fn end_pass(&self, cargo: &Cargo, began: Time) {
         let mut state = lock(&self.state);
         let (ended, pages) = (now(), self.layout.page_count());
-        let (start_us, duration_us) =
-            (state.clock.elapsed(began).as_micros() as u64, ended.since(began).as_micros() as u64);
+        let start_us = micros(state.clock.elapsed(began));
+        let duration_us = micros(ended.since(began));
         let (wire_bytes, sent_bytes) = (cargo.wire_bytes(), self.gate.sent_bytes());
         let rate = u128::from(sent_bytes) * 1_000_000 / u128::from(duration_us.max(1));
         let bandwidth_bytes_per_s = u64::try_from(rate).unwrap_or(u64::MAX);
@@ -259,8 +251,13 @@ impl Departure {
         self.publish(EventKind::PassCompleted { pass });
     }
 
-    fn report_of(&self, owner: Owner, failure: &Failure, downtime: Duration) -> Report {
-        let state = lock(&self.state);
+    fn report_of(
+        &self,
+        owner: Owner,
+        failure: &Failure,
+        (total, downtime): (Duration, Duration),
+    ) -> Report {
+        let (state, digest) = (lock(&self.state), lock(&self.digest).value());
         let is_whole = owner == Owner::InDoubt;
         let pages = self.layout.page_count();
         Report {
@@ -271,18 +268,19 @@ impl Departure {
             status: failure.status,
             reason: failure.reason.clone(),
             owner,
-            total_ms: milliseconds(state.clock.elapsed(now())),
+            total_ms: milliseconds(total),
             downtime_ms: milliseconds(downtime),
             phases: state.clock.milliseconds(),
             ram_bytes: self.layout.total_bytes(),
             wire_bytes: self.gate.sent_bytes(),
+            rdma_bytes: 0,
             zero_pages: 0,
             duplicate_pages: 0,
             delta_pages: 0,
             full_pages: if is_whole { pages } else { 0 },
             passes: state.pass.iter().count() as u32,
             reconnects: 0,
-            digest: if is_whole { self.digest.value().to_string() } else { String::new() },
+            digest: if is_whole { digest.to_string() } else { String::new() },
             pass_details: state.pass.iter().cloned().collect(),
         }
     }
@@ -310,10 +308,11 @@ impl Handle for Departure {
             pages,
             remaining_pages: pages.saturating_sub(u64::try_from(done).unwrap_or(pages)),
             wire_bytes: sent,
+            rdma_bytes: 0,
             bandwidth_bytes_per_s,
             dirty_rate_bytes_per_s: 0,
             predicted_downtime_us: 0,
-            elapsed_us: state.clock.elapsed(at).as_micros() as u64,
+            elapsed_us: micros(state.clock.elapsed(at)),
             streams: if self.outcome.get().is_some() { 0 } else { self.gate.stream_count() as u32 },
             reconnects: 0,
             throttle_percent: 0,
@@ -348,13 +347,15 @@ impl Handle for Departure {
     }
 
     fn footprint(&self) -> Footprint {
-        let is_running = self.outcome.get().is_none();
+        if self.outcome.get().is_some() {
+            return Footprint::default();
+        }
         let packet = match self.setup.v1.dialect {
             Dialect::F16 => lock(&self.state).wire_bytes,
             _ => 0,
         };
         Footprint {
-            under_way_bytes: if is_running { packet } else { 0 },
+            under_way_bytes: packet,
             page_table_bytes: self.layout.page_count() * HASH_BYTES,
             ..Footprint::default()
         }

@@ -29,6 +29,8 @@ pub struct V1 {
     registry: Arc<Registry>,
     journal: Arc<Journal>,
     modes: Arc<Modes>,
+    /// Held by whoever replaces what holds, so that the modes of peers and it agree.
+    naming: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -36,6 +38,7 @@ pub struct V1 {
 struct State {
     options: V1Options,
     port: Option<Port>,
+    is_stopped: bool,
 }
 
 /// Where a migration goes.
@@ -51,7 +54,7 @@ impl Node {
     /// Sets what holds for v1 peers, from the next transfer on.
     ///
     /// # Errors
-    /// A peer's address is out of form or public, or there are too many.
+    /// A peer's address is out of form or public, or there are too many; nothing has changed then.
     pub fn set_v1(&self, options: V1Options) -> Result<(), NodeError> {
         self.v1().set_options(options)
     }
@@ -65,9 +68,9 @@ impl Node {
     /// takes images into a guest that is expected here, one at a time, and never starts that guest.
     ///
     /// # Errors
-    /// The address is public or cannot be listened on, or the port is open already.
+    /// The address is public or cannot be listened on, the port is open already, or the node stopped.
     pub fn listen_v1(&self, address: SocketAddr) -> Result<SocketAddr, NodeError> {
-        Ok(self.v1().listen(address)?)
+        Ok(self.v1().listen(address, |_| {})?)
     }
 
     /// What talking v1 would cost this node, and to which of its peers it would.
@@ -87,7 +90,8 @@ impl Node {
 impl V1 {
     /// No peers, no port.
     pub fn new(registry: Arc<Registry>, journal: Arc<Journal>, modes: Arc<Modes>) -> Arc<Self> {
-        Arc::new(Self { registry, journal, modes, state: Mutex::default() })
+        let (naming, state) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { registry, journal, modes, naming, state })
     }
 
     /// What holds now.
@@ -108,23 +112,38 @@ impl V1 {
             check_address(peer).map_err(malformed)?;
             socket::check_literal(peer)?;
         }
-        let peers = options.peers.clone();
-        let before = std::mem::replace(&mut lock(&self.state).options, options);
-        Ok(self.modes.name_v1(&before.peers, &peers)?)
+        let _naming = lock(&self.naming);
+        let before = self.options();
+        self.modes.name_v1(&before.peers, &options.peers).inspect_err(|_| {
+            // All that were named before had room, and it is theirs again.
+            let _ = self.modes.name_v1(&options.peers, &before.peers);
+        })?;
+        lock(&self.state).options = options;
+        Ok(())
     }
 
-    /// Opens the port.
+    /// Opens the port; once it is open, and before anybody is let in, `adjust` changes what holds for
+    /// whom it lets in.
     ///
     /// # Errors
-    /// As [`Node::listen_v1`].
-    pub fn listen(self: &Arc<Self>, address: SocketAddr) -> Result<SocketAddr, V1Error> {
+    /// As [`Node::listen_v1`]; nothing has changed then.
+    pub fn listen(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        adjust: impl FnOnce(&mut V1Options),
+    ) -> Result<SocketAddr, V1Error> {
         socket::check_peer(address)?;
         let mut state = lock(&self.state);
+        if state.is_stopped {
+            return Err(V1Error::Stopped(address));
+        }
         if let Some(port) = &state.port {
             return Err(V1Error::Open(port.address()));
         }
         let port = Port::open(address, Arc::downgrade(self), self.journal.clone());
         let port = port.map_err(|source| V1Error::Listen { address, source })?;
+        // Its thread asks for the options of each connection, and waits for this lock.
+        adjust(&mut state.options);
         Ok(state.port.insert(port).address())
     }
 
@@ -224,9 +243,13 @@ impl V1 {
         launched.map_err(no_thread).map(|()| (arrival, offset_bytes))
     }
 
-    /// Closes the port; gives what it had accepted, to be closed once all migrations have ended.
+    /// Closes the port for good; gives what it had accepted, to be closed once all migrations have ended.
     pub fn stop(&self) -> Option<Arc<Connections>> {
-        let port = lock(&self.state).port.take();
+        let mut state = lock(&self.state);
+        state.is_stopped = true;
+        let port = state.port.take();
+        // Its thread is joined below, and asks for the options.
+        drop(state);
         port.as_ref().map(Port::connections)
     }
 }

@@ -29,6 +29,8 @@ enum Form {
     F8(f8::Arrivals),
     /// Whether its length has come.
     Plain(bool),
+    /// Nothing more is taken in.
+    Over,
 }
 
 /// A header that came.
@@ -77,7 +79,7 @@ impl Intake {
                 let (came, due) = assembler.arrived_bytes();
                 (came, due.map_or(self.image_bytes, u64::from))
             }
-            Form::F8(_) | Form::Plain(_) => (self.stored_bytes, self.image_bytes),
+            Form::F8(_) | Form::Plain(_) | Form::Over => (self.stored_bytes, self.image_bytes),
         }
     }
 
@@ -85,8 +87,14 @@ impl Intake {
     pub fn held_bytes(&self) -> u64 {
         match &self.form {
             Form::F16(assembler) => assembler.arrived_bytes().0,
-            Form::F8(_) | Form::Plain(_) => 0,
+            Form::F8(_) | Form::Plain(_) | Form::Over => 0,
         }
+    }
+
+    /// Lets go of what came, and remembers only how much it was.
+    pub fn forget(&mut self) {
+        (self.stored_bytes, self.image_bytes) = self.progress();
+        self.form = Form::Over;
     }
 
     /// Admits what a header announces; gives where in the image its bytes belong.
@@ -117,7 +125,7 @@ impl Intake {
     pub fn fill(&mut self, id: u32, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, Failure> {
         match &mut self.form {
             Form::F16(assembler) => assembler.fill(id, bytes).map_err(refused),
-            Form::F8(_) | Form::Plain(_) => Err(bad_frame("a packet's chunk, where memory is due")),
+            _ => Err(bad_frame("a packet's chunk, where memory is due")),
         }
     }
 
@@ -126,7 +134,7 @@ impl Intake {
         self.stored_bytes += length_bytes;
         match &mut self.form {
             Form::F8(arrivals) => arrivals.settle(),
-            Form::F16(_) | Form::Plain(_) => self.stored_bytes >= self.image_bytes,
+            _ => self.stored_bytes >= self.image_bytes,
         }
     }
 }

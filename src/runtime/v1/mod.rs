@@ -74,6 +74,9 @@ pub enum V1Error {
     /// There is one port.
     #[error("the v1 port is open already, at {0}")]
     Open(SocketAddr),
+    /// It was asked for too late.
+    #[error("the node has been stopped, and opens no v1 port at {0}")]
+    Stopped(SocketAddr),
     /// The port.
     #[error("cannot listen for v1 peers on {address}: {source}")]
     Listen {
@@ -102,6 +105,7 @@ impl V1Error {
             Self::Qemu(_) | Self::PostCopy(_) => Status::Unsupported,
             Self::TooLarge { .. } | Self::TooManyPeers(_) => Status::LimitReached,
             Self::Open(_) => Status::AlreadyExists,
+            Self::Stopped(_) => Status::Stopped,
             Self::Listen { .. } => Status::Io,
             Self::Guest(_) => Status::Callback,
             Self::Packet(_) | Self::Wire(_) => Status::BadFrame,

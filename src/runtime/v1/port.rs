@@ -53,6 +53,8 @@ struct Open {
     socket: Arc<TcpStream>,
     /// It has brought a chunk that fitted.
     has_joined: bool,
+    /// It was told to end. What it had brought before can still be read.
+    is_over: bool,
 }
 
 /// A connection that was let in.
@@ -107,8 +109,11 @@ impl Drop for Port {
 impl Door {
     /// Closes the connections from an address.
     pub fn hang_up(&self, peer: IpAddr) {
-        let state = lock(&self.state);
-        state.open.values().filter(|open| open.peer == peer).for_each(Open::close);
+        let mut state = lock(&self.state);
+        for open in state.open.values_mut().filter(|open| open.peer == peer) {
+            open.is_over = true;
+            open.close();
+        }
     }
 
     fn accept_all(self: &Arc<Self>, listening: &TcpListener) {
@@ -147,15 +152,13 @@ impl Door {
         socket::tune(&socket, options.idle_timeout).map_err(|error| text(&error))?;
         let (from, socket) = (peer.ip().to_canonical(), Arc::new(socket));
         let mut state = lock(&self.state);
-        if let Some(other) = state.receiving().filter(|arrival| arrival.peer() != from) {
-            return Err(format!("a guest is being received from {}", other.peer()));
-        }
-        if state.open.len() >= options.max_connections && !state.make_room() {
+        state.check_turn(from)?;
+        if state.open.len() >= options.max_connections && !state.make_room(from) {
             return Err(format!("there are {} v1 connections already", state.open.len()));
         }
         state.next += 1;
         let number = state.next;
-        let open = Open { peer: from, socket: socket.clone(), has_joined: false };
+        let open = Open { peer: from, socket: socket.clone(), has_joined: false, is_over: false };
         state.open.insert(number, open);
         state.count(from);
         Ok(Guest { number, socket, peer, options })
@@ -192,10 +195,10 @@ impl Door {
                 Ok(Next::Start(start)) => start,
                 Ok(Next::End) => return (bytes, Ok(())),
                 // Others may be at work for the same image, whose arrival knows when it has stalled.
-                Ok(Next::Quiet) if lock(&self.state).receiving().is_some() => continue,
+                Ok(Next::Quiet) if lock(&self.state).arrival_of(guest.number).is_some() => continue,
                 Ok(Next::Quiet) => return (bytes, Err(format!("no chunk came for {timeout:?}"))),
                 Err(failure) => {
-                    if let Some(arrival) = lock(&self.state).receiving() {
+                    if let Some(arrival) = lock(&self.state).arrival_of(guest.number) {
                         arrival.fail(failure.clone());
                     }
                     return (bytes, Err(failure.reason));
@@ -223,8 +226,16 @@ impl Door {
         guest: &Guest,
         start: &Start,
     ) -> Result<(Arc<Arrival>, u64), Failure> {
+        let from = guest.peer.ip().to_canonical();
         let mut state = lock(&self.state);
-        if let Some(arrival) = state.receiving().cloned() {
+        // The rest of a transfer that has ended must not begin another.
+        if state.open.get(&guest.number).is_none_or(|open| open.is_over) {
+            let text = "the transfer that it was part of has ended";
+            return Err(Failure::new(Status::ConnectionLost, text));
+        }
+        // It may have been let in before the transfer under way began.
+        state.check_turn(from).map_err(|reason| Failure::new(Status::Busy, reason))?;
+        if let Some(arrival) = state.arrival_of(guest.number).cloned() {
             state.joined(guest.number);
             drop(state);
             let claimed = arrival.take_in(|intake| intake.claim(start));
@@ -233,7 +244,6 @@ impl Door {
         }
         let stopped = || Failure::new(Status::Stopped, "the node is being stopped");
         let node = self.node.upgrade().ok_or_else(stopped)?;
-        let from = guest.peer.ip().to_canonical();
         let peer = (from, state.connections_from(from));
         let begun = node.begin_arrival(self, peer, start, guest.options.clone())?;
         state.arrival = Some(begun.0.clone());
@@ -265,8 +275,24 @@ impl State {
         self.arrival.as_ref().filter(|arrival| arrival.is_receiving())
     }
 
+    /// The arrival that a connection is part of.
+    fn arrival_of(&self, number: u64) -> Option<&Arc<Arrival>> {
+        let open = self.open.get(&number).filter(|open| !open.is_over)?;
+        self.receiving().filter(|arrival| arrival.peer() == open.peer)
+    }
+
+    /// Whether an address may send now; if not, why.
+    fn check_turn(&self, peer: IpAddr) -> Result<(), String> {
+        match self.receiving() {
+            Some(arrival) if arrival.peer() != peer => {
+                Err(format!("a guest is being received from {}", arrival.peer()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn connections_from(&self, peer: IpAddr) -> usize {
-        self.open.values().filter(|open| open.peer == peer).count()
+        self.open.values().filter(|open| open.peer == peer && !open.is_over).count()
     }
 
     fn joined(&mut self, number: u64) {
@@ -274,9 +300,14 @@ impl State {
     }
 
     /// Closes the oldest connection that never brought anything, so that idle strangers keep no peer
-    /// out; false if there is none.
-    fn make_room(&mut self) -> bool {
-        let oldest = self.open.iter().find(|(_, open)| !open.has_joined).map(|(number, _)| *number);
+    /// out; false if there is none. A peer's own go last, and those of a transfer under way never: some
+    /// of its streams may have been given nothing yet.
+    fn make_room(&mut self, newcomer: IpAddr) -> bool {
+        let receiving = self.receiving().map(|arrival| arrival.peer());
+        let is_idle = |open: &Open| !open.has_joined && Some(open.peer) != receiving;
+        let idle = self.open.iter().filter(|(_, open)| is_idle(open));
+        let oldest = idle.min_by_key(|(number, open)| (open.peer == newcomer, **number));
+        let oldest = oldest.map(|(number, _)| *number);
         let oldest = oldest.and_then(|number| self.open.remove(&number));
         oldest.iter().for_each(Open::close);
         oldest.is_some()
@@ -334,6 +365,36 @@ mod tests {
             assert_eq!(reason.contains("is a public address"), !is_let_in, "{reason}");
         }
         assert_eq!(lock(&door.state).open.len(), 2);
+    }
+
+    #[test]
+    fn strangers_make_room_before_a_peers_own_connections_do() {
+        let (door, options) = (door(), V1Options { max_connections: 2, ..V1Options::default() });
+        let mut nears = Vec::new();
+        let mut admit = |peer: &str| {
+            let (socket, near) = accepted();
+            nears.push(near);
+            door.admit(socket, peer.parse().unwrap(), options.clone()).unwrap().number
+        };
+        let (own, _stranger) = (admit("10.0.0.1:1"), admit("10.0.0.2:1"));
+        let second = admit("10.0.0.1:2");
+        let open = || lock(&door.state).open.keys().copied().collect::<Vec<_>>();
+        assert_eq!(open(), [own, second], "the stranger went, though it came later");
+        let third = admit("10.0.0.1:3");
+        assert_eq!(open(), [second, third]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_transfer_begins_no_other() {
+        let door = Arc::new(door());
+        let (socket, near) = accepted();
+        let peer = near.local_addr().unwrap();
+        let guest = door.admit(socket, peer, V1Options::default()).unwrap();
+        let start = Start::Plain([0; 8]);
+        let refused = |door: &Arc<Door>| door.join(&guest, &start).err().unwrap().status;
+        assert_eq!(refused(&door), Status::Stopped, "there is no node, and nothing else is wrong");
+        door.hang_up(peer.ip());
+        assert_eq!(refused(&door), Status::ConnectionLost);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Plan {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi"
+        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi,rdma"
     )]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.
@@ -59,8 +59,8 @@ pub struct Plan {
     qemu_links: Vec<String>,
     /// What the `qemu` suite measures: turns (of libdwcp and QEMU's own modes), returns (of guests
     /// whose host holds what they, or others like them, brought before), selector (of codecs, against
-    /// each codec alone).
-    #[arg(long, value_delimiter = ',', default_values = ["turns", "returns", "selector"])]
+    /// each codec alone), switch (to post-copy, by the relay and by QEMU alone).
+    #[arg(long, value_delimiter = ',', default_values = ["turns", "returns", "selector", "switch"])]
     qemu_parts: Vec<String>,
     /// Links of its part `selector`: Mbit/s, or an unshaped veth pair.
     #[arg(long, value_delimiter = ',', default_value = "100,1000,10000,veth")]

@@ -9,7 +9,7 @@
 use crate::Failure;
 use crate::child::{say, status_bytes};
 use crate::pair::Side;
-use dwcp::migration::{CodecPolicy, MigrationOptions, Report};
+use dwcp::migration::{CodecPolicy, MigrationOptions, PostCopyRule, Report};
 use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use dwcp_netlab::Host;
 use dwcp_qemulab::Vm;
@@ -33,6 +33,9 @@ pub struct SourceArguments {
     /// The codec.
     #[arg(long)]
     codec: CodecPolicy,
+    /// The guest goes on at the destination after so long, by QEMU's post-copy.
+    #[arg(long)]
+    switch_after_ms: Option<u64>,
     /// Where to keep records and what left.
     #[arg(long)]
     state_dir: PathBuf,
@@ -117,7 +120,7 @@ fn as_peer(max_downtime: Duration, codec: CodecPolicy) -> MigrationOptions {
 pub fn migrate(
     (from, source): (&Host, &Vm),
     (to, destination): (&Host, &Vm),
-    (max_downtime, codec): (Duration, CodecPolicy),
+    (max_downtime, codec, switch_after): (Duration, CodecPolicy, Option<Duration>),
 ) -> Result<(Value, u64), Failure> {
     let mut command = to.command(std::env::current_exe()?);
     command.arg("relay-destination").arg("--qmp").arg(destination.qmp_path());
@@ -133,6 +136,9 @@ pub fn migrate(
     command.args(["--to", address]);
     command.args(["--max-downtime-ms", &max_downtime.as_millis().to_string()]);
     command.args(["--codec", &codec.to_string()]);
+    if let Some(after) = switch_after {
+        command.args(["--switch-after-ms", &after.as_millis().to_string()]);
+    }
     command.arg("--state-dir").arg(&states[1].0);
     let mut leaving = Side::start(from, command)?;
     leaving.line()?;
@@ -148,8 +154,15 @@ pub fn source(arguments: &SourceArguments) -> Result<(), Failure> {
     node.attach_qemu(GUEST, &arguments.qmp, false)?;
     say(&json!({ "ready": true }))?;
     std::io::stdin().read_line(&mut String::new())?;
-    let options = as_peer(Duration::from_millis(arguments.max_downtime_ms), arguments.codec);
+    let mut options = as_peer(Duration::from_millis(arguments.max_downtime_ms), arguments.codec);
+    if arguments.switch_after_ms.is_some() {
+        options.post_copy = PostCopyRule::Manual;
+    }
     let migration = node.migrate(GUEST, &arguments.to.to_string(), options)?;
+    if let Some(after_ms) = arguments.switch_after_ms {
+        std::thread::sleep(Duration::from_millis(after_ms));
+        migration.start_post_copy()?;
+    }
     tell(migration.wait(Some(LONGEST)))?;
     node.stop();
     Ok(())

@@ -28,11 +28,6 @@ impl Samples {
         [fold(f64::min), fold(f64::max)]
     }
 
-    /// The latest one.
-    pub fn last(&self) -> Option<&f64> {
-        self.0.last()
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()

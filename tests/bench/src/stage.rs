@@ -3,7 +3,7 @@
 
 use crate::{Failure, guest};
 use dwcp::migration::options::CodecChoice;
-use dwcp::migration::{MigrationOptions, Phase};
+use dwcp::migration::{MigrationOptions, Phase, Report};
 use dwcp::runtime::sys::MappedMemory;
 use dwcp::{Migration, Node, NodeOptions, SecurityOptions};
 use dwcp_netlab::{Host, Lab};
@@ -62,6 +62,19 @@ impl<'a> Stage<'a> {
         Ok(migrations)
     }
 
+    /// Bytes of a migration that have come to the other node.
+    pub fn arrived_bytes(&self, migration: &Migration) -> Result<u64, Failure> {
+        Ok(self.far.migration(migration.id())?.progress().wire_bytes)
+    }
+
+    /// What both nodes say of a migration that is left to end by itself.
+    pub fn ends(&self, migration: &Migration) -> Result<(Report, Report), Failure> {
+        let over = "the migration did not end";
+        let here = migration.wait(Some(LONGEST)).ok_or(over)?;
+        let there = self.far.migration(migration.id())?.wait(Some(LONGEST)).ok_or(over)?;
+        Ok((here, there))
+    }
+
     /// Ends migrations, and takes the guests away so that others can come.
     pub fn clear(&self, migrations: &[Migration]) -> Result<(), Failure> {
         migrations.iter().for_each(Migration::cancel);
@@ -97,7 +110,8 @@ pub fn until_sent(migrations: &[Migration], bytes: u64) -> Result<(), Failure> {
     })
 }
 
-fn until(what: &str, holds: impl Fn() -> bool) -> Result<(), Failure> {
+/// Waits until something holds.
+pub fn until(what: &str, holds: impl Fn() -> bool) -> Result<(), Failure> {
     let start = Instant::now();
     while !holds() {
         if start.elapsed() > LONGEST {

@@ -10,6 +10,7 @@ use dwcp::ffi::library::{dwcp_last_error, dwcp_status_name};
 use dwcp::ffi::migration::*;
 use dwcp::ffi::modes::*;
 use dwcp::ffi::node::*;
+use dwcp::ffi::paths::*;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -202,21 +203,29 @@ fn on_peers(node: *mut dwcp_node, which: u8, argument: u8) -> i32 {
         [argument as usize % 4];
     let mode = u32::from(argument >> 2 & 7);
     // SAFETY: the structs hold only integers.
-    let (mut known, mut options): (dwcp_peer, dwcp_transport_options) =
-        unsafe { std::mem::zeroed() };
+    let (mut known, mut options, mut paths): (
+        dwcp_peer,
+        dwcp_transport_options,
+        dwcp_path_options,
+    ) = unsafe { std::mem::zeroed() };
     known.struct_size = size_of::<dwcp_peer>();
     options.struct_size = size_of::<dwcp_transport_options>() - usize::from(argument & 1);
     (options.mode, options.congestion) = (mode, mode);
     options.internet_streams = argument.into();
+    paths.struct_size = size_of::<dwcp_path_options>() - usize::from(argument & 1);
+    paths.dscp = argument.into();
+    paths.source_addresses.fill(if argument & 2 == 0 { 0 } else { argument.cast_signed() });
     // SAFETY: texts and structs of ours.
     unsafe {
-        match which % 6 {
+        match which % 8 {
             0 => dwcp_node_add_peer(node, peer),
             1 => dwcp_node_remove_peer(node, peer),
             2 => dwcp_node_peer(node, peer, &raw mut known),
             3 => dwcp_node_set_mode(node, peer, mode),
             4 => dwcp_node_set_transport(node, &raw const options),
-            _ => dwcp_node_transport(node, &raw mut options),
+            5 => dwcp_node_transport(node, &raw mut options),
+            6 => dwcp_node_set_paths(node, &raw const paths),
+            _ => dwcp_node_paths(node, &raw mut paths),
         }
     }
 }

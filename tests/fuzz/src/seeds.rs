@@ -9,7 +9,7 @@ use dwcp::migration::missing::next_piece;
 use dwcp::migration::ownership::{Mark, Record};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::wire::hello::{Ended, Features, Purpose};
-use dwcp::wire::rdma::{Endpoint, Link, RemoteMemory};
+use dwcp::wire::rdma::{Endpoint, Link, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
@@ -127,6 +127,8 @@ fn features() -> Features {
         held_pages: true,
         multifd_channels: 4,
         post_copy: true,
+        rdma: true,
+        recovers: None,
     }
 }
 
@@ -201,7 +203,13 @@ fn rdma() -> Vec<Vec<u8>> {
         global_id: [7; 16],
     };
     let memory = RemoteMemory { address: 0x7fff_0000_0000, length_bytes: 1 << 20, key: 0x1234 };
-    vec![endpoint.encode().into(), memory.encode().into()]
+    vec![
+        endpoint.encode().into(),
+        memory.encode().into(),
+        Offer::Here(endpoint, vec![memory, memory]).encode(),
+        Offer::Neither("no port is active".into()).encode(),
+        OfferAnswer::Here(endpoint).encode(),
+    ]
 }
 
 fn page() -> Vec<u8> {

@@ -15,7 +15,7 @@ use dwcp::runtime::security::records::{KeySchedule, Opened, halves};
 use dwcp::transport::session::Session;
 use dwcp::wire::cursor::Reader;
 use dwcp::wire::frame::{HEADER_BYTES, PREFACE_BYTES};
-use dwcp::wire::rdma::{Endpoint, RemoteMemory};
+use dwcp::wire::rdma::{Endpoint, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, PageRequest,
@@ -233,6 +233,12 @@ pub fn rdma(data: &[u8]) {
     if let Ok(endpoint) = Endpoint::decode(data) {
         assert_eq!(endpoint.encode(), data);
     }
+    if let Ok(offer) = Offer::decode(data) {
+        assert_eq!(offer.encode(), data);
+    }
+    if let Ok(answer) = OfferAnswer::decode(data) {
+        assert_eq!(answer.encode(), data);
+    }
     if let Ok(memory) = RemoteMemory::decode(data) {
         assert_eq!(memory.encode(), data);
     }
@@ -431,7 +437,10 @@ pub fn session(data: &[u8]) {
             4..=6 => flying[slot].extend(left.next_frame(stream, now).map(|frame| (true, frame))),
             7..=8 => flying[slot].extend(right.next_frame(stream, now).map(|frame| (false, frame))),
             9..=12 => match flying[slot].pop_front() {
-                Some((true, frame)) => take_in_order(&mut right, &frame, &mut arrived),
+                Some((true, frame)) => {
+                    right.heard(stream, now);
+                    take_in_order(&mut right, &frame, &mut arrived);
+                }
                 Some((false, frame)) => take_in_order(&mut left, &frame, &mut 0),
                 None => {}
             },
@@ -442,7 +451,7 @@ pub fn session(data: &[u8]) {
             }
             14 => {
                 left.stream_up(stream, now);
-                right.stream_up(stream, now);
+                right.stream_answered(stream, now);
             }
             // The sender's window keeps more from piling up.
             15 if right.waiting_acks(stream) < MAX_STREAM_CHUNKS => {
@@ -465,6 +474,7 @@ fn take_in_order(to: &mut Session, frame: &Frame, arrived: &mut u32) {
         }
         FrameKind::ControlAck => to.on_control_ack(&frame.payload).unwrap(),
         FrameKind::ChunkAck => assert!(ChunkAck::decode(&frame.payload).is_ok()),
+        FrameKind::Ping => {}
         kind => panic!("{kind:?} out of a session that nobody asked for one"),
     }
 }

@@ -21,6 +21,11 @@ pub enum Mode {
         /// Streams.
         channels: u8,
     },
+    /// One stream of whole pages; the guest goes on at the destination after so long, whatever is missing.
+    PostCopy {
+        /// From the beginning.
+        after: Duration,
+    },
     /// One stream, pages compressed by zlib in threads. It damages guests: one of 512 MiB did not
     /// outlive it under QEMU 7.2. QEMU deprecated it for its races, and it is gone since 9.1, so
     /// its times say nothing unless the guest proves its memory afterwards.
@@ -74,6 +79,10 @@ pub fn migrate(
     let count = || baseline.wire_bytes.map(|count| count());
     let before = count();
     source.migrate(baseline.uri)?;
+    if let Mode::PostCopy { after } = baseline.mode {
+        std::thread::sleep(after);
+        source.migrate_start_postcopy()?;
+    }
     let info = wait_for_end(source, baseline, deadline)?;
     wait_for_arrival(destination, baseline, deadline)?;
     let wire_bytes = count().zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -102,11 +111,12 @@ pub fn counter_in(file: &Path) -> impl Fn() -> u64 {
 fn set_capabilities(qemu: &mut Qmp, mode: Mode) -> Result<(), LabError> {
     let wanted = match mode {
         Mode::Plain => None,
+        Mode::PostCopy { .. } => Some("postcopy-ram"),
         Mode::MultifdZstd { .. } => Some("multifd"),
         Mode::Compress => Some("compress"),
     };
     let known = qemu.capabilities()?;
-    for name in ["multifd", "compress"] {
+    for name in ["multifd", "compress", "postcopy-ram"] {
         if known.get(name).is_some_and(|&is_on| is_on) && wanted != Some(name) {
             qemu.set_capabilities(&[(name, false)])?;
         }
@@ -121,7 +131,7 @@ fn parameters(baseline: &Baseline<'_>) -> Value {
         "downtime-limit": baseline.downtime_limit.as_millis() as u64,
     });
     match baseline.mode {
-        Mode::Plain => {}
+        Mode::Plain | Mode::PostCopy { .. } => {}
         Mode::MultifdZstd { channels } => {
             all["multifd-channels"] = json!(channels);
             all["multifd-compression"] = json!("zstd");

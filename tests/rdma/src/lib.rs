@@ -23,6 +23,21 @@ const MODULES: [&str; 3] = ["crc32_generic", "dummy", "rdma_rxe"];
 /// Programs of this machine that the guest runs, both of iproute2.
 const PROGRAMS: [&str; 2] = ["ip", "rdma"];
 
+/// Perftest, and what it needs beside libibverbs: it is linked with the drivers of two cards.
+const PERFTEST: [&str; 5] =
+    ["perftest", "ibverbs-providers", "libibumad3", "libpci3", "librdmacm1"];
+/// The file by which the guest knows that it is to measure.
+const BENCH_MARK: &str = "bench";
+
+/// What the guest is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// To try every scenario.
+    Scenarios,
+    /// To measure, beside perftest.
+    Bench,
+}
+
 /// A guest's kernel and first file system; the latter goes with it.
 #[derive(Debug)]
 pub struct GuestImage(Image);
@@ -32,7 +47,7 @@ impl GuestImage {
     ///
     /// # Errors
     /// Packages cannot be had, or a program is missing.
-    pub fn build(program: &Path) -> Result<Self, LabError> {
+    pub fn build(program: &Path, task: Task) -> Result<Self, LabError> {
         let cache = cache_dir();
         let _lock = packages::lock(&cache)?;
         let folder = cache.join("rdma");
@@ -50,6 +65,12 @@ impl GuestImage {
         tree.add_packages(&folder)?;
         for program in PROGRAMS {
             tree.add_program(&format!("sbin/{program}"), &find(program)?)?;
+        }
+        if task == Task::Bench {
+            let perftest = cache.join("perftest");
+            packages::unpacked(&PERFTEST.map(Package::Named), &perftest, is_of_perftest)?;
+            tree.add_folder(&perftest)?;
+            tree.add(BENCH_MARK, b"");
         }
         fs::write(&initramfs, tree.finish()).map_err(failed(&initramfs))?;
         Ok(Self(Image { kernel, initramfs }))
@@ -103,7 +124,27 @@ impl Tree {
         for (number, path) in load_order(&modules)?.into_iter().enumerate() {
             self.add(&format!("modules/{number:02}-{}.ko", module_name(path)), &read(path)?);
         }
-        for path in files.iter().filter(|path| !is_module(path)) {
+        self.add_files(folder, files.iter().filter(|path| !is_module(path)))
+    }
+
+    /// Everything in the folder, and what of this machine its libraries need.
+    fn add_folder(&mut self, folder: &Path) -> Result<(), LabError> {
+        let files = packages::files_below(folder);
+        self.add_files(folder, files.iter())?;
+        for library in files.iter().map(|path| libraries_of(path)).collect::<Result<Vec<_>, _>>()? {
+            for library in library {
+                self.add(&library.display().to_string()[1..], &read(&library)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_files<'a>(
+        &mut self,
+        folder: &Path,
+        files: impl Iterator<Item = &'a PathBuf>,
+    ) -> Result<(), LabError> {
+        for path in files {
             let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy();
             if !name.starts_with("boot/") {
                 self.add(&name, &read(path)?);
@@ -144,6 +185,13 @@ fn is_wanted(name: &str) -> bool {
                     .any(|library| name.contains(&format!("-linux-gnu/{library}")))
         }
     }
+}
+
+fn is_of_perftest(name: &str) -> bool {
+    let is_library = ["libefa.so", "libibumad.so", "libmlx5.so", "libpci.so", "librdmacm.so"]
+        .iter()
+        .any(|library| name.contains(&format!("-linux-gnu/{library}")));
+    is_library || name == "usr/bin/ib_read_bw"
 }
 
 /// [`MODULES`], each after those that it needs.

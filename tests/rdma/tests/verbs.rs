@@ -1,7 +1,7 @@
 //! The library's RDMA over real verbs, in a guest; skipped where QEMU cannot run.
 
 use dwcp_qemulab::{Vm, VmConfig};
-use dwcp_rdmalab::GuestImage;
+use dwcp_rdmalab::{GuestImage, Task};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Boot, and every scenario, under a translator on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(400);
-const SCENARIOS: [&str; 11] = [
+const SCENARIOS: [&str; 17] = [
     "probe",
     "write",
     "read",
@@ -22,6 +22,12 @@ const SCENARIOS: [&str; 11] = [
     "memory-lock",
     "permission",
     "link-down",
+    "migrate",
+    "migrate-limited-here",
+    "migrate-limited-there",
+    "migrate-kill-target",
+    "migrate-kill-source",
+    "migrate-link-down",
 ];
 
 #[test]
@@ -30,7 +36,8 @@ fn every_scenario_passes_in_a_guest_with_soft_roce() -> Outcome {
         eprintln!("skipped: qemu-system-x86_64 cannot run: {error}");
         return Ok(());
     }
-    let image = GuestImage::build(Path::new(env!("CARGO_BIN_EXE_dwcp-rdma-guest")))?;
+    let image =
+        GuestImage::build(Path::new(env!("CARGO_BIN_EXE_dwcp-rdma-guest")), Task::Scenarios)?;
     let vm = Vm::start(&VmConfig {
         image: Some(image.image()),
         memory_mib: 768,

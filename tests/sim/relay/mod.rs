@@ -155,7 +155,7 @@ impl RelayWorld {
             streams: random.u16(1..5),
             bandwidth_limit_bytes_per_s: random.bool().then(|| 65_536 << random.u8(..8)),
             reconnect_timeout: Duration::from_secs(20),
-            stall_timeout: Duration::from_secs(20),
+            stall_timeout: stall_timeout(&weather),
             ..MigrationOptions::default()
         };
         let source = RelaySource::new(setup(&writer), options.clone(), Time(1));
@@ -468,6 +468,7 @@ impl RelayWorld {
                 let result = if full { Err("disk full".into()) } else { Ok(()) };
                 self.source.persisted(mark, result, self.now);
             }
+            source::Action::Return(_) => panic!("no post-copy was agreed on"),
             source::Action::Finish(ending) => {
                 self.source_endings.push(ending);
                 self.writer.runs |= ending == Ending::Keep;
@@ -571,6 +572,7 @@ impl RelayWorld {
                 let result = if full { Err("disk full".into()) } else { Ok(()) };
                 destination.persisted(mark, result);
             }
+            destination::Action::Recover => unreachable!("nothing has switched"),
             destination::Action::ReleaseEnd if refuses => {
                 let words = "the hypervisor refuses the image".into();
                 destination.released(Released::NeverRan(words), self.now);
@@ -779,11 +781,19 @@ fn features(held_pages: bool) -> Features {
         held_pages,
         multifd_channels: 4,
         post_copy: false,
+        rdma: false,
+        recovers: None,
     }
 }
 
 fn setup(writer: &Writer) -> RelaySetup {
     let facts = MachineFacts { machine: "sim".into(), ram_bytes: 1 << 20, cpus: 1 };
     let channels = writer.scripts.channels();
-    RelaySetup { id: MigrationId([9; 16]), guest: "vm".into(), facts, channels }
+    let (id, guest) = (MigrationId([9; 16]), "vm".into());
+    RelaySetup { id, guest, facts, channels, post_copy: false, recovers: None }
+}
+
+/// Where nothing breaks streams, none is made anew because steps that are drawn late let time pass.
+fn stall_timeout(weather: &Weather) -> Duration {
+    Duration::from_secs(if weather.cut == 0 { 600 } else { 20 })
 }

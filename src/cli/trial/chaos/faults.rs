@@ -6,6 +6,7 @@ use super::{Scenario, Stage, Tally};
 use crate::cli::args::ChaosSpoil;
 use crate::cli::trial::TrialError;
 use crate::cli::trial::pair::Ended;
+use crate::node::catalog::Metric;
 use dwcp_netlab::Direction;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -167,16 +168,24 @@ fn dropped(stage: &Stage) -> u64 {
     of(Direction::AToB) + of(Direction::BToA)
 }
 
-/// How often the nodes found a chunk damaged, or a connection not worth keeping.
+/// How often the nodes found a chunk damaged, or a connection not worth keeping. By their metrics, which
+/// count without end; a node keeps only its latest events.
 async fn complaints(stage: &Stage) -> Result<u64, TrialError> {
     let mut sum = 0;
     for node in &stage.pair.nodes {
-        for filter in ["chunk_damaged", "stream_down"] {
-            let events = node.client.query("/v3/events", &[("filter", Some(filter))]).await?;
-            sum += events["events"].as_array().map_or(0, |events| events.len() as u64);
+        for metric in [Metric::HdeChunksDamaged, Metric::AmstStreamsLost] {
+            let name = metric.declaration().name;
+            sum += total(&node.client.query("/v3/metrics", &[("name", Some(name))]).await?);
         }
     }
     Ok(sum)
+}
+
+/// The sum over all series of the metrics in a node's answer.
+fn total(answer: &Value) -> u64 {
+    let metrics = answer["metrics"].as_array().into_iter().flatten();
+    let series = metrics.flat_map(|metric| metric["series"].as_array().into_iter().flatten());
+    series.filter_map(|series| series["value"].as_f64()).sum::<f64>() as u64
 }
 
 /// Leaves time for anything that is to be survived.
@@ -218,3 +227,19 @@ const LONG_RTT: Duration = Duration::from_millis(300);
 const MOST_RESETS: u64 = 20;
 /// How long a migration in trouble may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_counted_is_the_sum_over_all_series() {
+        let series = |value: u64| json!({ "labels": {}, "value": value });
+        let answer = json!({ "metrics": [
+            { "name": "one", "series": [series(70_000), series(3)] },
+            { "name": "other", "series": [series(4)] },
+        ] });
+        assert_eq!(total(&answer), 70_007);
+        assert_eq!(total(&json!({ "error": {} })), 0);
+    }
+}

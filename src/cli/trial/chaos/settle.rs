@@ -2,11 +2,13 @@
 //! record can tell, this does what an operator does.
 
 use super::{Stage, Tally};
+use crate::base::ids::ParseIdError;
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::TrialChild;
 use crate::cli::trial::pair::{Ended, Sight};
 use crate::migration::Owner;
-use crate::runtime::record_keeper::read_all;
+use crate::runtime::record_keeper::owner_by_record;
+use crate::runtime::state_file::Side;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -81,7 +83,8 @@ pub async fn judge_orphan(
     let (home, away) = (stage.pair.home, stage.pair.away());
     let survivor = &stage.pair.nodes[away];
     let owner = settled_owner(survivor, id).await?;
-    let recorded = recorded_owner(&stage.pair.nodes[home], id);
+    let dead = (&stage.pair.nodes[home], Side::Source);
+    let recorded = recorded_owner(dead, id, &mut tally.faults);
     if owner == "destination" {
         // It had come before its old node died.
         if recorded == Some(Owner::Source) {
@@ -126,7 +129,8 @@ pub async fn judge_lost_destination(
         tally.failed(&ended.report["status"]);
     }
     let (home, away) = (stage.pair.home, stage.pair.away());
-    let recorded = recorded_owner(&stage.pair.nodes[away], &ended.id);
+    let dead = (&stage.pair.nodes[away], Side::Destination);
+    let recorded = recorded_owner(dead, &ended.id, &mut tally.faults);
     stage.restart(away).await?;
     match (ended.owner(), recorded) {
         ("source", None | Some(Owner::Source)) => stay(stage, tally).await,
@@ -198,11 +202,20 @@ async fn settled_owner(node: &TrialChild, id: &str) -> Result<String, TrialError
     }
 }
 
-/// Who has the guest by what a node has written down of a migration.
-fn recorded_owner(node: &TrialChild, id: &str) -> Option<Owner> {
-    let kept = read_all(&node.state_dir).ok()?;
-    let record = kept.records.into_iter().find(|(_, record)| record.migration == id);
-    record.map(|(_, record)| record.mark.owner())
+/// Who has the guest by what a node has written down of a migration; a record that cannot be read is a
+/// fault of its own.
+fn recorded_owner(
+    (node, side): (&TrialChild, Side),
+    id: &str,
+    faults: &mut Vec<String>,
+) -> Option<Owner> {
+    let owner = id.parse().map_err(|error: ParseIdError| error.to_string()).and_then(|id| {
+        owner_by_record(&node.state_dir, id, side).map_err(|error| error.to_string())
+    });
+    owner.unwrap_or_else(|error| {
+        faults.push(format!("what {} has written down cannot be told: {error}", node.name()));
+        None
+    })
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);

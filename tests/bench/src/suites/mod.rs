@@ -3,11 +3,13 @@
 mod abi;
 mod downtime;
 mod fair;
+mod kills;
 mod memory;
 mod modes;
 mod net;
 mod post_copy;
 pub mod qemu;
+mod rdma;
 mod relearn;
 mod tls;
 
@@ -26,10 +28,14 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "postcopy" => post_copy::run(plan, results),
         "relearn" => relearn::run(plan, results),
         "fair" => fair::run(plan, results),
+        "kills" => kills::run(plan, results),
         "abi" => abi::run(plan, results),
+        "rdma" => rdma::run(plan, results),
         "qemu" => qemu::run(plan, results),
-        _ => Err("there is no such suite; known: net, wan, relearn, fair, tls, memory, modes, \
-                  downtime, postcopy, abi, qemu"
-            .into()),
+        _ => Err(
+            "there is no such suite; known: net, wan, relearn, fair, kills, tls, memory, modes, \
+                  downtime, postcopy, abi, rdma, qemu"
+                .into(),
+        ),
     }
 }

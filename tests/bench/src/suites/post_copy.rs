@@ -29,7 +29,8 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         most.push(figure_of(&outcome, "fault_p99_us")? / 1e3);
         let faults = figure_of(&outcome, "faults")?;
         if faults < LEAST_FAULTS {
-            return Err(format!("{faults} faults only, which say nothing about a hundredth").into());
+            let text = "faults only, which say nothing about a hundredth";
+            return Err(format!("{faults} {text}: {}", outcome.arrived).into());
         }
         rate.push(background_gbit_per_s(&outcome)?);
         downtime.push(outcome.number("downtime_ms")?);

@@ -2,7 +2,7 @@
 
 use crate::stage::{PATIENCE, Stage, address, assert_lives, end_of, node, slow, wait_for_middle};
 use dwcp::Status;
-use dwcp::migration::MigrationOptions;
+use dwcp::migration::{MigrationOptions, PostCopyRule};
 use dwcp_qemulab::{Vm, VmConfig};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -36,7 +36,8 @@ fn another_size_of_memory_is_refused() {
 fn channels_that_the_destinations_qemu_lacks_are_refused_before_anything_moves() {
     let stage = Stage::unattached(|vm| vm, |vm| vm);
     stage.here.attach_qemu("vm", &stage.source.qmp_path(), false).unwrap();
-    stage.there.attach_qemu("vm", &without_multifd(&stage.destination.qmp_path()), true).unwrap();
+    let older = without(&stage.destination.qmp_path(), "multifd");
+    stage.there.attach_qemu("vm", &older, true).unwrap();
     let options = MigrationOptions { multifd_channels: 2, ..MigrationOptions::default() };
     let report = end_of(&stage.migrate_directly(options));
     let text = "multifd_channels is 2, but QEMU 7.2.";
@@ -50,8 +51,44 @@ fn channels_that_the_destinations_qemu_lacks_are_refused_before_anything_moves()
     stage.assert_moved(&report, &stage.destination);
 }
 
-/// A QMP socket beside that of a QEMU, which then seems to be older than multifd.
-fn without_multifd(qmp: &Path) -> PathBuf {
+fn by_post_copy() -> MigrationOptions {
+    MigrationOptions { post_copy: PostCopyRule::Auto, ..MigrationOptions::default() }
+}
+
+#[test]
+fn post_copy_that_the_destinations_qemu_lacks_is_refused_before_anything_moves() {
+    let stage = Stage::unattached(|vm| vm, |vm| vm);
+    stage.here.attach_qemu("vm", &stage.source.qmp_path(), false).unwrap();
+    let older = without(&stage.destination.qmp_path(), "postcopy-ram");
+    stage.there.attach_qemu("vm", &older, true).unwrap();
+    let report = end_of(&stage.migrate_directly(by_post_copy()));
+    stage.assert_stayed(&report, Status::Unsupported, "post-copy is wanted, but QEMU 7.2.");
+    assert!(
+        report.reason.ends_with("at the destination has no capability postcopy-ram; use never")
+    );
+    stage.assert_waits();
+    let told = stage.source.qmp().unwrap().migration_info().unwrap();
+    assert_eq!(told.status, "", "QEMU at the source was not troubled");
+}
+
+#[test]
+fn post_copy_that_the_sources_qemu_lacks_leaves_the_guest_as_it_was() {
+    let stage = Stage::unattached(|vm| vm, |vm| vm);
+    let older = without(&stage.source.qmp_path(), "postcopy-ram");
+    stage.here.attach_qemu("vm", &older, false).unwrap();
+    stage.there.attach_qemu("vm", &stage.destination.qmp_path(), true).unwrap();
+    let options = MigrationOptions { multifd_channels: 2, ..by_post_copy() };
+    let error = stage.here.migrate("vm", &address(&stage.there), options).err().unwrap();
+    assert_eq!(error.status(), Status::InvalidArgument);
+    assert!(error.to_string().contains("use never, or 0"), "{error}");
+    let report = end_of(&stage.migrate_directly(by_post_copy()));
+    stage.assert_stayed(&report, Status::Callback, "has no capability postcopy-ram; use never");
+    stage.assert_waits();
+}
+
+/// A QMP socket beside that of a QEMU, which then seems to be older than one of its capabilities.
+fn without(qmp: &Path, capability: &str) -> PathBuf {
+    let capability = format!("\"{capability}\"");
     let (path, qmp) = (qmp.with_file_name("older.sock"), qmp.to_path_buf());
     let listener = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || {
@@ -63,7 +100,7 @@ fn without_multifd(qmp: &Path) -> PathBuf {
                 let _ = to.shutdown(Shutdown::Both);
             });
             for line in BufReader::new(&server).lines().map_while(Result::ok) {
-                if writeln!(&client, "{}", line.replace("\"multifd\"", "\"x-none\"")).is_err() {
+                if writeln!(&client, "{}", line.replace(&capability, "\"x-none\"")).is_err() {
                     break;
                 }
             }

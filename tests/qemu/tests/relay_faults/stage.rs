@@ -5,7 +5,7 @@ use dwcp::migration::{MigrationOptions, Owner, Report};
 use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use dwcp_qemulab::{Image, Load, Vm, VmConfig, memory_digest};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Long enough for the busiest machine; never the measure of anything.
@@ -29,10 +29,16 @@ pub fn node(name: &str) -> Node {
 }
 
 pub fn node_at(name: &str, address: SocketAddr) -> Node {
+    node_with(name, address, None)
+}
+
+/// A node that writes its records there.
+pub fn node_with(name: &str, address: SocketAddr, state_dir: Option<PathBuf>) -> Node {
     let listen = Some(address);
     Node::start(NodeOptions {
         name: name.into(),
         listen,
+        state_dir,
         security: SecurityOptions::Plain,
         ..NodeOptions::default()
     })
@@ -154,14 +160,26 @@ impl Stage {
     /// Nothing that happened before keeps the guest from moving now, to a new QEMU.
     pub fn assert_moves(&self) {
         let fresh = waiting(&self.image);
+        self.replace_destination(&fresh);
+        let migration = self.migrate_directly(MigrationOptions::default());
+        self.assert_moved(&end_of(&migration), &fresh);
+    }
+
+    /// A new QEMU that waits, and lets the guest run as soon as it can.
+    pub fn fresh_destination(&self) -> Vm {
+        let config = VmConfig { incoming: true, ..config(&self.image) };
+        let fresh = Vm::start(&config).unwrap();
+        self.replace_destination(&fresh);
+        fresh
+    }
+
+    fn replace_destination(&self, fresh: &Vm) {
         // The one before may be gone, or held by a migration that is about to end.
         wait_until("the name is free", || {
             let gone = self.there.remove_guest("vm");
             gone.is_ok() || self.there.guests().is_empty()
         });
         self.there.attach_qemu("vm", &fresh.qmp_path(), true).unwrap();
-        let migration = self.migrate_directly(MigrationOptions::default());
-        self.assert_moved(&end_of(&migration), &fresh);
     }
 }
 
@@ -196,10 +214,10 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
 pub fn kill(vm_pid: u32) {
     let pid = vm_pid.to_string();
     assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-    // A zombie until its owner looks.
+    // A zombie until its owner looks; while it has other threads its connections may be open.
     wait_until("it is dead", || {
         let status = std::fs::read_to_string(Path::new("/proc").join(&pid).join("status"));
-        status.is_ok_and(|text| text.contains("State:\tZ"))
+        status.is_ok_and(|text| text.contains("State:\tZ") && text.contains("Threads:\t1\n"))
             || !Path::new("/proc").join(&pid).exists()
     });
 }

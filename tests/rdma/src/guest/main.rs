@@ -1,11 +1,15 @@
 //! The guest's first process: brings up an RDMA device, runs every scenario and says how it went,
 //! a line for each. Started with a name, it is the other side of that scenario.
 
+mod bench;
+mod migrations;
+mod proof;
 mod scenarios;
 mod setup;
 mod side;
 
 use std::io::Write;
+use std::path::Path;
 
 /// Whatever goes wrong in the guest.
 type Failure = Box<dyn std::error::Error>;
@@ -19,6 +23,11 @@ fn main() {
         std::process::exit(i32::from(ended.is_err()));
     }
     match setup::bring_up() {
+        Ok(()) if Path::new(bench::MARK).exists() => {
+            if let Err(error) = bench::run() {
+                say(&format!("FAIL bench: {error}"));
+            }
+        }
         Ok(()) => scenarios::ALL.iter().for_each(|(name, run)| match run() {
             Ok(detail) => say(&format!("pass {name}: {detail}")),
             Err(error) => say(&format!("FAIL {name}: {error}")),

@@ -2,6 +2,7 @@
 //! missing rights.
 
 use crate::Failure;
+use crate::migrations;
 use crate::setup::{ADDRESS, ip, wait_for_device};
 use crate::side::{
     MEMORY_BYTES, Other, PATIENCE, PIECE_BYTES, PIECES, Side, allocate, domain, to_starter,
@@ -32,6 +33,12 @@ pub const ALL: &[(&str, Scenario)] = &[
     ("memory-lock", memory_lock),
     ("permission", permission),
     ("link-down", link_down),
+    ("migrate", migrations::moved),
+    ("migrate-limited-here", migrations::limited),
+    ("migrate-limited-there", migrations::limited_there),
+    ("migrate-kill-target", migrations::target_killed),
+    ("migrate-kill-source", migrations::source_killed),
+    ("migrate-link-down", migrations::link_lost),
 ];
 
 const MESSAGES: [&[u8; 9]; 2] = [b"message 1", b"message 2"];
@@ -46,6 +53,7 @@ const VERBS_FILE: &str = "/dev/infiniband/uverbs0";
 pub fn other_side(name: &str) -> Result<(), Failure> {
     let mut stream = to_starter(name)?;
     match name {
+        name if name.starts_with("migrate") => migrations::other_side(name, stream)?,
         "memory-lock" => {
             limit_memory_lock()?;
             become_nobody()?;

@@ -118,6 +118,8 @@ pub const SELECTOR_GUEST: Guest =
 pub enum Means {
     /// By libdwcp, out of one QEMU and into another.
     Relay(CodecPolicy),
+    /// So too, by QEMU's post-copy after so long.
+    Switch(Duration),
     /// By QEMU alone.
     Qemu(Mode),
 }
@@ -136,7 +138,8 @@ impl Means {
     /// As the results have it.
     pub fn name(self) -> &'static str {
         match self {
-            Means::Relay(_) => "libdwcp",
+            Means::Relay(_) | Means::Switch(_) => "libdwcp",
+            Means::Qemu(Mode::PostCopy { .. }) => "post-copy",
             Means::Qemu(Mode::Plain) => "plain",
             Means::Qemu(Mode::MultifdZstd { .. }) => "multifd zstd",
             Means::Qemu(Mode::Compress) => "compress",

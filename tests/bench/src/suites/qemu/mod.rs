@@ -8,6 +8,7 @@ mod cases;
 mod floor;
 mod returns;
 mod selector;
+mod switch;
 mod trip;
 
 use crate::results::{Figure, Results, Wanted};
@@ -48,6 +49,11 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         && let Err(error) = selector::run(&plan.selector_links, plan.rounds, results)
     {
         failed.push(format!("selector: {error}"));
+    }
+    if parts.contains(&&SWITCH)
+        && let Err(error) = switch::run(&guests, &links, plan.rounds.min(MOST_ROUNDS), results)
+    {
+        failed.push(format!("switch: {error}"));
     }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
 }
@@ -107,7 +113,8 @@ impl Cell<'_> {
 
     /// The single trip, for whoever wants to know why.
     fn show(&self, means: Means, taken: &Taken) {
-        let Taken { total_s, downtime_ms, own_downtime_ms, wire_mib, memory_mib, details } = taken;
+        let Taken { total_s, downtime_ms, own_downtime_ms, wire_mib, memory_mib, details, .. } =
+            taken;
         let memory = memory_mib.map_or(String::new(), |mib| format!(", memory {mib:.0} MiB"));
         eprintln!(
             "  {}, {means}: {total_s:.2} s, down {downtime_ms:.0} ms (by its own count \
@@ -161,10 +168,11 @@ fn best(all: &Measured, of: fn(&Figures) -> &Samples) -> (&'static str, Samples)
 }
 
 /// What can be measured.
-const PARTS: [&str; 3] = [TURNS, RETURNS, SELECTOR];
+const PARTS: [&str; 4] = [TURNS, RETURNS, SELECTOR, SWITCH];
 const TURNS: &str = "turns";
 const RETURNS: &str = "returns";
 const SELECTOR: &str = "selector";
+const SWITCH: &str = "switch";
 /// What a node may take of its guest's memory.
 const MEMORY_SHARE: f64 = 0.25;
 /// Rounds beyond this would take longer than they teach.

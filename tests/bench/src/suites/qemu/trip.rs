@@ -32,6 +32,8 @@ pub struct Taken {
     pub wire_mib: f64,
     /// The most that a node had in memory; none where no node is.
     pub memory_mib: Option<f64>,
+    /// All processors of the guest waited for pages so long, where it switched to post-copy.
+    pub blocked_ms: Option<f64>,
     /// What else there is to say.
     pub details: String,
 }
@@ -63,10 +65,14 @@ impl<'a> Traveller<'a> {
         let (from, to) = self.hosts();
         let config = VmConfig { incoming: true, host: Some(to), ..self.config.clone() };
         let destination = Vm::start(&config)?;
+        if matches!(means, Means::Switch(_) | Means::Qemu(Mode::PostCopy { .. })) {
+            destination.qmp()?.set_capabilities(&[("postcopy-blocktime", true)])?;
+        }
         let count = baseline::sent_by(from);
         let before = count();
         let (told, stopped_us, resumed_us) = match means {
-            Means::Relay(codec) => self.by_relay(&destination, codec)?,
+            Means::Relay(codec) => self.by_relay(&destination, codec, None)?,
+            Means::Switch(after) => self.by_relay(&destination, CodecPolicy::Auto, Some(after))?,
             Means::Qemu(mode) => self.by_qemu(&destination, mode)?,
         };
         let wire_mib = (count() - before) as f64 / MIB;
@@ -76,6 +82,7 @@ impl<'a> Traveller<'a> {
             *self = Self::boot(self.lab, &self.config)?;
             return Ok(None);
         }
+        let blocked_ms = destination.qmp()?.migration_info()?.post_copy_blocked_ms;
         self.vm = destination;
         self.is_there = !self.is_there;
         Ok(Some(Taken {
@@ -84,6 +91,7 @@ impl<'a> Traveller<'a> {
             own_downtime_ms: told.downtime_ms,
             wire_mib,
             memory_mib: told.memory_mib,
+            blocked_ms: blocked_ms.map(|ms| ms as f64),
             details: told.details,
         }))
     }
@@ -103,11 +111,16 @@ impl<'a> Traveller<'a> {
         if self.is_there { (b, a) } else { (a, b) }
     }
 
-    fn by_relay(&self, destination: &Vm, codec: CodecPolicy) -> Result<(Told, u64, u64), Failure> {
+    fn by_relay(
+        &self,
+        destination: &Vm,
+        codec: CodecPolicy,
+        switch_after: Option<Duration>,
+    ) -> Result<(Told, u64, u64), Failure> {
         let (from, to) = self.hosts();
         let (mut left, mut arrived) = (self.vm.qmp()?, destination.qmp()?);
         let (from, to) = ((from, &self.vm), (to, destination));
-        let (report, peak_bytes) = relay::migrate(from, to, (MAX_DOWNTIME, codec))?;
+        let (report, peak_bytes) = relay::migrate(from, to, (MAX_DOWNTIME, codec, switch_after))?;
         let number = |key: &str| {
             report[key].as_f64().ok_or_else(|| format!("no number {key} in report {report}"))
         };

@@ -1,6 +1,7 @@
-//! What the kernel tells about this process and host in text files.
+//! What the kernel tells about processes and this host in text files.
 
-use std::fs;
+use std::path::Path;
+use std::{fs, io};
 
 /// The soft limit of this process on `name`, as `/proc/self/limits` calls it; none where there is
 /// no such line. No limit is `u64::MAX`.
@@ -27,9 +28,22 @@ pub fn memory(name: &str) -> Option<u64> {
     parse_memory(&fs::read_to_string("/proc/meminfo").ok()?, name)
 }
 
+/// A line of the `status` of a process, such as `/proc/self`: a count as it stands, memory in bytes.
+///
+/// # Errors
+/// The process has ended, or there is no such line.
+pub fn process_status(process: &Path, name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(process.join("status"))?;
+    let found = parse_memory(&text, name).or_else(|| line(&text, name)?.parse().ok());
+    found.ok_or_else(|| io::Error::other(format!("no {name} in {}/status", process.display())))
+}
+
 fn parse_memory(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    line(text, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn line<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -55,5 +69,17 @@ mod tests {
         assert_eq!(parse_memory(text, "HugePages_Total"), None);
         assert!(memory("MemTotal") > Some(1 << 20));
         assert_eq!(setting("net/ipv4/tcp_rmem").map(|three| three.len()), Some(3));
+    }
+
+    #[test]
+    fn a_process_tells_of_its_memory_and_its_threads() {
+        let of_self = |name| process_status(Path::new("/proc/self"), name);
+        let before = of_self("VmRSS").unwrap();
+        let held = vec![1_u8; 64 << 20];
+        let after = of_self("VmRSS").unwrap();
+        assert!(after > before + (32 << 20), "{before} {after} {}", held.len());
+        assert!(of_self("Threads").unwrap() > 0);
+        assert!(of_self("Colours").unwrap_err().to_string().contains("no Colours"));
+        assert!(process_status(Path::new("/proc/0"), "VmRSS").is_err());
     }
 }
