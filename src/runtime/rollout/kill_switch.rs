@@ -58,7 +58,8 @@ impl Rollout {
             }
             (Some(_), _) => self.record_emergency(),
             (None, Some(_)) if self.watch.may_retry(now()) => {
-                let lift = change(WHO, "what had thrown it is gone".to_owned(), ChangeAction::LiftKill);
+                let lift =
+                    change(WHO, "what had thrown it is gone".to_owned(), ChangeAction::LiftKill);
                 if let Err(error) = self.lift(&lift) {
                     self.watch.retry_at(now() + RETRY);
                     self.complain(&format!("the kill switch stays on: {error}"));
@@ -86,7 +87,9 @@ impl Rollout {
         if let Some(file) = self.watch.kill_file() {
             return Some(format!("{BY_FILE}{}", file.display()));
         }
-        self.watch.is_killed_by_environment().then(|| format!("{BY_ENVIRONMENT}{KILL_SWITCH_VARIABLE}"))
+        self.watch
+            .is_killed_by_environment()
+            .then(|| format!("{BY_ENVIRONMENT}{KILL_SWITCH_VARIABLE}"))
     }
 
     /// Holds from here on, whatever becomes of the writing down.

@@ -8,6 +8,7 @@
 //! kill switch's file and at what time brings: expiries and schedules.
 
 mod audit_log;
+mod configuration;
 mod decider;
 mod door;
 mod error;
@@ -130,8 +131,9 @@ impl Rollout {
     /// The flags in force.
     pub fn set(&self) -> FlagSet {
         let published = lock(&self.published);
-        let killed = published.emergency.clone().or_else(|| published.set.killed.clone());
-        FlagSet { killed, ..published.set.clone() }
+        let mut set = published.set.clone();
+        set.killed = published.emergency.clone().or(set.killed);
+        set
     }
 
     /// Whether a peer, by its address as it is dialed, has a feature.
@@ -268,8 +270,7 @@ impl Published {
         }
         let rank = |snapshot: Snapshot, flag| snapshot.with_members(flag, &self.members);
         let is_known = !self.members.is_empty();
-        self.by_rank =
-            is_known.then(|| Flag::ALL.into_iter().fold(self.by_hash.clone(), rank));
+        self.by_rank = is_known.then(|| Flag::ALL.into_iter().fold(self.by_hash.clone(), rank));
     }
 
     /// Decides. Where members are known, `node` is who must be among the first of them; lists count for
