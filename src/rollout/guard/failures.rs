@@ -9,6 +9,7 @@
 //! enough others: a host that died is not the flag's fault.
 
 use super::counts::{Counts, contrast};
+use super::observation::{Arm, Beside};
 use super::spending;
 use super::wealth::Wealth;
 use crate::base::Time;
@@ -49,15 +50,6 @@ pub struct FailureVerdict {
     pub odds: f64,
     /// How many to one suffice.
     pub odds_needed: f64,
-}
-
-/// What the treated arm is held against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
-    /// Units without the flag, at the same time.
-    Control,
-    /// The units' own past.
-    Past,
 }
 
 /// The requests right after a raise, when harm is likeliest to begin.
@@ -112,6 +104,11 @@ impl FailureGuard {
         }
     }
 
+    /// Another limit, from the next raise on.
+    pub fn set_limit(&mut self, limit: f64) {
+        self.limit = limit.clamp(LEAST_LIMIT, MOST_LIMIT);
+    }
+
     /// More units have the flag from now on.
     pub fn raise(&mut self) {
         self.in_force = self.limit_in_force();
@@ -129,17 +126,24 @@ impl FailureGuard {
         self.wealth.forgo_winnings();
         self.first.too_many = 0;
         self.suspicion = Suspicion::default();
+        self.runs.clear();
     }
 
-    /// A request without the flag.
-    pub fn control(&mut self, is_failed: bool) {
+    /// A request of a unit.
+    pub fn observe(&mut self, now: Time, arm: Arm, unit: u64, is_failed: bool) {
+        match arm {
+            Arm::Treated => self.treated(now, unit, is_failed),
+            Arm::Control => self.control(is_failed),
+        }
+    }
+
+    fn control(&mut self, is_failed: bool) {
         self.suspicion.control.add(is_failed);
         self.past.add(is_failed);
         self.past = self.past.halved_above(MAX_PAST_REQUESTS);
     }
 
-    /// A request with the flag.
-    pub fn treated(&mut self, now: Time, unit: u64, is_failed: bool) {
+    fn treated(&mut self, now: Time, unit: u64, is_failed: bool) {
         self.stage.add(is_failed);
         if !self.is_counted(now, unit, is_failed) {
             return;
@@ -152,15 +156,10 @@ impl FailureGuard {
 
     /// The verdict, if it is one.
     pub fn verdict(&self, is_alone: bool) -> Option<FailureVerdict> {
-        let odds_needed = 1.0 / self.alpha;
-        let odds = self.wealth.odds();
-        if odds < odds_needed && !self.first.has_too_many() {
-            return None;
-        }
+        let (odds, odds_needed) = self.odds()?;
         let Suspicion { treated, control, .. } = self.suspicion;
         let other = self.beside(is_alone);
-        let verdict =
-            FailureVerdict { treated, other, limit: self.in_force, odds, odds_needed };
+        let verdict = FailureVerdict { treated, other, limit: self.in_force, odds, odds_needed };
         match other {
             Some((Beside::Past, past)) => {
                 let weight = treated.requests.saturating_mul(PAST_WEIGHT);
@@ -191,6 +190,16 @@ impl FailureGuard {
         self.past
     }
 
+    /// How many to one speaks against the limit, and how many suffice; none if it does not suffice.
+    fn odds(&self) -> Option<(f64, f64)> {
+        let (odds, odds_needed) = (self.wealth.odds(), 1.0 / self.alpha);
+        if odds >= odds_needed {
+            return Some((odds, odds_needed));
+        }
+        let odds = 1.0 / spending::first_requests(self.raises.saturating_sub(1));
+        self.first.has_too_many().then_some((odds, odds))
+    }
+
     /// With the flag on everywhere there is no control; a control arm that is there must speak.
     fn beside(&self, is_alone: bool) -> Option<(Beside, Counts)> {
         let Suspicion { treated, control, .. } = self.suspicion;
@@ -204,7 +213,7 @@ impl FailureGuard {
     fn limit_in_force(&self) -> f64 {
         let requests = self.past.requests.max(1) as f64;
         let rate = self.past.rate();
-        let lowest = rate - 2.0 * (rate * (1.0 - rate) / requests).sqrt();
+        let lowest = rate - 3.0 * (rate * (1.0 - rate) / requests).sqrt();
         if lowest > self.limit { rate.min(MOST_LIMIT) } else { self.limit }
     }
 
@@ -292,19 +301,15 @@ fn too_many(rate: f64, alpha: f64) -> u32 {
 }
 
 /// Slow harm, the harm that the limit is made for, much harm, and a component that does not work.
-const SUSPECTED: [Suspected; 4] = [
-    Suspected::Times(2.0),
-    Suspected::Times(3.0),
-    Suspected::Times(8.0),
-    Suspected::Towards(0.5),
-];
+const SUSPECTED: [Suspected; 4] =
+    [Suspected::Times(2.0), Suspected::Times(3.0), Suspected::Times(8.0), Suspected::Towards(0.5)];
 const SHARES: [f64; 4] = [0.2, 0.35, 0.3, 0.15];
 /// The one of them by which it is told since when the arm is suspected.
 const STEADY: usize = 1;
 /// So many requests after a raise are counted.
 const FIRST_REQUESTS: u32 = 500;
 /// Contrast that is needed while the control arm is within the limit.
-const CLEAN_NATS: f64 = 1.5;
+const CLEAN_NATS: f64 = 3.0;
 /// The past weighs as much as so many times the requests of the treated arm.
 const PAST_WEIGHT: u64 = 20;
 const LEAST_PAST_REQUESTS: u64 = 100;
