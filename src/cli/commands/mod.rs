@@ -17,6 +17,7 @@ mod migrate;
 mod migrations;
 mod modes;
 mod resource_check;
+mod rollout;
 mod settle;
 mod soak_test;
 mod status;
@@ -70,6 +71,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
+        Command::Rollout(command) => rollout::run(command, output)?,
         Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
