@@ -105,3 +105,13 @@ pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
 pub const MAX_V1_CONNECTIONS: usize = 256;
 /// Addresses that a node dials as v1 peers.
 pub const MAX_V1_PEERS: usize = 256;
+/// A node's state as a document: flags, log, settings, peers, records and names at their limits fit.
+pub const MAX_STATE_BYTES: usize = 16 << 20;
+/// Entries of the audit log in a state document; older ones are counted.
+pub const MAX_STATE_ENTRIES: usize = 1000;
+/// Ownership records in a state document.
+pub const MAX_STATE_RECORDS: usize = 4096;
+/// Settings in a state document.
+pub const MAX_STATE_SETTINGS: usize = 1024;
+/// The value of one setting in a state document.
+pub const MAX_STATE_VALUE_BYTES: usize = 16 << 10;

@@ -3,6 +3,7 @@
 pub mod edit;
 pub mod keys;
 pub mod load;
+pub mod replace;
 pub mod store;
 pub mod tree;
 pub mod units;
