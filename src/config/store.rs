@@ -186,7 +186,8 @@ impl ConfigStore {
         }
         let config = validate(&self.path, &new)?;
         let write = || Replacement::write(&self.path, new.as_bytes(), MODE);
-        let replacement = (new != old).then(write).transpose().map_err(|error| self.failed(error))?;
+        let replacement =
+            (new != old).then(write).transpose().map_err(|error| self.failed(error))?;
         Ok((config, replacement))
     }
 
@@ -231,6 +232,7 @@ const MODE: u32 = 0o640;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("dwcp-config-{}-{name}", std::process::id()));

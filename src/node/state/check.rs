@@ -5,8 +5,8 @@ use super::{AuditTail, DocumentError, Guest, KeptRecord, Peer, Setting, State};
 use crate::base::MigrationId;
 use crate::base::address::check_address;
 use crate::base::limits::{
-    MAX_GUESTS, MAX_NAME_BYTES, MAX_PEERS, MAX_STATE_ENTRIES, MAX_STATE_RECORDS, MAX_STATE_SETTINGS,
-    MAX_STATE_VALUE_BYTES,
+    MAX_GUESTS, MAX_NAME_BYTES, MAX_PEERS, MAX_STATE_ENTRIES, MAX_STATE_RECORDS,
+    MAX_STATE_SETTINGS, MAX_STATE_VALUE_BYTES,
 };
 use std::fmt::Display;
 
@@ -76,7 +76,7 @@ fn records(records: &[KeptRecord]) -> Result<(), DocumentError> {
             return Err(refused("record", migration, reason));
         }
     }
-    in_order("record", records, |record| format!("{} {}", record.migration, record.side.name()))
+    in_order("record", records, KeptRecord::key)
 }
 
 fn guests(guests: &[Guest]) -> Result<(), DocumentError> {

@@ -51,7 +51,9 @@ pub enum DocumentError {
     #[error("the state is not as this format has it: {0}")]
     Malformed(String),
     /// It was changed after it was written.
-    #[error("the state was changed since it was written: its checksum is {computed}, and it says {stated}")]
+    #[error(
+        "the state was changed since it was written: its checksum is {computed}, and it says {stated}"
+    )]
     Checksum {
         /// What it says.
         stated: String,
@@ -76,8 +78,12 @@ pub enum DocumentError {
 /// [`DocumentError::TooLong`], or a value that [`decode`] would refuse.
 pub fn encode(state: &State) -> Result<Vec<u8>, DocumentError> {
     super::check::check(state)?;
-    let document =
-        Document { format: FORMAT.into(), version: VERSION, checksum: checksum(state)?, content: state };
+    let document = Document {
+        format: FORMAT.into(),
+        version: VERSION,
+        checksum: checksum(state)?,
+        content: state,
+    };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| malformed(&error))?;
     bytes.push(b'\n');
     if bytes.len() > MAX_STATE_BYTES {
@@ -99,7 +105,9 @@ pub fn decode(bytes: &[u8]) -> Result<Input, DocumentError> {
     match (&head.format, &head.version) {
         (None, _) if head.is_v1() => {
             let flags = Flags::decode(bytes);
-            return flags.map(Input::V1).map_err(|error| DocumentError::Malformed(error.to_string()));
+            return flags
+                .map(Input::V1)
+                .map_err(|error| DocumentError::Malformed(error.to_string()));
         }
         (Some(serde_json::Value::String(format)), Some(version)) if format == FORMAT => {
             if let Some(newer) = version.as_u64().filter(|version| *version > VERSION) {

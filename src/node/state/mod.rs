@@ -112,10 +112,19 @@ pub struct Guest {
 }
 
 impl State {
+    /// Puts every list into the order that a document has.
+    pub fn sort(&mut self) {
+        self.settings.iter_mut().for_each(|settings| settings.sort());
+        self.peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+        self.records.sort_by_key(KeptRecord::key);
+        self.guests.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
     /// Whether two documents say the same, whoever wrote them and when, and whatever their logs hold.
     pub fn is_like(&self, other: &State) -> bool {
         let of = |state: &State| {
-            let (audit, origin) = (AuditTail::default(), Origin { at_us: 0, ..other.origin.clone() });
+            let (audit, origin) =
+                (AuditTail::default(), Origin { at_us: 0, ..other.origin.clone() });
             State { audit, origin, ..state.clone() }
         };
         of(self) == of(other)
@@ -127,6 +136,11 @@ impl KeptRecord {
     pub fn new(side: Side, record: Record) -> Self {
         let Record { migration, guest, peer, mark } = record;
         Self { migration, side, guest, peer, mark }
+    }
+
+    /// What tells it from the others.
+    pub fn key(&self) -> String {
+        format!("{} {}", self.migration, self.side.name())
     }
 
     /// The record, as it is kept on the disk.
