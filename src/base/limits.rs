@@ -113,6 +113,8 @@ pub const MAX_V1_PEERS: usize = 256;
 pub const MAX_STATE_BYTES: usize = 16 << 20;
 /// Entries of the audit log in a state document; older ones are counted.
 pub const MAX_STATE_ENTRIES: usize = 1000;
+/// The lines of those entries together.
+pub const MAX_STATE_AUDIT_BYTES: usize = 4 << 20;
 /// Ownership records in a state document.
 pub const MAX_STATE_RECORDS: usize = 4096;
 /// Settings in a state document.

@@ -14,5 +14,6 @@ mod operator;
 mod resources;
 mod soak;
 mod stage;
+mod state;
 mod v1;
 mod vm;

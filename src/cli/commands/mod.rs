@@ -20,6 +20,7 @@ mod modes;
 mod resource_check;
 mod settle;
 mod soak_test;
+mod state;
 mod status;
 mod v1;
 mod vm;
@@ -73,6 +74,8 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
+        Command::ExportState(options) => state::export(options, client, output).await?,
+        Command::ImportState(options) => state::import(options, client, output).await?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,

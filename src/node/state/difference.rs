@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub struct Terms<'a> {
     /// Settings that are this host's own: they stay as they are.
     pub own_settings: &'a [&'a str],
+    /// Whether the node keeps ownership records.
+    pub keeps_records: bool,
 }
 
 /// One thing in which a document and a node differ.
@@ -52,7 +54,7 @@ pub fn compare(here: &State, document: &State, terms: Terms<'_>) -> Vec<Differen
         found.extend(changed("mode", "all peers", is, shall));
     }
     found.extend(peers(here, document));
-    found.extend(records(here, document));
+    found.extend(records(here, document, terms));
     found.extend(guests(here, document));
     found
 }
@@ -66,14 +68,26 @@ pub fn compare_flags(here: &FlagSet, document: &FlagSet) -> Vec<Difference> {
         let latch = |set: &FlagSet| set.state(flag).latch.as_ref().map(json);
         found.extend(changed("rollback", flag.name(), latch(here), latch(document)));
     }
-    found.extend(changed("kill_switch", "all flags", here.killed.clone(), document.killed.clone()));
+    let switch = changed("kill_switch", "all flags", here.killed.clone(), document.killed.clone());
+    found.extend(switch.map(|switch| match here.killed.is_some() {
+        true => switch.stays("a kill switch that is on is called off by nothing else"),
+        false => switch,
+    }));
     found
 }
 
 /// Why a record of a document is not added to those here; none if it is. A guest is never given a
 /// second owner: nothing that is written down here is changed, nothing is added about a guest of which
 /// something is written down here, and what another node wrote stays with that node.
-pub fn may_be_added(here: &State, document: &State, record: &KeptRecord) -> Result<(), String> {
+pub fn may_be_added(
+    here: &State,
+    document: &State,
+    record: &KeptRecord,
+    terms: Terms<'_>,
+) -> Result<(), String> {
+    if !terms.keeps_records {
+        return Err("this node keeps no records: it has no state directory".into());
+    }
     if here.origin.node != document.origin.node {
         return Err(format!("it is of node {}", document.origin.node));
     }
@@ -125,7 +139,7 @@ fn peers(here: &State, document: &State) -> Vec<Difference> {
     found
 }
 
-fn records(here: &State, document: &State) -> Vec<Difference> {
+fn records(here: &State, document: &State, terms: Terms<'_>) -> Vec<Difference> {
     let mut found = Vec::new();
     for record in &document.records {
         let known = here.records.iter().find(|known| known.is_of(record));
@@ -136,7 +150,7 @@ fn records(here: &State, document: &State) -> Vec<Difference> {
         let [is, shall] = [known, Some(record)]
             .map(|record| record.map(|record| format!("{}: {}", record.guest, json(&record.mark))));
         let difference = Difference::of("record", &name, is, shall);
-        found.push(match may_be_added(here, document, record) {
+        found.push(match may_be_added(here, document, record, terms) {
             Ok(()) => Difference { effect: Effect::Added, ..difference },
             Err(why) => difference.stays(&why),
         });

@@ -151,4 +151,4 @@ impl KeptRecord {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -75,7 +75,7 @@ fn flags(random: &mut fastrand::Rng) -> FlagSet {
             ),
         });
     }
-    set.killed = random.bool().then(|| word(random));
+    set.killed = random.bool().then(|| format!("call: {}", word(random)));
     set
 }
 
@@ -266,12 +266,13 @@ fn a_record_is_added_where_none_is_and_changes_none() {
         one(4, "vm4", Mark::Owned),
         one(5, "vm4", Mark::Arrived),
     ]);
-    let found = compare(&here, &document, Terms::default());
+    let terms = Terms { keeps_records: true, ..Terms::default() };
+    let found = compare(&here, &document, terms);
     let effects: Vec<_> = found.iter().map(|found| (&found.name[31..32], found.effect)).collect();
     let (stays, added) = (Effect::Stays, Effect::Added);
     assert_eq!(effects, [("1", stays), ("3", stays), ("4", added), ("5", added)], "{found:?}");
     let elsewhere = State { origin: Origin { node: "b".into(), ..here.origin.clone() }, ..here };
-    let found = compare(&elsewhere, &document, Terms::default());
+    let found = compare(&elsewhere, &document, terms);
     assert!(found.iter().all(|found| found.effect == Effect::Stays), "{found:?}");
 }
 
@@ -281,7 +282,8 @@ fn what_is_the_hosts_own_stays() {
     let with = |settings| State { settings: Some(settings), ..drawn(8) };
     let here = with(vec![setting("hde.max_baselines", "5"), setting("node.name", "a")]);
     let document = with(vec![setting("amst.dscp", "8"), setting("node.name", "b")]);
-    let found = compare(&here, &document, Terms { own_settings: &["node.name"] });
+    let found =
+        compare(&here, &document, Terms { own_settings: &["node.name"], ..Terms::default() });
     let found: Vec<_> = found
         .iter()
         .map(|found| (found.name.as_str(), found.document.as_deref(), found.effect))
