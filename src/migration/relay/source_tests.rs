@@ -16,7 +16,6 @@ fn source(held_pages: bool) -> RelaySource {
     let mut source = RelaySource::new(setup, options, Time(1));
     let features = Features {
         codecs: 7,
-        flags: 0,
         chunk_bytes: 1 << 18,
         baseline_pages: 9,
         held_pages,

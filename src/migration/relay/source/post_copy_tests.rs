@@ -22,7 +22,6 @@ fn source(rule: PostCopyRule) -> RelaySource {
     let mut source = RelaySource::new(setup, options, Time(1));
     let features = Features {
         codecs: 7,
-        flags: 0,
         chunk_bytes: 1 << 18,
         baseline_pages: 9,
         held_pages: false,

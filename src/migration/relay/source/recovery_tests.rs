@@ -14,7 +14,6 @@ const LATER: Time = Time(1_000_000_000_000);
 fn features(recovers: Option<MigrationId>) -> Features {
     Features {
         codecs: 7,
-        flags: 0,
         chunk_bytes: 1 << 18,
         baseline_pages: 0,
         held_pages: false,
