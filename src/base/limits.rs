@@ -109,6 +109,18 @@ pub const MAX_AUDIT_BYTES: u64 = 64 << 20;
 pub const MAX_FLAG_HISTORY: usize = 1024;
 /// Addresses that a node dials as v1 peers.
 pub const MAX_V1_PEERS: usize = 256;
+/// A node's state as a document: flags, log, settings, peers, records and names at their limits fit.
+pub const MAX_STATE_BYTES: usize = 16 << 20;
+/// Entries of the audit log in a state document; older ones are counted.
+pub const MAX_STATE_ENTRIES: usize = 1000;
+/// The lines of those entries together.
+pub const MAX_STATE_AUDIT_BYTES: usize = 4 << 20;
+/// Ownership records in a state document.
+pub const MAX_STATE_RECORDS: usize = 4096;
+/// Settings in a state document.
+pub const MAX_STATE_SETTINGS: usize = 1024;
+/// The value of one setting in a state document.
+pub const MAX_STATE_VALUE_BYTES: usize = 16 << 10;
 /// Names on one list of a feature flag.
 pub const MAX_FLAG_LIST_NAMES: usize = 512;
 /// Bytes of one unit that a feature flag is decided for: a node's name, a bar, an address.

@@ -169,6 +169,18 @@ pub enum Command {
     /// These commands work on files and need no node.
     #[command(subcommand)]
     Identity(Identity),
+    /// Write all that the node would lose into a file, and v1's part of it into another
+    ///
+    /// Flags with their rules, rollbacks and kill switch, the last changes of them, settings that are not
+    /// default, peers with their forced modes, ownership records, names of guests; no keys. Both files
+    /// are written whole or not at all, for their owner alone.
+    ExportState(ExportState),
+    /// Take in such a file: whole, as one change with a reason, or nothing of it
+    ///
+    /// Ownership records are only added where nothing is written down about the guest, and only on the node
+    /// that wrote them. Settings that say what this host is, and a kill switch that is on, stay. A file
+    /// of v1's flags changes the flags alone.
+    ImportState(ImportState),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -427,6 +439,34 @@ impl Spoil {
             Spoil::Threads => "threads",
         }
     }
+}
+
+/// Options of `export-state`.
+#[derive(Args, Debug)]
+pub struct ExportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The file of v1's flags [default: v3-state-compat.json beside the other]
+    #[arg(long, value_name = "FILE")]
+    pub compat: Option<PathBuf>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `import-state`.
+#[derive(Args, Debug)]
+pub struct ImportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; it is written into the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// Options of a node that belongs to a trial.

@@ -83,6 +83,25 @@ impl Id {
         Id::ALL.iter().copied().find(|id| id.key().kind == Kind::Rule(flag))
     }
 
+    /// Whether it says what this host is to its fleet, and so means nothing on another one: its name, its
+    /// addresses, its directories, how it is secured.
+    pub fn is_of_host(self) -> bool {
+        matches!(
+            self,
+            Id::NodeName
+                | Id::NodeListen
+                | Id::NodeStateDir
+                | Id::NodeControlSocket
+                | Id::NodeMetricsListen
+                | Id::NodeLogDir
+                | Id::SecurityTransport
+                | Id::SecurityIdentityDir
+                | Id::AmstSourceAddresses
+                | Id::V1Listen
+                | Id::RolloutKillSwitchFile
+        )
+    }
+
     /// The feature flag whose rule the key holds.
     pub fn flag(self) -> Option<Flag> {
         match self.key().kind {

@@ -38,6 +38,7 @@ pub mod rollout;
 pub mod security;
 pub mod sources;
 pub mod state_file;
+pub mod state_transfer;
 pub mod steering;
 pub mod stream_slots;
 pub mod sys;

@@ -33,6 +33,7 @@ use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
 use crate::runtime::rollout::{Rollout, RolloutError, RolloutOptions};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
+use crate::runtime::state_transfer;
 use crate::runtime::steering::{Steered, Steering};
 use crate::runtime::v1::V1Error;
 use crate::runtime::v1::facade::{Route, V1};
@@ -311,6 +312,10 @@ impl Node {
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             std::fs::create_dir_all(path).map_err(unusable)?;
+            let remark = state_transfer::recover(path);
+            remark.into_iter().for_each(|text| {
+                journal.publish(None, None, EventKind::Notice { text });
+            });
         }
         let held = HeldStore::open(options.state_dir.as_deref(), options.held, journal.clone());
         let registry = Registry::new(options.name.clone(), journal.clone(), held);
@@ -337,7 +342,9 @@ impl Node {
         rollout.start().map_err(|source| NodeError::Io { what: "watching the flags", source })?;
         let listener = Mutex::new(listener);
         let inner = Inner { options, registry, listener, address, steering, security, teller, v1 };
-        Ok(Node { inner: Arc::new(inner) })
+        let node = Node { inner: Arc::new(inner) };
+        state_transfer::carry_through(&node, None);
+        Ok(node)
     }
 
     /// The node's name.
@@ -632,7 +639,7 @@ impl Node {
         Ok(settled)
     }
 
-    fn is_under_way(&self, id: MigrationId) -> bool {
+    pub(crate) fn is_under_way(&self, id: MigrationId) -> bool {
         let migration = self.inner.registry.migration(id);
         migration.is_some_and(|migration| migration.report().is_none())
     }

@@ -16,5 +16,6 @@ mod resources;
 mod rollout;
 mod soak;
 mod stage;
+mod state;
 mod v1;
 mod vm;

@@ -21,6 +21,7 @@ mod resource_check;
 mod rollout;
 mod settle;
 mod soak_test;
+mod state;
 mod status;
 mod v1;
 mod vm;
@@ -75,6 +76,8 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Operations(command) => return operations(command, client, output).await,
         Command::Rollout(command) => rollout::run(command, output)?,
         Command::Identity(command) => identity::run(command, output)?,
+        Command::ExportState(options) => state::export(options, client, output).await?,
+        Command::ImportState(options) => state::import(options, client, output).await?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,

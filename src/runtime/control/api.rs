@@ -5,7 +5,7 @@ use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
 use super::{
-    compression, doubts, flags, integrity, memory, modes, resources, status, v1, vm, watch,
+    compression, doubts, flags, integrity, memory, modes, resources, state, status, v1, vm, watch,
 };
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
@@ -35,6 +35,8 @@ pub(super) async fn handle(
         ["v3", "config", key] if put => set_config(context, key, &request).await,
         ["v3", "vms", "status"] if get => vm::status(context, &request).await,
         ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
+        ["v3", "state"] if get => state::export(context, &request).await,
+        ["v3", "state", "import"] if post => state::import(context, &request).await,
         ["v3", "resources"] if get => resources::answer(context, &request).await,
         ["v3", "integrity"] if get => integrity::check(context, &request).await,
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,

@@ -15,6 +15,7 @@ mod memory;
 mod modes;
 mod request;
 pub mod resources;
+mod state;
 mod status;
 mod v1;
 mod vm;
@@ -25,6 +26,7 @@ pub use error::ApiError;
 use super::log_file::LogFile;
 use super::modes::TransportOptions;
 use super::rollout::RolloutError;
+use super::state_transfer;
 use super::sys::thread::spawn_named;
 use super::telemetry::Telemetry;
 use crate::config::{Config, ConfigStore, Id, StoreError};
@@ -206,6 +208,8 @@ impl Drop for ControlServer {
 impl Context {
     fn new(node: &Node, config: Option<Arc<ConfigStore>>) -> Self {
         let (sender, events) = channel::channel(0);
+        // Before the configuration is used: an import that a crash has interrupted may change it.
+        state_transfer::carry_through(node, config.as_deref());
         if let Some(store) = &config {
             apply(node, &store.config());
             if let Err(error) = apply_flags(node, &store.config()) {

@@ -17,10 +17,11 @@ pub const KILL_SWITCH_VARIABLE: &str = "DWCP_KILL_SWITCH";
 const WHO: &str = "kill switch";
 /// How soon it is tried again to write down what could not be.
 const RETRY: Duration = Duration::from_secs(5);
-/// What its reasons begin with, by what has thrown it.
+/// What its reasons begin with, by what has thrown it. What is thrown by a call alone stays on until it is
+/// called off.
 const BY_FILE: &str = "file ";
 const BY_ENVIRONMENT: &str = "environment variable ";
-const BY_CALL: &str = "call: ";
+pub const BY_CALL: &str = "call: ";
 
 impl Rollout {
     /// Throws the kill switch, or takes it back.

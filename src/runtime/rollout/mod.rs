@@ -22,7 +22,7 @@ pub use audit_log::LogError;
 pub use decider::Decider;
 pub use error::RolloutError;
 pub use facade::FlagView;
-pub use kill_switch::KILL_SWITCH_VARIABLE;
+pub use kill_switch::{BY_CALL, KILL_SWITCH_VARIABLE};
 
 use crate::observe::EventKind;
 use crate::rollout::audit::Entry;

@@ -6,8 +6,11 @@ use dwcp::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, RegionLayout, S
 use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
 use dwcp::migration::missing::next_piece;
-use dwcp::migration::ownership::{Mark, Record};
+use dwcp::migration::ownership::{Mark, Record, Side};
+use dwcp::node::state::{self, AuditTail, Guest, KeptRecord, Origin, Peer, Setting, State};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
+use dwcp::rollout::audit::{Entry, Tip};
+use dwcp::rollout::{Flag, FlagSet, Latch, Schedule};
 use dwcp::wire::hello::{Ended, Features, Purpose};
 use dwcp::wire::rdma::{Endpoint, Link, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
@@ -54,6 +57,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "session_hostile" => hostile_frames(),
         "config" => configurations(),
         "record" => vec![record()],
+        "state_document" => states(),
         "store" => vec![stored_chunks()],
         "c_calls" => vec![c_call_sequence()],
         "qemu_stream" => qemu_streams(),
@@ -62,6 +66,40 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "audit_log" => rollout::audit_log(),
         _ => vec![Vec::new()],
     }
+}
+
+/// A state with something of everything, as it is and to be sealed anew; v1's flags.
+fn states() -> Vec<Vec<u8>> {
+    let record = KeptRecord {
+        migration: "09".repeat(16),
+        side: Side::Destination,
+        guest: "web-1".into(),
+        peer: "host-b:4040".into(),
+        mark: Mark::Owned,
+    };
+    let mut flags = FlagSet::default();
+    let rule = &mut flags.state_mut(Flag::HybridMode).rule;
+    rule.allow_list = vec!["host-a".into(), "host-a|host-b".into()];
+    rule.schedule = Some(Schedule::guide(Flag::HybridMode).started_at(1_798_761_600));
+    let latch = Latch { since_us: 7, reason: "errors".into(), evidence: None };
+    flags.state_mut(Flag::MlCompression).latch = Some(latch);
+    let first = Entry::first(&flags, "host-a", "begun", Tip::default(), 5);
+    let state = State {
+        origin: Origin { node: "host-a".into(), library: "0.1.0".into(), at_us: 9 },
+        flags,
+        audit: AuditTail { left_out: 0, entries: first.into_iter().collect() },
+        settings: Some(vec![Setting { key: "amst.dscp".into(), value: "8".into() }]),
+        forced_mode: None,
+        peers: vec![Peer {
+            peer: "host-b:4040".into(),
+            forced: Some(dwcp::transport::Mode::Internet),
+        }],
+        records: vec![record],
+        guests: vec![Guest { name: "web-1".into(), role: Side::Source }],
+    };
+    let document = state::encode(&state).unwrap_or_default();
+    let v1 = dwcp::wire::v1::flags::Flags::INITIAL.encode().unwrap_or_default();
+    vec![[&[0], &document[..]].concat(), [&[1], &document[..]].concat(), [&[0], &v1[..]].concat()]
 }
 
 fn frames() -> Vec<Vec<u8>> {
