@@ -9,6 +9,7 @@ pub mod machine;
 pub mod networks;
 pub mod status;
 pub mod time;
+pub mod time_counts;
 
 pub use bitmap::PageBitmap;
 pub use ids::{ChunkId, MigrationId, StreamId};
@@ -17,3 +18,4 @@ pub use machine::MachineFacts;
 pub use networks::Networks;
 pub use status::Status;
 pub use time::{Clock, Time, micros};
+pub use time_counts::TimeCounts;

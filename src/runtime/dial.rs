@@ -219,6 +219,7 @@ impl Dialer {
                 *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.sources.worked(slot);
                 modes.watch(&self.to, &socket);
+                modes.note_name(&self.to, &node);
                 let features = ours.common(features);
                 match lane {
                     Some(lane) if features.rdma => {
