@@ -82,7 +82,8 @@ impl Declaration {
     /// The name in Prometheus, without the suffixes that the format adds: the unit, which therefore
     /// does not stand within the name as well, and `total`.
     pub fn prometheus_name(&self) -> String {
-        let words = self.name.split(['.', '-', '_']).filter(|word| *word != self.unit);
+        let words = self.name.split(['.', '-', '_']);
+        let words = words.filter(|word| Some(*word) != self.prometheus_unit());
         words.fold("dwcp".to_owned(), |name, word| name + "_" + word)
     }
 
@@ -247,7 +248,7 @@ metrics! {
     HdeHeldPages Hde "hde.held_pages" Shape::Gauge, "count", Label::None,
         "Pages kept of guests that left or came";
     HdeHeldBytes Hde "hde.held_bytes" Shape::Gauge, "bytes", Label::None,
-        "What they take, packed";
+        "What pages kept of guests that left or came take, packed";
     HdeAlgorithmUsage Hde "hde.algorithm_usage" Shape::Counter, "count", Label::Of("codec", codecs),
         "Blocks of pages by the codec that was chosen for them";
     HdeBytesSaved Hde "hde.bytes_saved" Shape::Counter, "bytes", Label::Of("class", savers),
@@ -259,7 +260,7 @@ metrics! {
     HdeBaselines Hde "hde.baselines" Shape::Gauge, "count", SIDE,
         "Baselines held by running migrations, 256 pages each";
     HdeBaselineBytes Hde "hde.baseline_bytes" Shape::Gauge, "bytes", SIDE,
-        "Memory of these baselines, indexes included";
+        "Memory of baselines held by running migrations, indexes included";
     HdeChunksDamaged Hde "hde.chunks_damaged" Shape::Counter, "count", Label::None,
         "Chunks that came damaged and were sent again";
     MigrationRunning Migration "migration.running" Shape::Gauge, "count", SIDE,
@@ -291,15 +292,15 @@ metrics! {
     MigrationPostCopies Migration "migration.post_copies" Shape::Counter, "count", Label::None,
         "Guests that came by post-copy and lack no page any more";
     MigrationMissingPages Migration "migration.missing_pages" Shape::Counter, "count", Label::None,
-        "Pages that they lacked at the switch";
+        "Pages that such guests lacked at the switch to post-copy";
     MigrationFaults Migration "migration.faults" Shape::Counter, "count", Label::None,
-        "Of these, pages that they had to wait for";
+        "Pages that guests had to wait for after a switch to post-copy";
     MigrationFaultWait Migration "migration.fault_wait" Shape::Histogram(LATENCY_SECONDS), "seconds", Label::None,
-        "How long they waited for each, from the fault to the page in its place";
+        "How long guests waited for a page after a switch, from the fault to the page in its place";
     MigrationFaultP50 Migration "migration.fault_p50" Shape::Gauge, "seconds", Label::None,
-        "How long the last of these guests waited for half of its pages";
+        "How long the last guest by post-copy waited for half of its pages at most";
     MigrationFaultP99 Migration "migration.fault_p99" Shape::Gauge, "seconds", Label::None,
-        "How long it waited for all but a hundredth of them";
+        "How long the last guest by post-copy waited for all but a hundredth of its pages";
     NodeGuests Node "node.guests" Shape::Gauge, "count", Label::Of("role", sides),
         "Registered guests";
     NodeEvents Node "node.events" Shape::Counter, "count", Label::Of("level", levels),
@@ -337,7 +338,7 @@ mod tests {
         for declaration in declarations() {
             let component = declaration.component.name();
             let name = declaration.name.strip_prefix(component).and_then(|n| n.strip_prefix('.'));
-            assert!(name.is_some_and(|name| is_word(name)), "{}", declaration.name);
+            assert!(name.is_some_and(is_word), "{}", declaration.name);
             let prometheus = declaration.prometheus_name();
             assert!(is_word(&prometheus) && prometheus.starts_with("dwcp_"), "{prometheus}");
             // What the format appends belongs to no name.

@@ -206,12 +206,9 @@ mod tests {
         assert_eq!(families.len(), Metric::ALL.len());
         assert_eq!(families["dwcp_migration_downtime_seconds"].kind, "histogram");
         let value = |name: &str, labels: &str| {
-            let samples = families.values().flat_map(|family| &family.samples);
-            samples
-                .filter(|sample| sample.name == name && sample.labels == labels)
-                .last()
-                .unwrap()
-                .value
+            let mut samples = families.values().flat_map(|family| &family.samples);
+            let sample = samples.find(|sample| sample.name == name && sample.labels == labels);
+            sample.unwrap_or_else(|| panic!("{name}{{{labels}}} is missing")).value
         };
         assert_eq!(value("dwcp_amst_wire_bytes_total", "side=source"), 12_345.0);
         assert_eq!(value("dwcp_hde_pages_total", "encoding=full"), 253.0);

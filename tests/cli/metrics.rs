@@ -116,7 +116,7 @@ fn nodes_go_by_the_names_of_known_peers() {
     assert!(
         refusal(&unknown, 1).contains("unknown metric \"node.gusts\"; known here: amst.streams")
     );
-    server.stop();
+    drop(server);
     assert!(failure(&ask("there"), 0).contains("it keeps no metrics"), "it has stopped");
 }
 
@@ -160,8 +160,8 @@ fn watching_goes_on_until_it_is_ended() {
     let args = ["metrics", "--component", "amst", "--watch"];
     let mut process = Process::spawn(&mut operator(&alpha.socket, &args));
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-    let grown = lines.map(|line| line.unwrap()).filter(|line| line.starts_with("amst.notices"));
-    let second = grown.skip(1).next().unwrap();
+    let mut grown = lines.map(|line| line.unwrap()).filter(|line| line.starts_with("amst.notices"));
+    let second = grown.nth(1).unwrap();
     assert_eq!(second.split_whitespace().last(), Some("0"), "with its growth: {second}");
     assert_eq!(second.split_whitespace().count(), 4, "{second}");
 }
