@@ -102,17 +102,12 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Show measurements
-    Metrics {
-        /// Only this metric, such as amst.streams
-        name: Option<String>,
-        /// Only those of this component
-        #[arg(long)]
-        component: Option<String>,
-        /// Show them again every second
-        #[arg(long, short)]
-        watch: bool,
-    },
+    /// Show measurements, of this node or of others, or how they have changed
+    ///
+    /// Other nodes are asked over their migration ports. Each tells those whose addresses its operator
+    /// has written into node.share_metrics_with, and nobody else; v1 peers are not asked. A node that
+    /// does not answer is a row that says so.
+    Metrics(Metrics),
     /// Show what encoding did: by class of page and by codec
     CompressionStats {
         /// Only of this migration, by its id or the beginning of it
@@ -390,6 +385,31 @@ impl ChaosSpoil {
             ChaosSpoil::Faults => None,
         }
     }
+}
+
+/// Options of `metrics`.
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only this metric, such as amst.streams
+    pub name: Option<String>,
+    /// Only those of this component
+    #[arg(long)]
+    pub component: Option<String>,
+    /// Show them again every second
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Of these nodes: addresses, names of known peers, or all: this node and every known peer
+    #[arg(long, value_name = "all|HOST:PORT|NAME,...", value_delimiter = ',')]
+    pub nodes: Option<Vec<String>>,
+    /// Compare with a file: of --save, or a JSON object of names and numbers
+    ///
+    /// Counters are compared by how fast they grow where the file says when it was written, histograms
+    /// by their means.
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub baseline: Option<PathBuf>,
+    /// Write them to a file, as --json prints them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "baseline", "watch"])]
+    pub save: Option<PathBuf>,
 }
 
 /// Options of `soak-test`.

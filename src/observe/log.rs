@@ -219,7 +219,7 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::PostCopyBegun { missing_pages, why } => {
             format!("post-copy, because {why}: {missing_pages} pages are missing")
         }
-        EventKind::PostCopyCompleted { figures } => format!(
+        EventKind::PostCopyCompleted { figures, .. } => format!(
             "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
              99 % up to {:.3} ms, all up to {:.3} ms",
             figures.faults,

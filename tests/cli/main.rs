@@ -10,7 +10,10 @@ mod guest;
 mod help;
 mod identity;
 mod interrupts;
+mod metrics;
 mod modes;
+#[path = "../../src/node/openmetrics.rs"]
+mod openmetrics;
 mod operator;
 mod resources;
 mod rollout;
