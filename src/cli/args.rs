@@ -424,11 +424,11 @@ pub struct TrialNode {
     /// Its identity; without one, connections are plain
     #[arg(long)]
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest
+    /// Memory of its one guest; without it, guests are made as they are ordered
     #[arg(long)]
-    pub guest_bytes: u64,
-    /// Pages that its guest writes in a second
-    #[arg(long)]
+    pub guest_bytes: Option<u64>,
+    /// Pages that its one guest writes in a second
+    #[arg(long, default_value_t = 0)]
     pub writes_per_s: u64,
 }
 
