@@ -5,6 +5,7 @@
 
 use super::value::Kind;
 use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
+pub use crate::base::text::nearest;
 use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
 use crate::transport::path_options::MAX_DSCP;
 
@@ -75,15 +76,6 @@ pub fn find(name: &str) -> Option<Id> {
     Id::ALL.iter().copied().find(|id| matches(id.key()))
 }
 
-/// The known name most like `name`, if any is alike.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
-}
-
 /// The name that a section has in `config set`.
 pub fn short_section(section: &str) -> &str {
     let pair = SECTIONS.iter().find(|(_, file)| *file == section);
@@ -105,7 +97,6 @@ const SECTIONS: &[(&str, &str)] = &[
     ("acp", "acp_v3"),
     ("itp", "itp_v3"),
 ];
-const LEAST_LIKENESS: f64 = 0.75;
 
 macro_rules! keys {
     ($($id:ident $name:literal $kind:expr, $default:literal, $applies:ident, $doc:literal;)+) => {
