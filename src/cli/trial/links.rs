@@ -33,7 +33,7 @@ pub struct Links {
 }
 
 /// What was broken so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Broken {
     /// Connections that broke, the repeated ones too.
     pub connections: u64,
@@ -99,6 +99,11 @@ impl Links {
         let link = Arc::new(Link { peer, to, shared, broke: Mutex::default() });
         self.handle.spawn(link.serve(listener));
         Ok(address)
+    }
+
+    /// Every peer that has a link, and where that is.
+    pub fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
+        &self.addresses
     }
 
     /// Which connections break from now on; none: no more.

@@ -4,6 +4,7 @@
 pub mod chaos;
 pub mod child;
 pub mod crowd;
+pub mod drill;
 pub mod fleet;
 pub mod guest;
 pub mod interrupts;
@@ -80,6 +81,14 @@ pub enum TrialError {
         guest: String,
         /// The migration.
         id: String,
+    },
+    /// Guests that were to move do not.
+    #[error("too few migrations from {way} have ended within {patience_s} s")]
+    Idle {
+        /// From where to where.
+        way: String,
+        /// How long they were waited for.
+        patience_s: u64,
     },
     /// A guest did not come as it left.
     #[error("guest {guest}: {reason}")]

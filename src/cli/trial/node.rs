@@ -11,6 +11,7 @@ use super::guest::{GuestSize, ProofGuest};
 use super::links::Links;
 use crate::cli::args::TrialNode;
 use crate::cli::error::{CliError, FAILED};
+use crate::rollout::Flag;
 use crate::runtime::control::{ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
 use crate::{Node, NodeOptions, SecurityOptions};
@@ -36,6 +37,10 @@ enum NodeFailure {
     Guest(#[from] crate::migration::GuestError),
     #[error("standard input is not a trial's socket: {0}")]
     Socket(#[from] io::Error),
+    #[error(transparent)]
+    Flag(#[from] crate::rollout::UnknownFlag),
+    #[error(transparent)]
+    Rollout(#[from] crate::runtime::rollout::RolloutError),
     #[error("unknown order {0}")]
     Order(Value),
     #[error("no guest {0:?} was made here")]
@@ -146,6 +151,8 @@ impl Served {
             Some("look") => return Ok(json!(self.guest(name)?.look())),
             Some("census") => return Ok(self.census()),
             Some("link") => return self.link(order),
+            Some("strike") => self.strike(order)?,
+            Some("mend") => self.links()?.strike(None),
             Some("broken") => return Ok(json!(self.links()?.broken())),
             Some("spoil") => self.spoil(name, order)?,
             _ => return Err(NodeFailure::Order(order.clone())),
@@ -193,6 +200,18 @@ impl Served {
         let peer = order["peer"].as_str().ok_or_else(wrong)?;
         let to = order["to"].as_str().and_then(|to| to.parse().ok()).ok_or_else(wrong)?;
         Ok(json!({ "address": self.links()?.open(peer, to)?.to_string() }))
+    }
+
+    /// From now on connections of those alone break that have the flag, for as long as they have it.
+    fn strike(&mut self, order: &Value) -> Result<(), NodeFailure> {
+        let flag = order["flag"].as_str().unwrap_or_default().parse::<Flag>()?;
+        let mut deciders = BTreeMap::new();
+        for (peer, address) in self.links()?.addresses().clone() {
+            deciders.insert(peer, self.node.decider(flag, &address.to_string())?);
+        }
+        let has_it = move |peer: &str| deciders.get(peer).is_some_and(|decider| decider.is_on());
+        self.links()?.strike(Some(Box::new(has_it)));
+        Ok(())
     }
 
     /// Does what a defect of the library would do.

@@ -3,11 +3,12 @@
 use super::{Crowd, End};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::guest::GuestSize;
+use crate::migration::Phase;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// A guest, and where it goes.
@@ -115,6 +116,44 @@ impl Crowd {
         Ok(end)
     }
 
+    /// Whether a move has begun at both ends, and not ended.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn is_under_way(&self, departure: &Departure) -> Result<bool, TrialError> {
+        let path = format!("/v3/migrations/{}", departure.id);
+        let migration = self.members[departure.from].node.client.get(&path).await?;
+        let is_connected = migration["progress"]["phase"] != Phase::Connect.name();
+        Ok(migration["report"].is_null() && is_connected)
+    }
+
+    /// Waits until it has.
+    ///
+    /// # Errors
+    /// It does not, or the node is gone.
+    pub async fn wait_until_under_way(&self, departure: &Departure) -> Result<(), TrialError> {
+        let begun = Instant::now();
+        while !self.is_under_way(departure).await? {
+            if begun.elapsed() > PATIENCE {
+                let (id, patience_s) = (departure.id.clone(), PATIENCE.as_secs());
+                return Err(TrialError::Hangs { id, patience_s });
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Lets a move that was held back go as fast as it can.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn lift_limit(&self, departure: &Departure) -> Result<(), TrialError> {
+        let path = format!("/v3/migrations/{}/bandwidth", departure.id);
+        let body = json!({ "limit": "none" });
+        self.members[departure.from].node.client.post(&path, body).await?;
+        Ok(())
+    }
+
     async fn hand_over(
         &self,
         rover: &mut Rover,
@@ -207,3 +246,4 @@ async fn step(crowd: &Crowd, rover: &mut Rover, options: &Value) -> Result<(), T
 
 /// How long one move may take, with the end of what was broken.
 const PATIENCE: Duration = Duration::from_secs(90);
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
