@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_change_of_mode_tells_its_evidence() {
-        let mut detector = ModeDetector::new(&ModePolicy::default());
+        let mut detector = ModeDetector::new(&ModePolicy::default(), true);
         let forced = detector.force(Some(Mode::Internet), &ModePolicy::default()).unwrap();
         let kind = EventKind::ModeTransition { peer: "b".into(), transition: Box::new(forced) };
         let event = Event { kind, ..notice("") };

@@ -87,12 +87,13 @@ fn paths(node: String, mut rows: Vec<PathRow>) -> Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::rollout::Rollout;
     use crate::runtime::security::{Security, SecurityOptions};
 
     #[test]
     fn only_those_who_are_named_are_told_and_not_too_often() {
         let security = Security::open(SecurityOptions::Plain).unwrap();
-        let modes = Modes::new(Arc::default(), security);
+        let modes = Modes::new(Arc::default(), security, Rollout::in_memory("a"));
         modes.add("127.0.0.1:1").unwrap();
         let teller = PathTeller::new(modes.clone());
         let ask = |asker: &str| teller.answer("n".into(), asker.parse().unwrap());
