@@ -1,5 +1,6 @@
 //! Options of `rollout drill`.
 
+use crate::cli::args::Spoil;
 use crate::cli::trial::crowd::MAX_NODES;
 use crate::config::units;
 use crate::rollout::Flag;
@@ -56,6 +57,17 @@ pub enum DrillSpoil {
     Owner,
     /// The guards are told to allow everything
     Guards,
+}
+
+impl DrillSpoil {
+    /// What a node is told to spoil in a guest, if it is that.
+    pub fn order(self) -> Option<&'static str> {
+        match self {
+            DrillSpoil::Page => Some(Spoil::Page.name()),
+            DrillSpoil::Owner => Some(Spoil::Owner.name()),
+            DrillSpoil::Guards => None,
+        }
+    }
 }
 
 impl DrillOptions {
