@@ -38,7 +38,8 @@ fn a_fault_of_those_who_have_the_flag_is_rolled_back_and_no_guest_is_lost() {
     let rows = outcomes(&last);
     assert!(rows.values().all(|outcome| *outcome == "held"), "{last:#}");
     assert_eq!((code, &last["passed"]), (Some(0), &true.into()), "{last:#}");
-    for what in ["fault", "rolled back by itself", "off after the decision", "kill switch", "guests"]
+    for what in
+        ["fault", "rolled back by itself", "off after the decision", "kill switch", "guests"]
     {
         assert!(rows.contains_key(what), "{what}: {rows:?}");
     }
@@ -58,11 +59,16 @@ fn without_a_fault_nothing_is_rolled_back() {
 
 #[test]
 fn guards_that_let_everything_pass_fail_the_drill() {
-    let (code, last) = drill(&[&PATIENT[2..], &["--notice-within", "5s", "--spoil", "guards"]].concat());
+    let (code, last) =
+        drill(&[&PATIENT[2..], &["--notice-within", "5s", "--spoil", "guards"]].concat());
     let rows = outcomes(&last);
     assert_eq!((code, rows["rolled back by itself"]), (Some(1), "failed"), "{last:#}");
     // What needs a rollback cannot be judged; the rest is as it should be.
-    assert_eq!((rows["off after the decision"], rows["guests"]), ("not_judged", "held"), "{last:#}");
+    assert_eq!(
+        (rows["off after the decision"], rows["guests"]),
+        ("not_judged", "held"),
+        "{last:#}"
+    );
 }
 
 #[test]

@@ -49,10 +49,7 @@ impl Stage {
                 listen: SocketAddr::from((host.ipv4(), PORT)),
                 directory: scratch.path().join(name),
                 identity_dir: fleet.issue(name, host.ipv4().into())?,
-                guest: Some(GuestSize {
-                    bytes: options.guest_bytes,
-                    writes_per_s: WRITES_PER_S,
-                }),
+                guest: Some(GuestSize { bytes: options.guest_bytes, writes_per_s: WRITES_PER_S }),
             })
         };
         let setups = [setup("left", lab.a())?, setup("right", lab.b())?];

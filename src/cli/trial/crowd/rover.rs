@@ -186,7 +186,8 @@ impl Crowd {
     /// for its timeouts: where connections were broken, its source could not.
     async fn release(&self, at: usize, id: &str) -> Result<(), TrialError> {
         let member = &self.members[at];
-        if member.node.client.post(&format!("/v3/migrations/{id}/cancel"), json!({})).await.is_ok() {
+        if member.node.client.post(&format!("/v3/migrations/{id}/cancel"), json!({})).await.is_ok()
+        {
             member.ends.wait(id, PATIENCE).await?;
         }
         // Otherwise it has never heard of it.

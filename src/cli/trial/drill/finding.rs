@@ -106,7 +106,11 @@ mod tests {
         assert_eq!(held.evidence, "3 of 3 held; time: median 3, at most 9 ms");
         let failed = outcome(&[good.clone(), vec![vec![finding(false, 50.0)]]].concat());
         assert_eq!(failed.outcome, Outcome::Failed);
-        assert!(failed.evidence.ends_with("3 of 4 held; time: median 9, at most 50 ms; failed: after 50 ms"));
+        assert!(
+            failed
+                .evidence
+                .ends_with("3 of 4 held; time: median 9, at most 50 ms; failed: after 50 ms")
+        );
         // One that ended before it came so far proves nothing.
         assert_eq!(outcome(&[good, vec![vec![]]].concat()).outcome, Outcome::NotJudged);
         assert_eq!(outcome(&[]).outcome, Outcome::NotJudged);

@@ -172,9 +172,8 @@ mod tests {
             let seed = even_seed(Flag::HybridMode, &units, &[10, 50]);
             for percent in [10, 50, 100] {
                 let bound = Percent::whole(percent).parts();
-                let is_in = |unit: &&String| {
-                    bucket(Flag::HybridMode, seed, &Unit::named(unit)) < bound
-                };
+                let is_in =
+                    |unit: &&String| bucket(Flag::HybridMode, seed, &Unit::named(unit)) < bound;
                 let found = units.iter().filter(is_in).count();
                 assert_eq!(found, share(units.len(), percent), "{percent} % of {count}");
             }

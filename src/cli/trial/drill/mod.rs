@@ -61,10 +61,18 @@ impl Part {
 
     /// Those that a drill has, in the order of its table.
     pub fn of(options: &DrillOptions) -> Vec<&'static str> {
-        let fault = [Part::FAULT, Part::DECISION, Part::EFFECT, Part::ACROSS, Part::AFTER, Part::CLEAR];
+        let fault =
+            [Part::FAULT, Part::DECISION, Part::EFFECT, Part::ACROSS, Part::AFTER, Part::CLEAR];
         let peace = [Part::NONE, Part::ACROSS, Part::AFTER];
         let middle = if options.harmless { &peace[..] } else { &fault[..] };
-        let end = [Part::KILL, Part::DISABLE_ALL, Part::SWITCHES, Part::GUESTS, Part::GRADUAL, Part::WHOLE];
+        let end = [
+            Part::KILL,
+            Part::DISABLE_ALL,
+            Part::SWITCHES,
+            Part::GUESTS,
+            Part::GRADUAL,
+            Part::WHOLE,
+        ];
         [&[Part::TEN, Part::FIFTY], middle, &end].concat()
     }
 }

@@ -78,7 +78,9 @@ impl DrillOptions {
     pub fn check(&self) -> Result<(), String> {
         let guests = (self.nodes - 1) * self.guests;
         match guests > MOST_GUESTS {
-            true => Err(format!("{guests} guests are more than {MOST_GUESTS}: take fewer nodes or guests")),
+            true => Err(format!(
+                "{guests} guests are more than {MOST_GUESTS}: take fewer nodes or guests"
+            )),
             false => Ok(()),
         }
     }

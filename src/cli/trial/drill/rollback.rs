@@ -37,7 +37,9 @@ pub async fn rehearse(
 ) -> Result<Vec<Finding>, TrialError> {
     let hub = &star.crowd.members()[HUB];
     let phase = star.crowd.ledger.begin_phase();
-    story.tell("from now on connections of migrations break midway on every path that has the flag")?;
+    story.tell(
+        "from now on connections of migrations break midway on every path that has the flag",
+    )?;
     hub.node.ask(json!({ "do": "strike", "flag": options.flag.name() })).await?;
     let Some(event) = first_rollback(hub, options).await? else {
         return give_up(star, phase, options, story).await;
@@ -102,10 +104,7 @@ pub async fn rehearse_peace(
 }
 
 /// The first rollback that the node tells of; none if it does not in time.
-async fn first_rollback(
-    hub: &Member,
-    options: &DrillOptions,
-) -> Result<Option<Value>, TrialError> {
+async fn first_rollback(hub: &Member, options: &DrillOptions) -> Result<Option<Value>, TrialError> {
     let begun = Instant::now();
     loop {
         let left = options.notice_within.saturating_sub(begun.elapsed());
@@ -119,11 +118,7 @@ async fn first_rollback(
 
 /// From the decision on: when do the paths of the node that decided lose the flag, and when, told of
 /// it as by their operator, those of the last of all others?
-async fn follow(
-    star: &Star,
-    event: &Value,
-    options: &DrillOptions,
-) -> Result<Course, TrialError> {
+async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Course, TrialError> {
     let members = star.crowd.members();
     let evidence = message(event);
     let why = format!("rolled back by {}: {evidence}", members[HUB].name());
@@ -168,9 +163,7 @@ async fn wait_until_off(
 /// Failures of treated paths that the node that decided had seen by then.
 fn failures_before(star: &Star, treated: &[bool], decided_us: u64) -> Vec<Failure> {
     let mut failures = star.crowd.ledger.failures();
-    failures.retain(|one| {
-        one.from == HUB && treated[one.to - HUB - 1] && one.at_us <= decided_us
-    });
+    failures.retain(|one| one.from == HUB && treated[one.to - HUB - 1] && one.at_us <= decided_us);
     failures
 }
 
@@ -220,9 +213,11 @@ async fn judge_decision(
         ),
     };
     let finding = Finding::new(Part::DECISION, others.is_empty() && !failures.is_empty(), evidence);
-    Ok(finding
-        .with("failures", failures.len() as f64, "before it was decided")
-        .with("from the first", since_first_ms, "ms"))
+    Ok(finding.with("failures", failures.len() as f64, "before it was decided").with(
+        "from the first",
+        since_first_ms,
+        "ms",
+    ))
 }
 
 async fn judge_effect(
@@ -242,10 +237,11 @@ async fn judge_effect(
     );
     let held = is_off && here_ms <= within && last_ms <= within && struck_ms <= within;
     let finding = Finding::new(Part::EFFECT, held, evidence);
-    Ok(finding
-        .with("here", here_ms, "ms")
-        .with("on the last node", last_ms, "ms")
-        .with("last treated connection", struck_ms, "ms"))
+    Ok(finding.with("here", here_ms, "ms").with("on the last node", last_ms, "ms").with(
+        "last treated connection",
+        struck_ms,
+        "ms",
+    ))
 }
 
 /// A fault that the guards did not notice is taken away, so that the drill can go on.

@@ -116,7 +116,8 @@ impl Star {
     ) -> Result<(), TrialError> {
         let begun = Instant::now();
         let both = |at: usize| [(HUB, at), (at, HUB)];
-        let ways: Vec<_> = self.spokes().flat_map(both).filter(|(a, b)| is_wanted(*a, *b)).collect();
+        let ways: Vec<_> =
+            self.spokes().flat_map(both).filter(|(a, b)| is_wanted(*a, *b)).collect();
         loop {
             let is_behind = |(from, to): &&(usize, usize)| {
                 self.crowd.ledger.tally(phase, |a, b| (a, b) == (*from, *to)).ended() < count
@@ -197,7 +198,9 @@ impl Star {
         let all = self.large.len();
         let evidence = match faults.first() {
             None => format!("{under_way} of {all} larger guests were under way, {moved} arrived"),
-            Some(first) => format!("{} of {all} larger guests did not arrive; {first}", faults.len()),
+            Some(first) => {
+                format!("{} of {all} larger guests did not arrive; {first}", faults.len())
+            }
         };
         let held = faults.is_empty() && moved == all && under_way == all && all > 0;
         Ok(Finding::new(what, held, evidence))

@@ -75,11 +75,7 @@ pub async fn rehearse(
 }
 
 /// Throws a switch on every node, and looks when the last of them does as v1 does.
-async fn throw(
-    star: &Star,
-    switch: Switch,
-    options: &DrillOptions,
-) -> Result<Finding, TrialError> {
+async fn throw(star: &Star, switch: Switch, options: &DrillOptions) -> Result<Finding, TrialError> {
     let members = star.crowd.members();
     let before = flags::is_v1_compatible(&members[HUB]).await?;
     let begun = Instant::now();
