@@ -124,7 +124,7 @@ pub async fn clear(
     let cleared = flags::clear_latch(hub, options.flag, REASON).await?;
     let newest = flags::history(hub).await?.into_iter().next().unwrap_or_default();
     let has_reason = newest["why"] == REASON;
-    let held = latched["reason"]["reason"] == "latched_off"
+    let held = latched["reason"] == "latched_off"
         && refused.is_some()
         && cleared.is_none()
         && has_reason;
@@ -141,7 +141,7 @@ pub async fn clear(
 }
 
 fn kill_switch(member: &Member) -> std::path::PathBuf {
-    member.node.state_dir.join(crate::runtime::rollout::KILL_SWITCH_FILE)
+    member.node.state_dir.join("kill-switch")
 }
 
 /// Why the rollback is ended.
