@@ -103,6 +103,10 @@ pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
 /// Connections of v1 peers at a time: as many streams as v1 ever opens to one.
 pub const MAX_V1_CONNECTIONS: usize = 256;
+/// The file that holds the changes of a node's feature flags; a longer one is begun anew.
+pub const MAX_AUDIT_BYTES: u64 = 64 << 20;
+/// Changes of the feature flags that a node has at hand.
+pub const MAX_FLAG_HISTORY: usize = 1024;
 /// Addresses that a node dials as v1 peers.
 pub const MAX_V1_PEERS: usize = 256;
 /// Names on one list of a feature flag.

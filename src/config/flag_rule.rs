@@ -155,16 +155,37 @@ mod tests {
     #[test]
     fn each_mistake_has_its_place() {
         for (fields, message) in [
-            ("    rollout_percnt: 5\n", "f:3:5: feature_flags.hybrid_mode: unknown field \"rollout_percnt\"; did you mean rollout_percent?"),
-            ("    enabled: true\n    rollout_percent: 100.5\n", "f:4:22: feature_flags.hybrid_mode: rollout_percent: \"100.5\" is not a percentage"),
-            ("    rollout_percent: nan\n", "f:3:22: feature_flags.hybrid_mode: rollout_percent: \"nan\" is not"),
-            ("    allow_list: [a]\n    deny_list: [a]\n", "f:2:3: feature_flags.hybrid_mode: hybrid_mode: \"a\" is on allow_list"),
+            (
+                "    rollout_percnt: 5\n",
+                "f:3:5: feature_flags.hybrid_mode: unknown field \"rollout_percnt\"; did you mean rollout_percent?",
+            ),
+            (
+                "    enabled: true\n    rollout_percent: 100.5\n",
+                "f:4:22: feature_flags.hybrid_mode: rollout_percent: \"100.5\" is not a percentage",
+            ),
+            (
+                "    rollout_percent: nan\n",
+                "f:3:22: feature_flags.hybrid_mode: rollout_percent: \"nan\" is not",
+            ),
+            (
+                "    allow_list: [a]\n    deny_list: [a]\n",
+                "f:2:3: feature_flags.hybrid_mode: hybrid_mode: \"a\" is on allow_list",
+            ),
             ("    enabled: maybe\n", "f:3:14: feature_flags.hybrid_mode: enabled: invalid type"),
-            ("    schedule:\n    - {after_s: 5, percent: 1}\n    - {after_s: 4, percent: 2}\n", "f:4:5: feature_flags.hybrid_mode: schedule: "),
-            ("    schedule:\n    - {after: 5, percent: 1}\n", "f:4:8: feature_flags.hybrid_mode: unknown field \"after\"; did you mean after_s?"),
+            (
+                "    schedule:\n    - {after_s: 5, percent: 1}\n    - {after_s: 4, percent: 2}\n",
+                "f:4:5: feature_flags.hybrid_mode: schedule: ",
+            ),
+            (
+                "    schedule:\n    - {after: 5, percent: 1}\n",
+                "f:4:8: feature_flags.hybrid_mode: unknown field \"after\"; did you mean after_s?",
+            ),
             ("    seed:\n", "f:3:5: feature_flags.hybrid_mode: seed has no value"),
             ("    seed: 1\n    seed: 2\n", "f:4:5: feature_flags.hybrid_mode: seed is there twice"),
-            ("    prerequisites: [hybrid_mode]\n", "f:2:3: feature_flags.hybrid_mode: prerequisites go in a circle"),
+            (
+                "    prerequisites: [hybrid_mode]\n",
+                "f:2:3: feature_flags.hybrid_mode: prerequisites go in a circle",
+            ),
         ] {
             let text = format!("feature_flags:\n  hybrid_mode:\n{fields}");
             let error = from_text("f", &text).unwrap_err().to_string();

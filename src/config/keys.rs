@@ -4,9 +4,9 @@
 //! component's version (`amst_v3:`). Both names are accepted in both places.
 
 use super::value::Kind;
-use crate::rollout::Flag;
 use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
 pub use crate::base::text::nearest;
+use crate::rollout::Flag;
 use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
 use crate::transport::path_options::MAX_DSCP;
 

@@ -149,7 +149,9 @@ impl Reader {
     fn value(&mut self, id: Id, entry: &Entry) {
         let key = id.key();
         let text = match (&entry.node.content, key.kind) {
-            (Content::Map(entries), Kind::Rule(flag)) => return self.rule((id, flag), entry, entries),
+            (Content::Map(entries), Kind::Rule(flag)) => {
+                return self.rule((id, flag), entry, entries);
+            }
             (content, _) => content,
         };
         let text = match text {

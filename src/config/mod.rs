@@ -15,8 +15,8 @@ pub use store::{ConfigStore, StoreError};
 pub use value::{Kind, Value};
 
 use crate::base::Networks;
-use crate::rollout::{Flag, FlagRule, FlagRules, FlagSet};
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
+use crate::rollout::{Flag, FlagRule, FlagRules, FlagSet};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
 use crate::transport::{Mode, PathOptions, RdmaOptions};
 use std::net::SocketAddr;

@@ -9,6 +9,7 @@ use crate::runtime::connection::FrameWriter;
 use crate::runtime::listener::Refusal;
 use crate::runtime::lock::lock;
 use crate::runtime::modes::{Modes, matrix};
+use crate::runtime::rollout::Rollout;
 use crate::transport::Pacer;
 use crate::wire::{Frame, FrameKind, PathRow, Paths};
 use std::net::IpAddr;
@@ -31,6 +32,11 @@ impl PathTeller {
     pub fn new(modes: Arc<Modes>) -> Self {
         let pace = Mutex::new(Pacer::new(Some(MAX_TELLINGS_PER_S)));
         Self { modes, shared_with: Mutex::default(), pace }
+    }
+
+    /// The node's flags, of which peers are told too.
+    pub fn rollout(&self) -> &Arc<Rollout> {
+        self.modes.rollout()
     }
 
     /// Whom it tells from now on.
@@ -87,7 +93,6 @@ fn paths(node: String, mut rows: Vec<PathRow>) -> Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::rollout::Rollout;
     use crate::runtime::security::{Security, SecurityOptions};
 
     #[test]

@@ -6,6 +6,7 @@ mod config_disk;
 mod control;
 mod daemon;
 mod drill;
+mod flags;
 mod guest;
 mod help;
 mod identity;

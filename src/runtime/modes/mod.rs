@@ -18,10 +18,10 @@ pub use transfer::TransportTest;
 use crate::base::limits::MAX_PEERS;
 use crate::base::{StreamId, Time};
 use crate::observe::EventKind;
+use crate::rollout::Flag;
 use crate::runtime::clock::now;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
-use crate::rollout::Flag;
 use crate::runtime::path_reader::PathReader;
 use crate::runtime::rollout::Rollout;
 use crate::runtime::security::Security;
@@ -114,11 +114,7 @@ struct DueProbe {
 
 impl Modes {
     /// No peers yet.
-    pub fn new(
-        journal: Arc<Journal>,
-        security: Arc<Security>,
-        rollout: Arc<Rollout>,
-    ) -> Arc<Self> {
+    pub fn new(journal: Arc<Journal>, security: Arc<Security>, rollout: Arc<Rollout>) -> Arc<Self> {
         let options = TransportOptions::default();
         let state = State {
             table: ModeTable::new(options.policy),
@@ -136,7 +132,8 @@ impl Modes {
         let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
         Arc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
-            rollout.on_change(Arc::new(move || me.upgrade().iter().for_each(|modes| modes.regate())));
+            rollout
+                .on_change(Arc::new(move || me.upgrade().iter().for_each(|modes| modes.regate())));
             Self { journal, security, rollout, state, on_change, dscp }
         })
     }

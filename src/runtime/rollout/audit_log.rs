@@ -219,7 +219,8 @@ impl AuditLog {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let entry = verifier.line(&rest[..end]).map_err(failed)?;
-            let follows = head.is_none_or(|head| head.seq + 1 != entry.seq || head.hash == entry.previous);
+            let follows =
+                head.is_none_or(|head| head.seq + 1 != entry.seq || head.hash == entry.previous);
             if !follows {
                 let what = format!("entry {} does not follow the one that was last", entry.seq);
                 return Err(self.detached(what));
@@ -266,9 +267,8 @@ impl AuditLog {
         };
         read.map_err(|source| self.failed("read", HEAD, source))?;
         let words = text.trim_end().split_once(' ');
-        let tip = words.and_then(|(seq, hash)| {
-            Some(Tip { seq: seq.parse().ok()?, hash: hash.parse().ok()? })
-        });
+        let tip = words
+            .and_then(|(seq, hash)| Some(Tip { seq: seq.parse().ok()?, hash: hash.parse().ok()? }));
         let what = "it is not a number and a hash".to_owned();
         tip.map(Some).ok_or(LogError::Head { path: self.file(HEAD), what })
     }

@@ -4,7 +4,7 @@ use super::{Rollout, now_s};
 use crate::rollout::{Decision, Flag, PreparedUnit};
 use crate::runtime::lock::lock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::{Arc, TryLockError};
 
 /// Decides about one flag and one unit, from any thread. It neither waits nor fails: while the flags are
 /// just being replaced, the answer is the one from before.
@@ -66,9 +66,7 @@ impl Decider {
     fn decide_anew(&self, remembered: u64) -> u64 {
         match self.rollout.published.try_lock() {
             Ok(published) => self.remember(&published).0,
-            Err(TryLockError::Poisoned(poisoned)) => {
-                self.remember(&PoisonError::into_inner(poisoned)).0
-            }
+            Err(TryLockError::Poisoned(poisoned)) => self.remember(&poisoned.into_inner()).0,
             Err(TryLockError::WouldBlock) => remembered,
         }
     }
@@ -76,9 +74,7 @@ impl Decider {
     fn remember(&self, published: &super::Published) -> (u64, Decision) {
         let (rollout, flag, now_s) = (&self.rollout, self.flag, now_s());
         let decision = match &self.of {
-            Of::Unit(unit) => {
-                published.decide(flag, &unit.unit(), &rollout.node, true, now_s)
-            }
+            Of::Unit(unit) => published.decide(flag, &unit.unit(), &rollout.node, true, now_s),
             Of::Peer(peer) => published.of_peer(flag, &rollout.node, peer, now_s),
         };
         // The number changes only while what is published is locked, as it is here.

@@ -93,11 +93,7 @@ pub fn even_part(member: &Member, look: &Look, mean: Option<u64>) -> Option<u64>
 const LEAST_EVEN_BYTES_PER_S: u64 = 256 << 10;
 
 /// The event of a migration whose number of streams changes; `why` counts where the tuner says nothing.
-pub fn event(
-    (from, to, limit): (u16, u16, u16),
-    change: Option<&Change>,
-    why: Why,
-) -> EventKind {
+pub fn event((from, to, limit): (u16, u16, u16), change: Option<&Change>, why: Why) -> EventKind {
     let figures = |of: fn(&Change) -> u64| change.map_or(0, of);
     EventKind::StreamsTuned {
         from,

@@ -167,7 +167,11 @@ impl ModeDetector {
 
     /// Whether figures may bring a mode into force. Where they may not they are still kept, so that the
     /// right mode is known at once when they may again.
-    pub fn set_may_measure(&mut self, may_measure: bool, policy: &ModePolicy) -> Option<Transition> {
+    pub fn set_may_measure(
+        &mut self,
+        may_measure: bool,
+        policy: &ModePolicy,
+    ) -> Option<Transition> {
         if std::mem::replace(&mut self.may_measure, may_measure) == may_measure {
             return None;
         }
