@@ -39,7 +39,9 @@ pub struct Broken {
     pub connections: u64,
     /// Of those, how many had carried a part of a guest.
     pub midway: u64,
-    /// When the last one was taken in to be broken, in microseconds since 1970; 0 of none.
+    /// When the first of these broke, in microseconds since 1970; 0 of none.
+    pub first_us: u64,
+    /// When the last one was taken in to be broken, likewise.
     pub last_us: u64,
 }
 
@@ -192,6 +194,9 @@ impl Link {
         let mut broken = lock(&self.shared.broken);
         broken.connections += 1;
         broken.midway += 1;
+        if broken.first_us == 0 {
+            broken.first_us = wall_clock_us();
+        }
     }
 }
 
@@ -256,7 +261,7 @@ mod tests {
         assert!(send(struck, much).map_or(true, |came| came < much));
         let broken = links.broken();
         assert_eq!((broken.connections, broken.midway), (1, 1));
-        assert!(broken.last_us > 0);
+        assert!(broken.last_us > 0 && broken.first_us >= broken.last_us, "{broken:?}");
         assert_eq!(send(struck, little).unwrap_or(0), 0, "it may not be made good");
         assert_eq!(links.broken().connections, 2);
         assert_eq!(send(spared, much).unwrap(), much);

@@ -17,8 +17,6 @@ use tokio::sync::Notify;
 pub struct End {
     /// The migration.
     pub id: String,
-    /// When, in microseconds since 1970.
-    pub at_us: u64,
     /// The status' name.
     pub status: String,
     /// Who owns the guest, as far as this side knows: `source`, `destination` or `in_doubt`.
@@ -35,7 +33,6 @@ impl End {
         let number = |field: &str| event[field].as_u64().unwrap_or(0);
         Self {
             id: text("migration"),
-            at_us: number("time_us"),
             status: text("status"),
             owner: text("owner"),
             reason: text("reason"),
@@ -193,10 +190,10 @@ mod tests {
 
     #[test]
     fn an_event_is_read() {
-        let event = json!({ "migration": "7", "time_us": 5, "status": "DWCP_OK", "owner": "destination", "downtime_us": 1500 });
+        let event = json!({ "migration": "7", "status": "DWCP_OK", "owner": "destination", "downtime_us": 1500 });
         let end = End::read(&event);
         assert!(end.is_moved());
-        assert_eq!((end.at_us, end.downtime), (5, Duration::from_micros(1500)));
+        assert_eq!((end.id.as_str(), end.downtime), ("7", Duration::from_micros(1500)));
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);

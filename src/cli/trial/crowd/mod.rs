@@ -9,7 +9,7 @@ mod ledger;
 mod rover;
 
 pub use ends::End;
-pub use ledger::{Failure, Ledger, Tally};
+pub use ledger::{Ledger, Tally};
 pub use rover::{Departure, Rover, Roving};
 
 use super::TrialError;

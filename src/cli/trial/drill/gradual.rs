@@ -76,9 +76,7 @@ async fn treated(
 
 async fn wait_for_moves(crowd: &Crowd, phase: u32) -> Result<(), TrialError> {
     let begun = Instant::now();
-    let is_behind = |way: (usize, usize)| {
-        crowd.ledger.tally(phase, |from, to| (from, to) == way).ended() < MOVES_PER_WAY
-    };
+    let is_behind = |way: (usize, usize)| crowd.ledger.ended(phase, way) < MOVES_PER_WAY;
     while let Some((from, to)) = ways().find(|way| is_behind(*way)) {
         if begun.elapsed() > PATIENCE {
             let way = format!("{} to {}", crowd.members()[from].name(), crowd.members()[to].name());

@@ -5,7 +5,7 @@ use super::flags;
 use super::star::{HUB, Star, describe};
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
-use crate::cli::trial::crowd::{Failure, Member};
+use crate::cli::trial::crowd::Member;
 use crate::cli::trial::links::Broken;
 use crate::runtime::clock::wall_clock_us;
 use serde_json::{Value, json};
@@ -18,7 +18,10 @@ struct Course {
     /// When the node in the middle decided, in microseconds since 1970.
     decided_us: u64,
     /// What it said.
-    evidence: String,
+    sentence: String,
+    /// Requests of paths with the flag, and those that failed, since it was suspected.
+    requests: u64,
+    failures: u64,
     /// When none of its paths had the flag any more.
     off_here_us: u64,
     /// When none of the other nodes' had.
@@ -46,14 +49,7 @@ pub async fn rehearse(
     };
     let mut course = follow(star, &event, options).await?;
     course.phase = phase;
-    let failures = failures_before(star, treated, course.decided_us);
-    story.tell(format!(
-        "{} rolled {} back by itself after {} failures: {}",
-        hub.name(),
-        options.flag,
-        failures.len(),
-        course.evidence
-    ))?;
+    story.tell(format!("{} decided by itself: {}", hub.name(), course.sentence))?;
     story.tell(format!(
         "off on its own paths {} after the decision, on the last of {} nodes {}",
         ms(course.off_here_us, course.decided_us),
@@ -67,7 +63,7 @@ pub async fn rehearse(
     story.tell(large.evidence.clone())?;
     let mut findings = vec![
         judge_fault(star, treated, &course).await?,
-        judge_decision(star, options, &course, &failures).await?,
+        judge_decision(star, options, &course).await?,
         judge_effect(star, options, &course).await?,
     ];
     findings.push(large);
@@ -120,8 +116,8 @@ async fn first_rollback(hub: &Member, options: &DrillOptions) -> Result<Option<V
 /// it as by their operator, those of the last of all others?
 async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Course, TrialError> {
     let members = star.crowd.members();
-    let evidence = message(event);
-    let why = format!("rolled back by {}: {evidence}", members[HUB].name());
+    let sentence = message(event);
+    let why = format!("rolled back by {}: {sentence}", members[HUB].name());
     let tell_others = async {
         for member in &members[HUB + 1..] {
             let why = why.chars().take(MOST_REASON).collect::<String>();
@@ -139,10 +135,14 @@ async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Co
         Ok::<u64, TrialError>(wall_clock_us())
     };
     let (off_here_us, off_others_us) = tokio::try_join!(look_here, tell_others)?;
+    let treated = |field: &str| event["evidence"]["treated"][field].as_f64().unwrap_or(0.0);
     Ok(Course {
         phase: 0,
         decided_us: event["time_us"].as_u64().unwrap_or(0),
-        evidence,
+        sentence,
+        requests: treated("samples") as u64,
+        // The rate is in percent.
+        failures: (treated("value") * treated("samples") / 100.0).round() as u64,
         off_here_us,
         off_everywhere_us: off_here_us.max(off_others_us),
     })
@@ -160,13 +160,6 @@ async fn wait_until_off(
     Ok(())
 }
 
-/// Failures of treated paths that the node that decided had seen by then.
-fn failures_before(star: &Star, treated: &[bool], decided_us: u64) -> Vec<Failure> {
-    let mut failures = star.crowd.ledger.failures();
-    failures.retain(|one| one.from == HUB && treated[one.to - HUB - 1] && one.at_us <= decided_us);
-    failures
-}
-
 /// The fault must have been one, and for those alone who had the flag.
 async fn judge_fault(
     star: &Star,
@@ -177,11 +170,14 @@ async fn judge_fault(
     let struck = star.crowd.ledger.tally(course.phase, is_treated);
     let spared = star.crowd.ledger.tally(course.phase, |from, to| !is_treated(from, to));
     let broken = broken(star).await?;
-    let held = struck.failed > 0 && spared.failed == 0 && spared.moved > 0 && broken.midway > 0;
+    let held = broken.midway > 0 && spared.failed == 0 && spared.moved > 0;
     let evidence = format!(
-        "{} connections broken midway, {} migrations of treated paths failed; of the others: {}",
+        "{} connections of treated paths broken midway, {} when they tried again; {} of their \
+         migrations failed, {} were saved; of the others: {}",
         broken.midway,
+        broken.connections - broken.midway,
         struck.failed,
+        struck.moved,
         describe(&spared)
     );
     Ok(Finding::new(Part::FAULT, held, evidence))
@@ -192,7 +188,6 @@ async fn judge_decision(
     star: &Star,
     options: &DrillOptions,
     course: &Course,
-    failures: &[Failure],
 ) -> Result<Finding, TrialError> {
     let mut others = Vec::new();
     for member in star.crowd.members() {
@@ -202,19 +197,19 @@ async fn judge_decision(
             }
         }
     }
-    let first_us = failures.iter().map(|one| one.at_us).min().unwrap_or(course.decided_us);
+    let first_us = broken(star).await?.first_us;
     let since_first_ms = course.decided_us.saturating_sub(first_us) as f64 / 1e3;
+    let Course { failures, requests, sentence, .. } = course;
     let evidence = match others.first() {
         Some(other) => format!("something else was rolled back too; {other}"),
         None => format!(
-            "after {} failures, {since_first_ms:.0} ms after the first: {}",
-            failures.len(),
-            course.evidence
+            "{since_first_ms:.0} ms after the first broken connection, by {failures} failures in \
+             {requests} requests: {sentence}"
         ),
     };
-    let finding = Finding::new(Part::DECISION, others.is_empty() && !failures.is_empty(), evidence);
-    Ok(finding.with("failures", failures.len() as f64, "before it was decided").with(
-        "from the first",
+    let finding = Finding::new(Part::DECISION, others.is_empty() && *failures > 0, evidence);
+    Ok(finding.with("failures", *failures as f64, "before it was decided").with(
+        "from the first broken connection",
         since_first_ms,
         "ms",
     ))

@@ -7,6 +7,7 @@ use super::{DrillOptions, Story};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Departure, Rover, Roving, Tally};
 use crate::cli::trial::guest::GuestSize;
+use crate::rollout::UnitKind;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,16 @@ pub struct Star {
     pub seed: u64,
     options: DrillOptions,
     /// Phases in which every move must succeed, to be judged when all is over.
-    peaceful: Vec<(&'static str, u32, String)>,
+    peaceful: Vec<Peace>,
+}
+
+/// A phase in which every move must succeed.
+struct Peace {
+    what: &'static str,
+    phase: u32,
+    note: String,
+    /// What is wrong besides.
+    fault: Option<String>,
 }
 
 impl Star {
@@ -70,10 +80,34 @@ impl Star {
         let (flag, why) = (self.options.flag, format!("drill: stage of {percent} %"));
         flags::set_everywhere(&self.crowd, flag, (percent, self.seed), &why).await?;
         let treated = self.treated().await?;
-        let count = treated.iter().filter(|is| **is).count();
-        story.tell(format!("{flag} at {percent} %: {count} of {} paths have it", treated.len()))?;
-        self.go_on_in_peace(what, format!("{count} of {} paths treated", treated.len())).await?;
+        let (count, all) = (treated.iter().filter(|is| **is).count(), treated.len());
+        story.tell(format!("{flag} at {percent} %: {count} of {all} paths have it"))?;
+        self.go_on_in_peace(what, format!("{count} of {all} paths treated")).await?;
+        if let Some(peace) = self.peaceful.last_mut() {
+            let expected = flags::share(all, percent);
+            let is_wrong = count != expected;
+            peace.fault = is_wrong.then(|| format!("{count} paths treated, not {expected}"));
+        }
+        if flag.unit_kind() == UnitKind::NodePair {
+            self.compare_ends(&treated).await?;
+        }
         Ok(treated)
+    }
+
+    /// Both ends of a pair must give the same answer.
+    async fn compare_ends(&mut self, treated: &[bool]) -> Result<(), TrialError> {
+        let mut differ = None;
+        for (at, treated) in self.spokes().zip(treated) {
+            let member = &self.crowd.members()[at];
+            let is_on = flags::is_on(member, self.options.flag, self.crowd.way(at, HUB)).await?;
+            if is_on != *treated {
+                differ = Some(format!("{} and the node in the middle differ", member.name()));
+            }
+        }
+        if let Some(peace) = self.peaceful.last_mut() {
+            peace.fault = peace.fault.take().or(differ);
+        }
+        Ok(())
     }
 
     /// Whether the path from the middle to each node has the flag.
@@ -99,7 +133,7 @@ impl Star {
         note: String,
     ) -> Result<u32, TrialError> {
         let phase = self.crowd.ledger.begin_phase();
-        self.peaceful.push((what, phase, note));
+        self.peaceful.push(Peace { what, phase, note, fault: None });
         self.wait_for_moves(phase, MOVES_PER_WAY, |_, _| true).await?;
         Ok(phase)
     }
@@ -119,9 +153,7 @@ impl Star {
         let ways: Vec<_> =
             self.spokes().flat_map(both).filter(|(a, b)| is_wanted(*a, *b)).collect();
         loop {
-            let is_behind = |(from, to): &&(usize, usize)| {
-                self.crowd.ledger.tally(phase, |a, b| (a, b) == (*from, *to)).ended() < count
-            };
+            let is_behind = |way: &&(usize, usize)| self.crowd.ledger.ended(phase, **way) < count;
             let Some((from, to)) = ways.iter().find(is_behind) else { return Ok(()) };
             if begun.elapsed() > PATIENCE {
                 let members = self.crowd.members();
@@ -154,8 +186,9 @@ impl Star {
     /// # Errors
     /// A node refuses, or they do not get under way.
     pub async fn send_large(&mut self) -> Result<(), TrialError> {
+        let slow = slow_options(&self.options);
         for (rover, departure) in &mut self.large {
-            let departed = self.crowd.depart(rover, &slow_options()).await?;
+            let departed = self.crowd.depart(rover, &slow).await?;
             self.crowd.wait_until_under_way(&departed).await?;
             *departure = Some(departed);
         }
@@ -208,21 +241,15 @@ impl Star {
 
     /// One finding for all phases of a part.
     fn judge_peace(&self) -> Vec<Finding> {
-        let mut parts: Vec<(&'static str, Tally, &str)> = Vec::new();
-        for (what, phase, note) in &self.peaceful {
-            let tally = self.crowd.ledger.all(*phase);
-            match parts.iter_mut().find(|(known, ..)| known == what) {
-                Some((_, sum, _)) => sum.merge(&tally),
-                None => parts.push((what, tally, note)),
+        let mut parts: Vec<(&Peace, Tally)> = Vec::new();
+        for peace in &self.peaceful {
+            let tally = self.crowd.ledger.all(peace.phase);
+            match parts.iter_mut().find(|(known, _)| known.what == peace.what) {
+                Some((_, sum)) => sum.merge(&tally),
+                None => parts.push((peace, tally)),
             }
         }
-        let judge = |(what, tally, note): (&'static str, Tally, &str)| {
-            let note = if note.is_empty() { String::new() } else { format!("{note}; ") };
-            let held = tally.failed == 0 && tally.moved > 0;
-            let finding = Finding::new(what, held, format!("{note}{}", describe(&tally)));
-            finding.with("migrations", tally.moved as f64, "in one drill")
-        };
-        parts.into_iter().map(judge).collect()
+        parts.iter().map(|(peace, tally)| peace.judge(tally)).collect()
     }
 
     /// Lets everybody stay where he is, and judges guests and peaceful phases.
@@ -255,6 +282,16 @@ impl Star {
         let is_whole = sight.faults.is_empty() && sight.pages > 0;
         findings.push(Finding::new("guests", is_whole, evidence));
         Ok(findings)
+    }
+}
+
+impl Peace {
+    fn judge(&self, tally: &Tally) -> Finding {
+        let said = self.fault.as_ref().unwrap_or(&self.note);
+        let before = if said.is_empty() { String::new() } else { format!("{said}; ") };
+        let held = tally.failed == 0 && tally.moved > 0 && self.fault.is_none();
+        let finding = Finding::new(self.what, held, format!("{before}{}", describe(tally)));
+        finding.with("migrations", tally.moved as f64, "in one drill")
     }
 }
 
@@ -296,9 +333,11 @@ pub fn small_options() -> Value {
     json!({ "streams": 1, "reconnect_timeout": "2s", "stall_timeout": "30s" })
 }
 
-/// Slow enough for a whole drill to pass before such a guest has come.
-fn slow_options() -> Value {
-    json!({ "streams": 1, "bandwidth_limit": "64KiB/s" })
+/// Slow enough for a fault to be noticed before such a guest has come; of its memory, half is sent.
+fn slow_options(options: &DrillOptions) -> Value {
+    let held_s = (options.notice_within + MEANWHILE).as_secs().max(1);
+    let limit = options.large_memory / 2 / held_s;
+    json!({ "streams": 1, "bandwidth_limit": format!("{limit}B/s") })
 }
 
 /// The percentages at which units are counted.
@@ -310,5 +349,7 @@ const REST: Duration = Duration::from_millis(20);
 const SMALL_WRITES_PER_S: u64 = 50;
 const LARGE_WRITES_PER_S: u64 = 200;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// What else happens while larger guests are under way.
+const MEANWHILE: Duration = Duration::from_secs(20);
 /// How long a phase may take.
 const PATIENCE: Duration = Duration::from_secs(60);

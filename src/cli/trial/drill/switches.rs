@@ -124,10 +124,8 @@ pub async fn clear(
     let cleared = flags::clear_latch(hub, options.flag, REASON).await?;
     let newest = flags::history(hub).await?.into_iter().next().unwrap_or_default();
     let has_reason = newest["why"] == REASON;
-    let held = latched["reason"] == "latched_off"
-        && refused.is_some()
-        && cleared.is_none()
-        && has_reason;
+    let held =
+        latched["reason"] == "latched_off" && refused.is_some() && cleared.is_none() && has_reason;
     let evidence = match (&refused, &cleared) {
         (None, _) => "cleared without a reason".to_owned(),
         (_, Some(refusal)) => format!("not cleared: {refusal}"),
