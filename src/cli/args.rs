@@ -1,6 +1,7 @@
 //! The operator's commands and their options.
 
 use crate::cli::trial::chaos::Scenario;
+use crate::cli::trial::drill::DrillOptions;
 use crate::config::units;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -340,6 +341,23 @@ pub enum Operations {
     /// anything of it fails, or if nothing was broken that the nodes noticed. Ctrl-C ends it early,
     /// with exit code 130. No daemon is needed, and none is touched.
     ChaosTest(ChaosTest),
+    /// Rehearse the rollout of a feature flag
+    #[command(subcommand)]
+    Rollout(Rollout),
+}
+
+/// `rollout` commands.
+#[derive(Subcommand, Debug)]
+pub enum Rollout {
+    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
+    ///
+    /// Nodes are started as processes of their own, with guests that move between them all the time.
+    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
+    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
+    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
+    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
+    /// and none is touched.
+    Drill(DrillOptions),
 }
 
 /// Options of `chaos-test`.
@@ -509,11 +527,11 @@ pub struct TrialNode {
     /// Its identity; without one, connections are plain
     #[arg(long)]
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest
+    /// Memory of its one guest; without it, guests are made as they are ordered
     #[arg(long)]
-    pub guest_bytes: u64,
-    /// Pages that its guest writes in a second
-    #[arg(long)]
+    pub guest_bytes: Option<u64>,
+    /// Pages that its one guest writes in a second
+    #[arg(long, default_value_t = 0)]
     pub writes_per_s: u64,
 }
 

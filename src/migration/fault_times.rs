@@ -36,6 +36,13 @@ impl FaultTimes {
         self.longest_us = self.longest_us.max(us);
     }
 
+    /// Takes in what another histogram has.
+    pub fn merge(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(ours, theirs)| *ours += theirs);
+        self.count += other.count;
+        self.longest_us = self.longest_us.max(other.longest_us);
+    }
+
     /// How often something was waited for.
     pub fn count(&self) -> u64 {
         self.count
@@ -101,6 +108,9 @@ mod tests {
             }
             assert_eq!((times.count(), times.longest_us()), (2_000, all[1_999]));
             assert_eq!(times.by_bound().sum_us(), all.iter().sum::<u64>());
+            let mut twice = times.clone();
+            twice.merge(&times);
+            assert_eq!((twice.count(), twice.all_but_us(10)), (4_000, times.all_but_us(10)));
         }
     }
 

@@ -4,6 +4,7 @@ mod chaos_test;
 mod cleanup_baselines;
 mod compression;
 mod config;
+mod drill;
 mod encoding_test;
 mod events;
 mod feature_flags;
@@ -26,7 +27,7 @@ mod status;
 mod v1;
 mod vm;
 
-use super::args::{Command, Operations};
+use super::args::{Command, Operations, Rollout};
 use super::client::Client;
 use super::error::CliError;
 use super::output::Output;
@@ -95,5 +96,6 @@ async fn operations(command: Operations, client: &Client, output: &Output) -> Re
         }
         Operations::SoakTest(options) => soak_test::run(options, output).await,
         Operations::ChaosTest(options) => chaos_test::run(options, output).await,
+        Operations::Rollout(Rollout::Drill(options)) => drill::run(options, output).await,
     }
 }
