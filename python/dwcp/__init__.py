@@ -11,6 +11,18 @@ from dwcp import errors
 from dwcp._dwcp import __version__
 from dwcp.errors import *  # noqa: F403
 from dwcp.events import EventStream
+from dwcp.flags import (
+    FLAG_NAMES,
+    Decider,
+    Flag,
+    FlagChange,
+    FlagDecision,
+    FlagLatch,
+    FlagTable,
+    RolloutSchedule,
+    RolloutStage,
+    guide_schedule,
+)
 from dwcp.guests import (
     BufferGuest,
     DestinationGuest,
@@ -32,16 +44,23 @@ from dwcp.modes import (
 )
 from dwcp.node import Node
 from dwcp.paths import PathOptions, RdmaOptions
-from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
+from dwcp.remote import RemoteDecider, RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
 from dwcp.status import Status
 
 __all__ = [
+    "FLAG_NAMES",
     "BufferGuest",
+    "Decider",
     "DestinationGuest",
     "DirtyLog",
     "Event",
     "EventStream",
+    "Flag",
+    "FlagChange",
+    "FlagDecision",
+    "FlagLatch",
+    "FlagTable",
     "GuestInfo",
     "MatrixPath",
     "MatrixRow",
@@ -56,10 +75,13 @@ __all__ = [
     "Progress",
     "RdmaOptions",
     "Region",
+    "RemoteDecider",
     "RemoteEvents",
     "RemoteMigration",
     "RemoteNode",
     "Report",
+    "RolloutSchedule",
+    "RolloutStage",
     "SourceGuest",
     "Status",
     "TransportOptions",
@@ -67,6 +89,7 @@ __all__ = [
     "WatchedMigration",
     "__version__",
     "connect",
+    "guide_schedule",
     "kernel_tracking",
     *errors.__all__,
 ]

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 library=${DWCP_LIBRARY:-$PWD/target/debug/libdwcp.so}
 export DWCP_LIBRARY="$library"
 strict="-Wall -Wextra -pedantic -Werror"
-programs="status misuse migrate modes requests threads qemu classes unload"
+programs="status misuse migrate modes flags requests threads qemu classes unload"
 limit_s=120
 passed=0
 failed=0
