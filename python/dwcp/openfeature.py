@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.event import ProviderEventDetails
@@ -29,12 +29,11 @@ from openfeature.exception import (
     FlagNotFoundError,
     GeneralError,
     InvalidContextError,
-    OpenFeatureError,
     ProviderNotReadyError,
     TargetingKeyMissingError,
     TypeMismatchError,
 )
-from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Reason
+from openfeature.flag_evaluation import FlagResolutionDetails, Reason
 from openfeature.provider import AbstractProvider, Metadata
 
 from dwcp.errors import DwcpError, InvalidArgumentError
@@ -42,6 +41,9 @@ from dwcp.flags import FLAG_NAMES, FlagDecision
 from dwcp.model import Event
 from dwcp.node import Node
 from dwcp.remote import RemoteNode
+
+if TYPE_CHECKING:
+    from openfeature.flag_evaluation import FlagValueType
 
 __all__ = ["DwcpProvider"]
 
@@ -57,11 +59,13 @@ _REASONS = {
     "not_built": Reason.DISABLED,
     "latched_off": Reason.DISABLED,
     "prerequisite_unmet": Reason.DISABLED,
-    "peer_cannot": Reason.DISABLED,
+    "peer_cannot": Reason.TARGETING_MATCH,
     "denied": Reason.TARGETING_MATCH,
     "allowed": Reason.TARGETING_MATCH,
     "percentage": Reason.SPLIT,
     "below_percentage": Reason.SPLIT,
+    "ranked": Reason.SPLIT,
+    "not_ranked": Reason.SPLIT,
 }
 
 
@@ -195,6 +199,12 @@ class DwcpProvider(AbstractProvider):
         is_stale = False
         while not self._stopping.wait(self._poll_s):
             try:
+                if is_stale:
+                    # Whoever answers again may be a node that was started anew, and counts anew.
+                    after = self._last_sequence()
+                    self.emit_provider_ready(ProviderEventDetails())
+                    self._changed("the node answers again", list(FLAG_NAMES))
+                    is_stale = False
                 events = self._node.events(after=after)
                 for event in events:
                     self._tell(event)
@@ -203,7 +213,30 @@ class DwcpProvider(AbstractProvider):
                 if not is_stale:
                     self.emit_provider_stale(ProviderEventDetails(message=str(failure)))
                 is_stale = True
-                continue
-            if is_stale:
-                is_stale = False
-                self.emit_provider_ready(ProviderEventDetails())
+
+    def _tell(self, event: Event) -> None:
+        if event.event == "flag_rolled_back":
+            self._changed(f"rolled back: {event.details['why']}", [event.details["flag"]])
+        elif event.event == "flags_changed":
+            change = event.details["change"]
+            named = [name for name in FLAG_NAMES if f"{name}:" in change]
+            self._changed(f"{change} ({event.details['why']})", named or list(FLAG_NAMES))
+
+    def _changed(self, message: str, names: list[str]) -> None:
+        details = ProviderEventDetails(flags_changed=names, message=message)
+        self.emit_provider_configuration_changed(details)
+
+
+def _resolution(decision: FlagDecision) -> FlagResolutionDetails[bool]:
+    metadata: dict[str, bool | int | float | str] = {
+        "reason": decision.reason,
+        "explanation": decision.text,
+    }
+    if decision.bucket is not None:
+        metadata["bucket"] = decision.bucket
+    return FlagResolutionDetails(
+        value=decision.is_on,
+        variant="on" if decision.is_on else "off",
+        reason=_REASONS.get(decision.reason, Reason.UNKNOWN),
+        flag_metadata=metadata,
+    )
