@@ -4,7 +4,7 @@
 //!
 //! * L0 [`base`]: identifiers, units, time, limits, memory layout, the status table.
 //! * L1 [`wire`]: frames, hello and feature negotiation, control messages, chunk headers.
-//! * L2 [`transport`], [`encoding`], [`qemu`]: engines without sockets, clocks or threads.
+//! * L2 [`transport`], [`encoding`], [`qemu`], [`rollout`]: engines without sockets, clocks or threads.
 //! * L3 [`observe`], [`migration`], [`node`]: events, the two migration state machines over
 //!   traits, and the tables that a node keeps.
 //! * L4 [`runtime`], [`config`]: threads, sockets, process memory, files; the facade [`Node`].
@@ -21,6 +21,7 @@ pub mod migration;
 pub mod node;
 pub mod observe;
 pub mod qemu;
+pub mod rollout;
 pub mod runtime;
 pub mod transport;
 pub mod wire;

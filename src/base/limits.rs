@@ -103,5 +103,21 @@ pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
 /// Connections of v1 peers at a time: as many streams as v1 ever opens to one.
 pub const MAX_V1_CONNECTIONS: usize = 256;
+/// The file that holds the changes of a node's feature flags; a longer one is begun anew.
+pub const MAX_AUDIT_BYTES: u64 = 64 << 20;
+/// Changes of the feature flags that a node has at hand.
+pub const MAX_FLAG_HISTORY: usize = 1024;
 /// Addresses that a node dials as v1 peers.
 pub const MAX_V1_PEERS: usize = 256;
+/// Names on one list of a feature flag.
+pub const MAX_FLAG_LIST_NAMES: usize = 512;
+/// Bytes of one unit that a feature flag is decided for: a node's name, a bar, an address.
+pub const MAX_UNIT_BYTES: usize = MAX_NAME_BYTES + 1 + MAX_ADDRESS_BYTES;
+/// Stages of one rollout schedule.
+pub const MAX_SCHEDULE_STAGES: usize = 64;
+/// Units of one kind whose membership is known.
+pub const MAX_FLAG_MEMBERS: usize = 1 << 16;
+/// Evidence for one change of the feature flags, as JSON.
+pub const MAX_EVIDENCE_BYTES: usize = 16 << 10;
+/// One line of the audit log: every list of every flag full, before and after the change.
+pub const MAX_AUDIT_LINE_BYTES: usize = 9 << 20;

@@ -8,6 +8,7 @@ pub mod limits;
 pub mod machine;
 pub mod networks;
 pub mod status;
+pub mod text;
 pub mod time;
 
 pub use bitmap::PageBitmap;

@@ -156,6 +156,9 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    /// Show and change which part of v3 is on for whom
+    #[command(subcommand)]
+    FeatureFlags(FeatureFlags),
     #[command(flatten)]
     Operations(Operations),
     /// Make and show the certificates by which nodes know each other
@@ -515,6 +518,92 @@ pub enum Vm {
         /// The guest's name
         name: String,
     },
+}
+
+/// `feature-flags` commands.
+#[derive(Subcommand, Debug)]
+pub enum FeatureFlags {
+    /// List the flags as they stand
+    List,
+    /// Change a flag: all that is given, or nothing of it
+    ///
+    /// What is not given stays. A percentage above zero enables the flag too, and ends its schedule.
+    /// Migrations under way follow at their next segment, chunk or connection.
+    Set(SetFlag),
+    /// Say whether a unit has a feature, and why
+    Explain {
+        /// The flag
+        name: String,
+        /// The unit: a peer's name or address, or two nodes with a bar between them, a|b
+        #[arg(long, value_name = "UNIT")]
+        unit: String,
+    },
+    /// Show the changes of the flags, newest first, with who and why
+    History {
+        /// How many, at most 1024
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u64,
+    },
+    /// Switch every flag off: all that is done from then on is as v1 does it
+    DisableAll {
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// End the rollback of a flag
+    ClearLatch {
+        /// The flag
+        name: String,
+        /// Why it may be on again; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Throw the kill switch, or take it back: while it is on, every flag is off
+    ///
+    /// It also is on while the file rollout.kill_switch_file is there, and where the node was started
+    /// with DWCP_KILL_SWITCH in its environment.
+    Kill {
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT", required_unless_present = "lift")]
+        reason: Option<String>,
+        /// Take it back
+        #[arg(long)]
+        lift: bool,
+    },
+}
+
+/// Options of `feature-flags set`.
+#[derive(Args, Debug)]
+pub struct SetFlag {
+    /// The flag
+    pub name: String,
+    /// Off for everybody if false
+    #[arg(long, value_name = "true|false")]
+    pub enabled: Option<bool>,
+    /// How many of the units have it, 0 to 100 with at most four decimals
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    pub percent: Option<String>,
+    /// Units, and nodes whose units, have it before all others; empty: none
+    #[arg(long, value_name = "NAME,...")]
+    pub allow_list: Option<String>,
+    /// Units, and nodes whose units, never have it; empty: none
+    #[arg(long, value_name = "NAME,...")]
+    pub deny_list: Option<String>,
+    /// Another number draws the units of a percentage anew
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Flags that must be on for the same unit; empty: none
+    #[arg(long, value_name = "FLAG,...")]
+    pub prerequisites: Option<String>,
+    /// Whom to ask about it
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// When it ends, such as 2027-01-31T00:00:00Z; none: never
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// Why; it is written into the history [default: the options]
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// `v1` commands.

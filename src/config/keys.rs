@@ -5,6 +5,8 @@
 
 use super::value::Kind;
 use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
+pub use crate::base::text::nearest;
+use crate::rollout::Flag;
 use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
 use crate::transport::path_options::MAX_DSCP;
 
@@ -75,13 +77,19 @@ pub fn find(name: &str) -> Option<Id> {
     Id::ALL.iter().copied().find(|id| matches(id.key()))
 }
 
-/// The known name most like `name`, if any is alike.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
+impl Id {
+    /// The key that holds a feature flag's rule.
+    pub fn of_flag(flag: Flag) -> Option<Id> {
+        Id::ALL.iter().copied().find(|id| id.key().kind == Kind::Rule(flag))
+    }
+
+    /// The feature flag whose rule the key holds.
+    pub fn flag(self) -> Option<Flag> {
+        match self.key().kind {
+            Kind::Rule(flag) => Some(flag),
+            _ => None,
+        }
+    }
 }
 
 /// The name that a section has in `config set`.
@@ -105,7 +113,6 @@ const SECTIONS: &[(&str, &str)] = &[
     ("acp", "acp_v3"),
     ("itp", "itp_v3"),
 ];
-const LEAST_LIKENESS: f64 = 0.75;
 
 macro_rules! keys {
     ($($id:ident $name:literal $kind:expr, $default:literal, $applies:ident, $doc:literal;)+) => {
@@ -188,16 +195,20 @@ keys! {
     MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a peer may go without any progress.";
 
-    FlagHybridMode "feature_flags.hybrid_mode" Kind::Bool, "false", NotInUse,
-        "Detect and switch the transport's mode.";
-    FlagMlCompression "feature_flags.ml_compression" Kind::Bool, "false", NotInUse,
-        "Choose the codec by a learned selector.";
-    FlagCrdtSync "feature_flags.crdt_sync" Kind::Bool, "false", NotInUse,
-        "Replicate state by CRDTs over the internet.";
-    FlagPbftConsensus "feature_flags.pbft_consensus" Kind::Bool, "false", NotInUse,
-        "Order commands by PBFT over the internet.";
-    FlagInternetOptimization "feature_flags.internet_optimization" Kind::Bool, "false", NotInUse,
-        "Pacing and congestion control for long paths.";
+    FlagHybridMode "feature_flags.hybrid_mode" Kind::Rule(Flag::HybridMode), "true", Live,
+        "Detect and switch the transport's mode; off: it stays datacenter.";
+    FlagMlCompression "feature_flags.ml_compression" Kind::Rule(Flag::MlCompression), "true", Live,
+        "Choose the codec by a learned selector; off: zstd.";
+    FlagCrdtSync "feature_flags.crdt_sync" Kind::Rule(Flag::CrdtSync), "false", Live,
+        "Replicate state by CRDTs over the internet; not built yet.";
+    FlagPbftConsensus "feature_flags.pbft_consensus" Kind::Rule(Flag::PbftConsensus), "false", Live,
+        "Order commands by PBFT over the internet; not built yet.";
+    FlagInternetOptimization "feature_flags.internet_optimization" Kind::Rule(Flag::InternetOptimization), "true", Live,
+        "Congestion control, pacing, numbers of streams and local addresses for long paths; off: the system's.";
+    RolloutKillSwitchFile "rollout.kill_switch_file" Kind::OptionalPath, "none", Restart,
+        "While this file is there, every feature flag is off; none: kill-switch in the state directory.";
+    RolloutMembers "rollout.members" Kind::Text(8192), "", Live,
+        "Names of the nodes that percentages are taken of, separated by commas, so that 10 % of 20 is 2; empty: by hash alone.";
     NetworkMode "network_mode" Kind::Choice(MODES), "hybrid", Live,
         "Kind of network between nodes; hybrid: detect and switch.";
 

@@ -1,6 +1,7 @@
 //! L4: the YAML configuration, read with file and line, and changed key by key.
 
 pub mod edit;
+pub mod flag_rule;
 pub mod keys;
 pub mod load;
 pub mod store;
@@ -15,6 +16,7 @@ pub use value::{Kind, Value};
 
 use crate::base::Networks;
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
+use crate::rollout::{Flag, FlagRule, FlagRules, FlagSet};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
 use crate::transport::{Mode, PathOptions, RdmaOptions};
 use std::net::SocketAddr;
@@ -223,6 +225,33 @@ impl Config {
             idle_timeout: duration(Id::V1IdleTimeout, default.idle_timeout),
             transfer_timeout: duration(Id::V1TransferTimeout, default.transfer_timeout),
         }
+    }
+
+    /// The rule of each feature flag, in the order of the flags.
+    pub fn flag_rules(&self) -> FlagRules {
+        let rule = |flag| {
+            let setting = Id::of_flag(flag).map(|id| &self.get(id).value);
+            match setting {
+                Some(Value::Rule(rule)) => (flag, FlagRule::clone(rule)),
+                _ => (flag, FlagRule::off()),
+            }
+        };
+        FlagRules { rules: Flag::ALL.into_iter().map(rule).collect() }
+    }
+
+    /// The feature flags as this says, nothing else having happened.
+    pub fn flag_set(&self) -> FlagSet {
+        let mut set = FlagSet::all_off();
+        for (flag, rule) in self.flag_rules().rules {
+            set.state_mut(flag).rule = rule;
+        }
+        set
+    }
+
+    /// The nodes among whom percentages are exact.
+    pub fn rollout_members(&self) -> Vec<String> {
+        let members = self.text(Id::RolloutMembers).split(',').map(str::trim);
+        members.filter(|member| !member.is_empty()).map(str::to_owned).collect()
     }
 
     /// What a migration starts with.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::base::text::quoted;
+
 /// Reads `100ms`, `5s`, `10m`, `1h 30m`.
 ///
 /// # Errors
@@ -71,15 +73,6 @@ pub fn format_rate(bytes_per_s: u64) -> String {
     }
 }
 
-/// The text in quotes, cut to a length fit for a message.
-pub fn quoted(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_QUOTED_CHARACTERS).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
-}
-
 fn scaled<'a>(text: &str, mut units: impl Iterator<Item = (&'a str, u64)>) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -101,7 +94,6 @@ const BYTE_UNITS: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
 ];
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
-const MAX_QUOTED_CHARACTERS: usize = 64;
 
 #[cfg(test)]
 mod tests {

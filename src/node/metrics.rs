@@ -145,6 +145,8 @@ impl Metrics {
             | EventKind::StreamsTuned { .. }
             | EventKind::RdmaUp { .. }
             | EventKind::RdmaUnavailable { .. }
+            | EventKind::FlagsChanged { .. }
+            | EventKind::FlagRolledBack { .. }
             | EventKind::Phase { .. }
             | EventKind::Throttled { .. }
             | EventKind::PostCopyBegun { .. } => {}

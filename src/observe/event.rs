@@ -3,6 +3,7 @@
 use crate::base::MigrationId;
 use crate::transport::mode::Transition;
 use crate::transport::stream_tuner::Why;
+use crate::wire::v1::json::Json;
 use serde::Serialize;
 
 /// Which part of the library speaks.
@@ -17,6 +18,8 @@ pub enum Component {
     ModeDetector,
     /// The migration state machines.
     Migration,
+    /// The feature flags.
+    Rollout,
     /// The node itself.
     Node,
 }
@@ -204,6 +207,30 @@ pub enum EventKind {
         #[serde(flatten)]
         transition: Box<Transition>,
     },
+    /// The feature flags were changed.
+    FlagsChanged {
+        /// Number of the change in the audit log.
+        seq: u64,
+        /// Who did it.
+        who: String,
+        /// Why.
+        why: String,
+        /// What, in a line.
+        change: String,
+    },
+    /// A feature flag was rolled back, and is off until that is cleared.
+    FlagRolledBack {
+        /// The flag.
+        flag: &'static str,
+        /// Number of the change in the audit log.
+        seq: u64,
+        /// Who did it.
+        who: String,
+        /// Why.
+        why: String,
+        /// What was measured.
+        evidence: Option<Json>,
+    },
     /// Something the operator should know, such as a missing congestion control.
     Notice {
         /// The text.
@@ -242,6 +269,7 @@ impl EventKind {
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
             EventKind::ModeTransition { .. } => Component::ModeDetector,
+            EventKind::FlagsChanged { .. } | EventKind::FlagRolledBack { .. } => Component::Rollout,
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }
@@ -261,6 +289,7 @@ impl EventKind {
             | EventKind::ChunkDamaged { .. }
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. }
+            | EventKind::FlagRolledBack { .. }
             | EventKind::Throttled { .. } => Level::Warn,
             EventKind::V1Connection { state: ConnectionState::Refused, .. } => Level::Warn,
             EventKind::MigrationEnded { status, .. } if *status != crate::Status::Ok => {

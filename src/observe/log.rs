@@ -101,11 +101,12 @@ impl LogRing {
 
 impl Component {
     /// Every component that speaks.
-    pub const ALL: [Component; 5] = [
+    pub const ALL: [Component; 6] = [
         Component::Amst,
         Component::Hde,
         Component::ModeDetector,
         Component::Migration,
+        Component::Rollout,
         Component::Node,
     ];
 
@@ -116,6 +117,7 @@ impl Component {
             Component::Hde => "hde",
             Component::ModeDetector => "mode-detector",
             Component::Migration => "migration",
+            Component::Rollout => "rollout",
             Component::Node => "node",
         }
     }
@@ -137,7 +139,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 18] = [
+pub const EVENT_KINDS: [&str; 22] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -150,10 +152,14 @@ pub const EVENT_KINDS: [&str; 18] = [
     "stream_down",
     "stream_retired",
     "streams_tuned",
+    "rdma_up",
+    "rdma_unavailable",
     "chunk_damaged",
     "peer_refused",
     "v1_connection",
     "mode_transition",
+    "flags_changed",
+    "flag_rolled_back",
     "notice",
     "migration_ended",
 ];
@@ -179,6 +185,8 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::PeerRefused { .. } => "peer_refused",
         EventKind::V1Connection { .. } => "v1_connection",
         EventKind::ModeTransition { .. } => "mode_transition",
+        EventKind::FlagsChanged { .. } => "flags_changed",
+        EventKind::FlagRolledBack { .. } => "flag_rolled_back",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
     }
@@ -243,6 +251,12 @@ pub fn describe(kind: &EventKind) -> String {
             format!("v1 connection with {peer} ({dialect}) {}: {detail}", state.name())
         }
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
+        EventKind::FlagsChanged { seq, who, why, change } => {
+            format!("feature flags, change {seq} by {who}: {change} ({why})")
+        }
+        EventKind::FlagRolledBack { flag, who, why, .. } => {
+            format!("feature flag {flag} is rolled back by {who}: {why}")
+        }
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
@@ -323,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_change_of_mode_tells_its_evidence() {
-        let mut detector = ModeDetector::new(&ModePolicy::default());
+        let mut detector = ModeDetector::new(&ModePolicy::default(), true);
         let forced = detector.force(Some(Mode::Internet), &ModePolicy::default()).unwrap();
         let kind = EventKind::ModeTransition { peer: "b".into(), transition: Box::new(forced) };
         let event = Event { kind, ..notice("") };

@@ -38,6 +38,7 @@ pub const FEATURES: Features = Features {
     post_copy: true,
     rdma: false,
     recovers: None,
+    flags: u32::MAX,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
@@ -205,7 +206,9 @@ impl Dialer {
         };
         let (migration, node) = (self.id, self.node.clone());
         let lane = self.lane.as_ref().filter(|lane| lane.is_open());
-        let ours = Features { rdma: lane.is_some(), ..self.features };
+        let rollout = modes.rollout();
+        let flags = rollout.wishes(&self.to);
+        let ours = Features { rdma: lane.is_some(), flags, ..self.features };
         let hello = Hello { migration, stream, node, features: ours, purpose };
         let (mut writer, mut reader) = (FrameWriter::new(writer), FrameReader::new(reader));
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
@@ -218,6 +221,7 @@ impl Dialer {
                 check_node(opened, peer.as_deref(), &node)?;
                 *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.sources.worked(slot);
+                rollout.heard(&self.to, &node, flags & !features.flags);
                 modes.watch(&self.to, &socket);
                 let features = ours.common(features);
                 match lane {

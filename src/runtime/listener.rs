@@ -17,7 +17,7 @@ use crate::runtime::security::{Security, SecurityError, begins_with_tls, check_c
 use crate::runtime::sys::readiness::stop_listening;
 use crate::runtime::sys::thread::spawn_named;
 use crate::runtime::tuning;
-use crate::wire::hello::{Ended, Purpose};
+use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply, WireError};
 use std::collections::BTreeMap;
 use std::io;
@@ -261,7 +261,8 @@ fn shake_hands(
         Ok(migration) => {
             tuning::tune_receiver(&socket, STALL_TIMEOUT)?;
             let token = migration.join_key().token;
-            let features = migration.agree(hello.features);
+            let flags = shared.paths.rollout().answer(&hello.node, hello.features.flags);
+            let features = Features { flags, ..migration.agree(hello.features) };
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
             let set_up = migration.set_up(features, &mut reader, &mut writer);
             set_up.map_err(|error| Rejected { reason: error.to_string(), is_stranger: false })?;

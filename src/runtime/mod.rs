@@ -34,6 +34,7 @@ pub mod rdma;
 pub mod record_keeper;
 pub mod registry;
 pub mod resources;
+pub mod rollout;
 pub mod security;
 pub mod sources;
 pub mod state_file;

@@ -15,7 +15,7 @@ use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::dial::{Dialer, FEATURES};
-use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
+use crate::runtime::held::{HeldOptions, HeldStore};
 use crate::runtime::journal::Journal;
 use crate::runtime::lane::{self, Lane};
 use crate::runtime::listener::Listener;
@@ -30,6 +30,7 @@ use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
+use crate::runtime::rollout::{Rollout, RolloutError, RolloutOptions};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
 use crate::runtime::steering::{Steered, Steering};
@@ -60,6 +61,8 @@ pub struct NodeOptions {
     pub held: HeldOptions,
     /// How connections are secured.
     pub security: SecurityOptions,
+    /// How feature flags are watched.
+    pub rollout: RolloutOptions,
 }
 
 /// An operation on a node failed.
@@ -184,6 +187,9 @@ pub enum NodeError {
     /// Something that v1 cannot do, or that is not done with v1 peers.
     #[error(transparent)]
     V1(#[from] V1Error),
+    /// The feature flags.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
     /// A record that is in doubt.
     #[error(transparent)]
     Settle(#[from] SettleError),
@@ -242,6 +248,7 @@ impl NodeError {
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::V1(error) => error.status(),
+            NodeError::Rollout(error) => error.status(),
             NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
             NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
             NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
@@ -312,7 +319,9 @@ impl Node {
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
             registry.remember(path.clone(), kept);
         }
-        let modes = Modes::new(journal.clone(), security.clone());
+        let (state_dir, flags) = (options.state_dir.as_deref(), &options.rollout);
+        let rollout = Rollout::open(&options.name, state_dir, flags, journal.clone())?;
+        let modes = Modes::new(journal.clone(), security.clone(), rollout.clone());
         let teller = Arc::new(PathTeller::new(modes.clone()));
         let listener = match options.listen {
             Some(address) => {
@@ -325,6 +334,7 @@ impl Node {
         journal.publish(None, None, EventKind::NodeStarted { listen });
         let v1 = V1::new(registry.clone(), journal.clone(), modes.clone());
         let steering = Steering::new(journal, modes);
+        rollout.start().map_err(|source| NodeError::Io { what: "watching the flags", source })?;
         let listener = Mutex::new(listener);
         let inner = Inner { options, registry, listener, address, steering, security, teller, v1 };
         Ok(Node { inner: Arc::new(inner) })
@@ -430,33 +440,6 @@ impl Node {
         self.remove_guest(name)
     }
 
-    /// Whether pages of guests that left or came are kept.
-    pub fn holds_departed_guests(&self) -> bool {
-        self.inner.options.held.enabled
-    }
-
-    /// How much is held of the pages of guests that left or came, so that they need not travel
-    /// again: of one guest or of all.
-    pub fn held(&self, guest: Option<&str>) -> HeldTotals {
-        self.inner.registry.held().totals(guest)
-    }
-
-    /// Reads all held pages back, and drops what is damaged.
-    pub(crate) fn check_held(&self) -> HeldCheck {
-        self.inner.registry.held().check()
-    }
-
-    /// Memory that held pages take, or their indexes where a disk has the pages.
-    pub(crate) fn held_memory_bytes(&self) -> u64 {
-        self.inner.registry.held().memory_bytes()
-    }
-
-    /// Lets go of held pages: of one guest or of all, of every age or of those held at least for
-    /// `older_than`. Says how much that was.
-    pub fn clear_held(&self, guest: Option<&str>, older_than: Option<Duration>) -> HeldTotals {
-        self.inner.registry.held().clear(guest, older_than)
-    }
-
     /// Takes pages from all over the memory of a guest that runs here; of the only one, if none is
     /// named. Gives its name too. QEMU serves one client at a time, so its guest cannot be sampled
     /// while it moves.
@@ -545,6 +528,14 @@ impl Node {
             registry.release(guest, id);
         }
         started
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    pub(crate) fn options(&self) -> &NodeOptions {
+        &self.inner.options
     }
 
     /// What it keeps for v1 peers.
@@ -823,6 +814,7 @@ impl Inner {
         self.registry.stop();
         self.registry.held().stop();
         self.steering.modes().stop();
+        self.steering.modes().rollout().stop();
         self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().chain(&v1_connections).for_each(|connections| connections.close());

@@ -9,6 +9,7 @@ use crate::runtime::connection::FrameWriter;
 use crate::runtime::listener::Refusal;
 use crate::runtime::lock::lock;
 use crate::runtime::modes::{Modes, matrix};
+use crate::runtime::rollout::Rollout;
 use crate::transport::Pacer;
 use crate::wire::{Frame, FrameKind, PathRow, Paths};
 use std::net::IpAddr;
@@ -31,6 +32,11 @@ impl PathTeller {
     pub fn new(modes: Arc<Modes>) -> Self {
         let pace = Mutex::new(Pacer::new(Some(MAX_TELLINGS_PER_S)));
         Self { modes, shared_with: Mutex::default(), pace }
+    }
+
+    /// The node's flags, of which peers are told too.
+    pub fn rollout(&self) -> &Arc<Rollout> {
+        self.modes.rollout()
     }
 
     /// Whom it tells from now on.
@@ -92,7 +98,7 @@ mod tests {
     #[test]
     fn only_those_who_are_named_are_told_and_not_too_often() {
         let security = Security::open(SecurityOptions::Plain).unwrap();
-        let modes = Modes::new(Arc::default(), security);
+        let modes = Modes::new(Arc::default(), security, Rollout::in_memory("a"));
         modes.add("127.0.0.1:1").unwrap();
         let teller = PathTeller::new(modes.clone());
         let ask = |asker: &str| teller.answer("n".into(), asker.parse().unwrap());

@@ -566,6 +566,7 @@ mod tests {
     use crate::base::MigrationId;
     use crate::runtime::dial::FEATURES;
     use crate::runtime::modes::Modes;
+    use crate::runtime::rollout::Rollout;
     use crate::runtime::security::{Security, SecurityOptions};
     use crate::runtime::steering::Steering;
     use crate::wire::hello::Purpose;
@@ -610,7 +611,8 @@ mod tests {
 
     fn slots() -> Arc<StreamSlots<Speaker>> {
         let security = Security::open(SecurityOptions::Plain).unwrap();
-        let steering = Steering::new(Arc::default(), Modes::new(Arc::default(), security));
+        let modes = Modes::new(Arc::default(), security, Rollout::in_memory("a"));
+        let steering = Steering::new(Arc::default(), modes);
         let opening = (Purpose::Join { token: [0; 16] }, FEATURES);
         let to = ("127.0.0.1:1".to_owned(), steering);
         let id = MigrationId([1; 16]);

@@ -65,8 +65,9 @@ impl Node {
         let start = || -> Result<_, (Status, String)> {
             let listen = listen.as_deref().map(resolve).transpose()?;
             let security = security(identity_dir, allowed_peers, plain)?;
-            dwcp::Node::start(NodeOptions { name, listen, state_dir, held, security })
-                .map_err(|failure| (failure.status(), failure.to_string()))
+            let options =
+                NodeOptions { name, listen, state_dir, held, security, ..NodeOptions::default() };
+            dwcp::Node::start(options).map_err(|failure| (failure.status(), failure.to_string()))
         };
         let inner =
             door::pass(py, start)?.map_err(|(status, text)| error::new(py, status, &text))?;

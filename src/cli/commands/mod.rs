@@ -6,6 +6,7 @@ mod compression;
 mod config;
 mod encoding_test;
 mod events;
+mod feature_flags;
 pub mod generate;
 mod guests;
 mod identity;
@@ -69,6 +70,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         }
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
+        Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,

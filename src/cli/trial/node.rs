@@ -74,6 +74,7 @@ fn serve(options: &TrialNode) -> Result<(), NodeFailure> {
             Some(identity_dir) => SecurityOptions::Tls { identity_dir, allowed_peers: vec![] },
             None => SecurityOptions::Plain,
         },
+        ..NodeOptions::default()
     })?;
     let control = ControlOptions {
         log_dirs: vec![options.state_dir.join("log")],

@@ -4,7 +4,9 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{compression, doubts, integrity, memory, modes, resources, status, v1, vm, watch};
+use super::{
+    compression, doubts, flags, integrity, memory, modes, resources, status, v1, vm, watch,
+};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
 use crate::node::exposition;
@@ -38,6 +40,8 @@ pub(super) async fn handle(
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
+        ["v3", "flags", name, action] if post => flags::act(context, name, action, &request).await,
+        ["v3", "flags", action] if post => flags::act_on_all(context, action, &request).await,
         ["v3", "doubts"] if get => doubts::list(context, &request).await,
         ["v3", "doubts", "settle"] if post => doubts::settle(context, &request).await,
         ["v3", "compatibility"] if get => v1::compatibility(context, &request),
@@ -53,6 +57,10 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
+        ["flags"] => request.allow(&[], &[]).and_then(|()| flags::list(context)),
+        ["flags", "history"] => flags::history(context, request),
+        ["flags", name] => flags::one(context, name, request),
+        ["flags", name, "explain"] => flags::explain(context, name, request),
         ["modes", "check"] => request.allow(&[], &[]).and_then(|()| modes::check(context)),
         ["modes"] => request.allow(&[], &[]).and_then(|()| modes::list(context)),
         ["migrations"] => {
@@ -228,6 +236,11 @@ async fn set_config(
     let set = tokio::task::spawn_blocking(move || store.set(&key, &text)).await;
     let changed = set.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
     context.config_changed("set", &changed);
+    if changed.iter().any(|id| id.flag().is_some() || *id == Id::RolloutMembers) {
+        let shared = context.clone();
+        let applied = tokio::task::spawn_blocking(move || shared.flags_changed()).await;
+        applied.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
+    }
     let mut answer = setting_json(context, &context.config(), id);
     answer["changed"] = changed.iter().map(|id| id.key().name).collect();
     Ok(Reply::Json(answer))

@@ -1,6 +1,7 @@
 //! A refused request: a status of the library's table, a text, and the HTTP code that goes with it.
 
 use crate::config::StoreError;
+use crate::runtime::rollout::RolloutError;
 use crate::{NodeError, Status};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -48,6 +49,12 @@ impl ApiError {
 
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}
+
+impl From<RolloutError> for ApiError {
+    fn from(error: RolloutError) -> Self {
         Self::new(error.status(), error.to_string())
     }
 }

@@ -8,6 +8,7 @@ mod bind;
 mod compression;
 mod doubts;
 mod error;
+mod flags;
 mod http;
 mod integrity;
 mod memory;
@@ -23,6 +24,7 @@ pub use error::ApiError;
 
 use super::log_file::LogFile;
 use super::modes::TransportOptions;
+use super::rollout::RolloutError;
 use super::sys::thread::spawn_named;
 use super::telemetry::Telemetry;
 use crate::config::{Config, ConfigStore, Id, StoreError};
@@ -172,7 +174,12 @@ impl ControlServer {
         let Some(store) = &self.context.config else { return Ok(Vec::new()) };
         let reloaded = store.reload();
         match &reloaded {
-            Ok(changed) => self.context.config_changed("reloaded", changed),
+            Ok(changed) => {
+                self.context.config_changed("reloaded", changed);
+                if let Err(error) = self.context.flags_changed() {
+                    self.log(Level::Error, format!("feature flags not reloaded: {error}"));
+                }
+            }
             Err(error) => self.log(Level::Error, format!("configuration not reloaded: {error}")),
         }
         reloaded
@@ -201,6 +208,9 @@ impl Context {
         let (sender, events) = channel::channel(0);
         if let Some(store) = &config {
             apply(node, &store.config());
+            if let Err(error) = apply_flags(node, &store.config()) {
+                node.notice(format!("feature flags of the configuration: {error}"));
+            }
         }
         node.observe(Arc::new(move |event| {
             sender.send_replace(event.sequence);
@@ -229,6 +239,11 @@ impl Context {
 
     fn config(&self) -> Arc<Config> {
         self.config.as_ref().map_or_else(Arc::default, |store| store.config())
+    }
+
+    /// Hands the flags of the configuration to the node; they alone can be refused.
+    fn flags_changed(&self) -> Result<(), RolloutError> {
+        self.config.as_ref().map_or(Ok(()), |store| apply_flags(&self.node, &store.config()))
     }
 
     fn config_changed(&self, how: &str, changed: &[Id]) {
@@ -270,6 +285,12 @@ fn apply(node: &Node, config: &Config) {
         // What the keys' kinds let pass: peers beyond what the table of modes holds.
         node.notice(format!("v1 peers: {error}"));
     }
+}
+
+/// Hands the flags of a configuration to the node.
+fn apply_flags(node: &Node, config: &Config) -> Result<(), RolloutError> {
+    node.set_rollout_members(&config.rollout_members())?;
+    node.configure_flags(&config.flag_rules()).map(|_| ())
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

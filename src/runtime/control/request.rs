@@ -74,6 +74,11 @@ impl Request {
         }
     }
 
+    /// All fields of the body, for those that are read as a whole.
+    pub fn body(&self) -> &Map<String, Value> {
+        &self.body
+    }
+
     /// A field as the text that a configuration file would hold.
     pub fn scalar(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.body.get(name) {

@@ -18,11 +18,14 @@ pub use transfer::TransportTest;
 use crate::base::limits::MAX_PEERS;
 use crate::base::{StreamId, Time};
 use crate::observe::EventKind;
+use crate::rollout::Flag;
 use crate::runtime::clock::now;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::path_reader::PathReader;
+use crate::runtime::rollout::Rollout;
 use crate::runtime::security::Security;
+use crate::runtime::sys::socket::SocketError;
 use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
@@ -59,6 +62,8 @@ pub struct Modes {
     journal: Arc<Journal>,
     /// For tests of paths.
     security: Arc<Security>,
+    /// Which peers are measured, and which paths tuned.
+    rollout: Arc<Rollout>,
     state: Mutex<State>,
     /// Who is to hear that a mode has changed, or what modes change.
     on_change: OnceLock<OnChange>,
@@ -109,7 +114,7 @@ struct DueProbe {
 
 impl Modes {
     /// No peers yet.
-    pub fn new(journal: Arc<Journal>, security: Arc<Security>) -> Arc<Self> {
+    pub fn new(journal: Arc<Journal>, security: Arc<Security>, rollout: Arc<Rollout>) -> Arc<Self> {
         let options = TransportOptions::default();
         let state = State {
             table: ModeTable::new(options.policy),
@@ -125,7 +130,53 @@ impl Modes {
             has_complained: false,
         };
         let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
-        Arc::new(Self { journal, security, state, on_change, dscp })
+        Arc::new_cyclic(|me: &Weak<Self>| {
+            let me = me.clone();
+            rollout
+                .on_change(Arc::new(move || me.upgrade().iter().for_each(|modes| modes.regate())));
+            Self { journal, security, rollout, state, on_change, dscp }
+        })
+    }
+
+    /// The flags that decide what is done for which peer.
+    pub fn rollout(&self) -> &Arc<Rollout> {
+        &self.rollout
+    }
+
+    /// Whether the path to a peer is tuned: paced, with as many streams as it is worth, over all local
+    /// addresses.
+    pub fn is_optimized(&self, peer: &str) -> bool {
+        self.rollout.is_on_for(Flag::InternetOptimization, peer)
+    }
+
+    /// Takes up what the flags say now: modes and open connections follow at once.
+    fn regate(&self) {
+        let mut state = lock(&self.state);
+        let at = now();
+        let peers: Vec<Peer> = state.table.peers().cloned().collect();
+        let mut changes = Vec::new();
+        for peer in peers {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, &peer);
+            let change = state.table.set_may_measure(&peer, may_measure, at);
+            changes.extend(change.map(|transition| (peer, transition)));
+        }
+        let open = state.streams.iter();
+        let open: Vec<_> = open
+            .filter_map(|stream| Some((stream.peer.clone(), stream.socket.upgrade()?)))
+            .collect();
+        self.settle(state, changes);
+        for (peer, socket) in open {
+            self.tune(&peer, &socket);
+        }
+        self.on_change.get().into_iter().for_each(|listener| listener());
+        // Peers that are measured again are due earlier than the thread knows.
+        lock(&self.state).thread.iter().for_each(|thread| tell(&thread.news));
+    }
+
+    /// Takes a peer into the table.
+    fn admit(&self, state: &mut State, peer: &Peer, at: Time) -> Result<(), TableError> {
+        let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+        state.table.add_as(peer.clone(), may_measure, at)
     }
 
     /// How connections to peers are secured.
@@ -171,7 +222,7 @@ impl Modes {
     /// # Errors
     /// There is no room.
     pub fn add(self: &Arc<Self>, peer: &str) -> Result<(), TableError> {
-        lock(&self.state).table.add(peer.into(), now())?;
+        self.admit(&mut lock(&self.state), &peer.into(), now())?;
         self.wake();
         Ok(())
     }
@@ -186,7 +237,15 @@ impl Modes {
 
     /// The mode of a peer, known or not.
     pub fn mode(&self, peer: &str) -> Mode {
-        lock(&self.state).table.mode(&peer.into())
+        self.mode_in(&lock(&self.state), &peer.into())
+    }
+
+    fn mode_in(&self, state: &State, peer: &Peer) -> Mode {
+        let known = state.table.view(peer, now()).map(|view| view.mode);
+        known.unwrap_or_else(|| {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+            state.table.policy().beginning(may_measure)
+        })
     }
 
     /// Whether pages should go to a peer by RDMA.
@@ -250,7 +309,7 @@ impl Modes {
         let mut state = lock(&self.state);
         let (peer, at) = (Peer::from(peer), now());
         // Under one lock: one that is to be v1 must not be probed before.
-        state.table.add(peer.clone(), at)?;
+        self.admit(&mut state, &peer, at)?;
         let change = state.table.force(&peer, mode, at).map(|transition| (peer, transition));
         self.settle(state, change.into_iter().collect());
         self.wake();
@@ -279,7 +338,8 @@ impl Modes {
         }
         let mut named = Ok(());
         for peer in peers {
-            match table.add(peer.as_str().into(), at) {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+            match table.add_as(peer.as_str().into(), may_measure, at) {
                 Ok(_) => set(table, peer, true),
                 Err(error) => named = Err(error),
             }
@@ -298,17 +358,18 @@ impl Modes {
     /// How many streams a peer gets when so many are wanted.
     pub fn stream_count(&self, peer: &str, wanted: u16) -> u16 {
         let state = lock(&self.state);
-        state.effects.streams(state.table.mode(&peer.into()), wanted)
+        state.effects.streams(self.mode_in(&state, &peer.into()), wanted)
     }
 
     /// Sets up a new connection to a peer as its mode says; gives the congestion control in use.
     pub fn tune(&self, peer: &str, socket: &TcpStream) -> Option<String> {
+        let peer = Peer::from(peer);
         let state = lock(&self.state);
-        let (mode, effects) = (state.table.mode(&peer.into()), state.effects);
+        let (mode, effects) = (self.mode_in(&state, &peer), state.effects);
         drop(state);
-        match tuning::choose_congestion_control(socket, mode, &effects) {
+        match self.choose(socket, &peer, mode, &effects) {
             Ok(name) => {
-                self.note_congestion(&peer.into(), &name);
+                self.note_congestion(&peer, &name);
                 Some(name)
             }
             Err(error) => {
@@ -323,7 +384,7 @@ impl Modes {
         let mut state = lock(&self.state);
         let peer = Peer::from(peer);
         // In a table that is full the migration goes on, only without being looked at.
-        if state.table.add(peer.clone(), now()).is_err() {
+        if self.admit(&mut state, &peer, now()).is_err() {
             return;
         }
         state.table.set_in_use(&peer, true, now());
@@ -395,7 +456,7 @@ impl Modes {
             self.on_change.get().into_iter().for_each(|listener| listener());
         }
         for (peer, socket, mode) in sockets {
-            match tuning::choose_congestion_control(&socket, mode, &effects) {
+            match self.choose(&socket, &peer, mode, &effects) {
                 Ok(name) => self.note_congestion(&peer, &name),
                 // A socket that has just been closed needs nothing any more.
                 Err(error) => self.complain(&error.to_string()),
@@ -404,6 +465,21 @@ impl Modes {
         for (peer, transition) in changes {
             let (peer, transition) = (peer.to_string(), Box::new(transition));
             self.journal.publish(None, None, EventKind::ModeTransition { peer, transition });
+        }
+    }
+
+    /// Has a connection's congestion controlled as its mode says, or as the system does where the path
+    /// is not tuned.
+    fn choose(
+        &self,
+        socket: &TcpStream,
+        peer: &str,
+        mode: Mode,
+        effects: &ModeEffects,
+    ) -> Result<String, SocketError> {
+        match self.is_optimized(peer) {
+            true => tuning::choose_congestion_control(socket, mode, effects),
+            false => tuning::restore_congestion_control(socket),
         }
     }
 
@@ -515,7 +591,8 @@ mod tests {
     const PEER: &str = "127.0.0.1:1";
 
     fn modes() -> Arc<Modes> {
-        Modes::new(Arc::default(), Security::open(SecurityOptions::Plain).unwrap())
+        let security = Security::open(SecurityOptions::Plain).unwrap();
+        Modes::new(Arc::default(), security, Rollout::in_memory("a"))
     }
 
     fn pair() -> (Arc<TcpStream>, TcpStream) {

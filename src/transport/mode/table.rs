@@ -97,6 +97,14 @@ impl<K: Ord + Clone> ModeTable<K> {
     /// # Errors
     /// [`TableError::Full`].
     pub fn add(&mut self, peer: K, now: Time) -> Result<(), TableError> {
+        self.add_as(peer, true, now)
+    }
+
+    /// As [`Self::add`]; figures bring a mode into force only if they may.
+    ///
+    /// # Errors
+    /// [`TableError::Full`].
+    pub fn add_as(&mut self, peer: K, may_measure: bool, now: Time) -> Result<(), TableError> {
         if self.peers.contains_key(&peer) {
             return Ok(());
         }
@@ -107,7 +115,7 @@ impl<K: Ord + Clone> ModeTable<K> {
         self.added += 1;
         let spread_us = self.added.wrapping_mul(SPREAD_PRIME) % SPREAD_US;
         let entry = Peer {
-            detector: ModeDetector::new(&self.policy),
+            detector: ModeDetector::new(&self.policy, may_measure),
             probes: Probes::default(),
             is_in_use: false,
             idle: IDLE - Duration::from_micros(spread_us),
@@ -191,6 +199,21 @@ impl<K: Ord + Clone> ModeTable<K> {
     /// Whether a peer speaks v1 alone.
     pub fn set_peer_is_v1(&mut self, peer: &K, is_v1: bool, now: Time) -> Option<Transition> {
         self.change(peer, now, |detector, policy| detector.set_peer_is_v1(is_v1, policy))
+    }
+
+    /// Whether figures may bring a mode into force for a peer.
+    pub fn set_may_measure(
+        &mut self,
+        peer: &K,
+        may_measure: bool,
+        now: Time,
+    ) -> Option<Transition> {
+        self.change(peer, now, |detector, policy| detector.set_may_measure(may_measure, policy))
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> impl Iterator<Item = &K> {
+        self.peers.keys()
     }
 
     /// Whether anything travels to or from a peer: then its path is watched closely.

@@ -1,0 +1,74 @@
+//! What peers have said of themselves: their names, and in which flags they do not take part.
+
+use super::bit;
+use crate::base::limits::MAX_PEERS;
+use crate::rollout::{Flag, Unit, UnitKind};
+use std::collections::BTreeMap;
+
+/// Peers by their addresses, as they are dialed.
+#[derive(Default)]
+pub struct Peers {
+    known: BTreeMap<Box<str>, Peer>,
+}
+
+struct Peer {
+    name: Box<str>,
+    /// Flags in which it does not take part, a bit each.
+    refused: u32,
+}
+
+impl Peers {
+    /// A peer has answered; whether that is news. Who comes when there is no room is not remembered.
+    pub fn heard(&mut self, address: &str, name: &str, refused: u32) -> bool {
+        if let Some(peer) = self.known.get_mut(address) {
+            let is_news = *peer.name != *name || peer.refused != refused;
+            *peer = Peer { name: name.into(), refused };
+            return is_news;
+        }
+        let has_room = self.known.len() < MAX_PEERS;
+        if has_room {
+            self.known.insert(address.into(), Peer { name: name.into(), refused });
+        }
+        has_room
+    }
+
+    /// Whether a peer does not take part in a flag.
+    pub fn refuses(&self, address: &str, flag: Flag) -> bool {
+        self.known.get(address).is_some_and(|peer| peer.refused & bit(flag) != 0)
+    }
+
+    /// What a flag is decided for, between this node and a peer: by its address until its name is known.
+    pub fn unit<'a>(&'a self, flag: Flag, node: &'a str, address: &'a str) -> Unit<'a> {
+        let name = self.known.get(address).map_or(address, |peer| &peer.name);
+        match flag.unit_kind() {
+            UnitKind::NodePair | UnitKind::Link => Unit::pair(node, name),
+            _ => Unit::pair(node, address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_goes_by_its_name_once_that_is_known() {
+        let mut peers = Peers::default();
+        let unit = |peers: &Peers, flag| peers.unit(flag, "a", "10.0.0.2:1").to_string();
+        assert_eq!(unit(&peers, Flag::HybridMode), "10.0.0.2:1|a");
+        assert!(peers.heard("10.0.0.2:1", "b", bit(Flag::MlCompression)));
+        assert!(!peers.heard("10.0.0.2:1", "b", bit(Flag::MlCompression)));
+        assert_eq!(unit(&peers, Flag::HybridMode), "a|b");
+        assert_eq!(unit(&peers, Flag::InternetOptimization), "10.0.0.2:1|a");
+        assert!(peers.refuses("10.0.0.2:1", Flag::MlCompression));
+        assert!(!peers.refuses("10.0.0.2:1", Flag::HybridMode));
+        assert!(!peers.refuses("10.0.0.3:1", Flag::MlCompression));
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_as_a_node_has_peers() {
+        let mut peers = Peers::default();
+        let known = (0..MAX_PEERS + 10).filter(|peer| peers.heard(&peer.to_string(), "n", 0));
+        assert_eq!(known.count(), MAX_PEERS);
+    }
+}
