@@ -21,6 +21,8 @@ from dwcp.flags import (
     FlagTable,
     RolloutSchedule,
     RolloutStage,
+    decide_flag,
+    exact_units,
     guide_schedule,
 )
 from dwcp.guests import (
@@ -89,6 +91,8 @@ __all__ = [
     "WatchedMigration",
     "__version__",
     "connect",
+    "decide_flag",
+    "exact_units",
     "guide_schedule",
     "kernel_tracking",
     *errors.__all__,

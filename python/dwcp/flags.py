@@ -10,6 +10,7 @@ import getpass
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -29,6 +30,8 @@ __all__ = [
     "FlagTable",
     "RolloutSchedule",
     "RolloutStage",
+    "decide_flag",
+    "exact_units",
     "guide_schedule",
 ]
 
@@ -263,6 +266,50 @@ def guide_schedule(flag: str) -> RolloutSchedule:
     [0, 10, 50, 100]
     """
     return RolloutSchedule.from_dict(_dwcp.guide_schedule(flag))
+
+
+def decide_flag(
+    name: str,
+    unit: str,
+    rules: Mapping[str, bool | Mapping[str, Any]],
+    *,
+    rolled_back: Iterable[str] = (),
+    killed: str | None = None,
+    peer_can: bool = True,
+    now: datetime | None = None,
+) -> FlagDecision:
+    """What rules would decide about a unit; they need not be in force anywhere.
+
+    ``rules`` holds for each flag True, False or fields as JSON has them (see `Node.set_flags`); those
+    that are missing are off. A unit is written in full, as `Flag.unit_form` says. ``rolled_back``: flags
+    with a rollback that was not cleared; ``killed``: why the kill switch is on; ``peer_can``: whether
+    the other end takes part; ``now``: for flags that expire.
+
+    >>> decide_flag("hybrid_mode", "rack1|rack2", {"hybrid_mode": {"enabled": True}}).reason
+    'below_percentage'
+    """
+    latched = {"since_us": 0, "reason": "assumed", "evidence": None}
+    back = set(rolled_back)
+    flags = {
+        flag: {"rule": rules.get(flag, False), "latch": latched if flag in back else None}
+        for flag in [*FLAG_NAMES, *(flag for flag in rules if flag not in FLAG_NAMES)]
+    }
+    planned = json.dumps({"flags": flags, "killed": killed, "configuration": None})
+    now_s = int(time.time() if now is None else now.timestamp())
+    return FlagDecision.from_dict(
+        name, unit, _dwcp.decide_flag(planned, name, unit, peer_can, now_s)
+    )
+
+
+def exact_units(
+    name: str, percent: float, members: Iterable[str], *, seed: int = 0
+) -> list[str]:
+    """Which of the known members have a feature at a percentage, by rank: exactly that share, rounded up.
+
+    >>> len(exact_units("hybrid_mode", 10, [f"node-{number}" for number in range(20)]))
+    2
+    """
+    return _dwcp.exact_units(name, seed, percent, list(members))
 
 
 def caller(who: str | None) -> str:

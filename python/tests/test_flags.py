@@ -14,6 +14,9 @@ import pytest
 import dwcp
 
 PAIR = "rack1|rack2"
+VECTORS = json.loads(
+    (Path(__file__).resolve().parents[2] / "tests/vectors/rollout.json").read_text(encoding="utf-8")
+)
 DAY = timedelta(days=1)
 
 
@@ -276,3 +279,46 @@ def test_a_rolled_back_flag_is_read() -> None:
     assert flag.latch is not None
     assert flag.latch.evidence == {"rate": 0.05}
     assert flag.latch.since == datetime(1970, 1, 1, 0, 0, 1, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("case", VECTORS["decisions"], ids=lambda case: str(case["why"]))
+def test_decisions_are_those_of_the_vectors(case: dict[str, Any]) -> None:
+    flags = case["set"]["flags"]
+    decision = dwcp.decide_flag(
+        case["flag"],
+        case["unit"],
+        {name: state["rule"] for name, state in flags.items()},
+        rolled_back=[name for name, state in flags.items() if state["latch"]],
+        killed=case["set"]["killed"],
+        peer_can=case["peer_can"],
+        now=datetime.fromtimestamp(case["now_s"], tz=timezone.utc),
+    )
+    assert (decision.is_on, decision.reason) == (case["is_on"], case["reason"])
+
+
+def test_buckets_are_those_of_the_vectors() -> None:
+    built = {"hybrid_mode", "ml_compression", "internet_optimization"}
+    asked = [
+        case for case in VECTORS["buckets"] if case["flag"] in built and all(case["unit"].split("|"))
+    ]
+    assert len(asked) > 30
+    for case in asked:
+        rules = {case["flag"]: {"enabled": True, "seed": case["seed"]}}
+        assert dwcp.decide_flag(case["flag"], case["unit"], rules).bucket == case["bucket"]
+
+
+@pytest.mark.parametrize("case", VECTORS["exact"], ids=lambda case: str(case["percent"]))
+def test_exact_shares_are_those_of_the_vectors(case: dict[str, Any]) -> None:
+    chosen = dwcp.exact_units(case["flag"], case["percent"], case["members"], seed=case["seed"])
+    assert chosen == case["chosen"]
+
+
+def test_a_plan_that_cannot_be_is_named() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        dwcp.decide_flag("hybrid_mode", PAIR, {"nonsense": True})
+    with pytest.raises(ValueError, match="lacks a name"):
+        dwcp.decide_flag("hybrid_mode", "a|", {})
+    with pytest.raises(KeyError, match="nonsense"):
+        dwcp.decide_flag("nonsense", PAIR, {})
+    with pytest.raises(ValueError, match="101"):
+        dwcp.exact_units("hybrid_mode", 101, ["a"])

@@ -6,9 +6,11 @@ use super::guard::Failure;
 use super::strings::{self, fixed};
 use super::structs::{self, SizedStruct};
 use crate::Status;
-use crate::base::limits::{MAX_FLAG_LIST_NAMES, MAX_FLAG_MEMBERS, MAX_UNIT_BYTES};
+use crate::base::limits::{
+    MAX_AUDIT_LINE_BYTES, MAX_FLAG_LIST_NAMES, MAX_FLAG_MEMBERS, MAX_UNIT_BYTES,
+};
 use crate::rollout::{
-    Change, ChangeAction, Decision, Flag, Percent, Reason, RuleEdit, Schedule, UnitKind,
+    Change, ChangeAction, Decision, Flag, FlagSet, Percent, Reason, RuleEdit, Schedule, UnitKind,
 };
 use crate::runtime::rollout::{FlagView, RolloutError};
 use std::ffi::{CStr, c_char};
@@ -176,6 +178,20 @@ pub unsafe fn members_in(
     (0..count).map(read).collect()
 }
 
+/// Flags that need not be in force.
+///
+/// # Safety
+/// As for [`strings::text_in`].
+pub unsafe fn planned_in(flags_json: *const c_char) -> Result<FlagSet, Failure> {
+    // SAFETY: the caller vouches for the text.
+    let text = unsafe { strings::limited_text_in("flags_json", flags_json, MAX_AUDIT_LINE_BYTES)? };
+    let text = text.ok_or_else(|| Failure::null("flags_json"))?;
+    let set: FlagSet = serde_json::from_str(&text)
+        .map_err(|error| Failure::invalid(format!("flags_json: {error}")))?;
+    set.check().map_err(|error| Failure::invalid(error.to_string()))?;
+    Ok(set)
+}
+
 /// # Safety
 /// `pointer` holds an element of `size` bytes, and its texts are as for [`strings::text_in`].
 unsafe fn edit_in(
@@ -235,7 +251,8 @@ fn truth_in(number: u32) -> Result<bool, Failure> {
     }
 }
 
-fn percent_in(rollout_ppm: u32) -> Result<Percent, Failure> {
+/// A percentage in parts of a million.
+pub fn percent_in(rollout_ppm: u32) -> Result<Percent, Failure> {
     Percent::from_parts(rollout_ppm).map_err(|_| {
         let most = Percent::PARTS;
         Failure::invalid(format!("rollout_ppm is {rollout_ppm}; it must be 0 to {most}"))
@@ -342,7 +359,8 @@ mod tests {
 
     fn read(changes: &[dwcp_flag_change]) -> Result<Change, String> {
         // SAFETY: whole structs of ours, with texts that outlive the call.
-        let read = unsafe { change_in(changes.as_ptr(), changes.len(), ptr::null(), c"x".as_ptr()) };
+        let read =
+            unsafe { change_in(changes.as_ptr(), changes.len(), ptr::null(), c"x".as_ptr()) };
         read.map_err(|failure| failure.text)
     }
 
@@ -390,9 +408,8 @@ mod tests {
         assert_eq!(edit.prerequisites, Some(vec![Flag::CrdtSync, Flag::MlCompression]));
         assert_eq!(edit.schedule.flatten().unwrap().stages().len(), 1);
         assert_eq!((edit.owner.as_deref(), edit.enabled), (Some("net"), None));
-        let schedule = |text: &CStr| {
-            edit_of(dwcp_flag_change { schedule: text.as_ptr(), ..zero() }).schedule
-        };
+        let schedule =
+            |text: &CStr| edit_of(dwcp_flag_change { schedule: text.as_ptr(), ..zero() }).schedule;
         assert_eq!(schedule(c"none"), Some(None));
         assert_eq!(schedule(c"guide"), Some(Some(Schedule::guide(Flag::HybridMode))));
     }

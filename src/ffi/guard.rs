@@ -74,7 +74,8 @@ pub fn answer<H: Handled, R>(
     otherwise: R,
     body: impl FnOnce(&H) -> R,
 ) -> R {
-    let caught = catch_unwind(AssertUnwindSafe(|| handle::with::<H, R>(pointer, |object| body(object))));
+    let caught =
+        catch_unwind(AssertUnwindSafe(|| handle::with::<H, R>(pointer, |object| body(object))));
     match caught {
         Ok(Ok(answer)) => answer,
         failed => {

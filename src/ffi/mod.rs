@@ -7,7 +7,7 @@
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
 //! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`paths`], [`flags`], [`decider`],
-//!   [`completion`]: the functions, by subject;
+//!   [`flag_plans`], [`completion`]: the functions, by subject;
 //! * [`conversions`], [`mode_conversions`], [`flag_conversions`]: between C structs and the engine's
 //!   values;
 //! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
@@ -26,6 +26,7 @@ pub mod conversions;
 pub mod decider;
 pub mod driver;
 pub mod flag_conversions;
+pub mod flag_plans;
 pub mod flags;
 pub mod guard;
 pub mod guest;

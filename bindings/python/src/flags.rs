@@ -2,7 +2,9 @@
 
 use crate::door::Handle;
 use crate::{convert, door, error};
-use dwcp::rollout::{Change, ChangeAction, Flag, Schedule, UnknownFlag};
+use dwcp::rollout::{
+    Change, ChangeAction, Flag, FlagSet, Percent, Schedule, Unit, UnknownFlag, decide,
+};
 use dwcp::runtime::rollout::RolloutError;
 use pyo3::prelude::*;
 use serde_json::{Value, json};
@@ -92,4 +94,38 @@ fn rollout_error(py: Python<'_>, failure: &RolloutError) -> PyErr {
 #[pyfunction]
 pub fn guide_schedule<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     convert::to_python(py, &Schedule::guide(flag(py, name)?))
+}
+
+/// What flags that need not be in force would decide; `flags` is a JSON object as the audit log has it.
+#[pyfunction]
+pub fn decide_flag<'py>(
+    py: Python<'py>,
+    flags: &str,
+    name: &str,
+    unit: &str,
+    peer_can: bool,
+    now_s: u64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let flag = flag(py, name)?;
+    let flags: FlagSet =
+        serde_json::from_str(flags).map_err(|failure| error::invalid(py, failure))?;
+    flags.check().map_err(|failure| error::invalid(py, failure))?;
+    let unit = Unit::parse(unit).map_err(|failure| error::invalid(py, failure))?;
+    convert::to_python(py, &decide(&flags, flag, &unit, peer_can, now_s))
+}
+
+/// The members that have a feature at a percentage, by rank.
+#[pyfunction]
+pub fn exact_units(
+    py: Python<'_>,
+    name: &str,
+    seed: u64,
+    percent: f64,
+    members: Vec<String>,
+) -> PyResult<Vec<String>> {
+    let flag = flag(py, name)?;
+    let percent = Percent::from_f64(percent).map_err(|failure| error::invalid(py, failure))?;
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let chosen = dwcp::rollout::exact_units(seed, flag, percent, &members);
+    chosen.map_err(|failure| rollout_error(py, &failure.into()))
 }

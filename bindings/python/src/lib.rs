@@ -31,6 +31,8 @@ fn _dwcp(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command_line::run_operator, module)?)?;
     module.add_function(wrap_pyfunction!(error::status_table, module)?)?;
     module.add_function(wrap_pyfunction!(flags::guide_schedule, module)?)?;
+    module.add_function(wrap_pyfunction!(flags::decide_flag, module)?)?;
+    module.add_function(wrap_pyfunction!(flags::exact_units, module)?)?;
     module.add_function(wrap_pyfunction!(node::kernel_tracking, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_panic, module)?)
 }

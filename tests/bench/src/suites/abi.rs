@@ -1,20 +1,14 @@
 //! What the interfaces cost: C's, measured by a C program linked to `libdwcp.so`, and for the one call that
-//! hot paths make, a decider's, Python's and Rust's too.
+//! hot paths make, a decider's, Python's too.
 
 use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
 use crate::{Failure, Plan};
-use dwcp::rollout::{Flag, FlagSet, Percent, PreparedUnit, Snapshot, Unit};
 use serde_json::Value;
-use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
-/// Decisions that one round times in Rust.
-const DECISIONS: u32 = 20_000_000;
-
-/// Compiles and runs `abi_cost.c`, runs `decide_cost.py`, and decides by itself.
+/// Compiles and runs `abi_cost.c`, and runs `decide_cost.py`.
 pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let library_dir = match &plan.library_dir {
         Some(directory) => directory.clone(),
@@ -23,17 +17,14 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let program = compile(&library_dir, plan.output.with_file_name("abi_cost"))?;
     let (mut call, mut decide, mut reap) =
         (Samples::default(), Samples::default(), Samples::default());
-    let mut rust = Samples::default();
     for _ in 0..plan.rounds {
         let said = answer(&mut Command::new(&program))?;
         call.push(number(&said, "call_ns")?);
         decide.push(number(&said, "decide_ns")?);
         reap.push(number(&said, "reap_us")?);
-        rust.push(decision_ns()?);
     }
     results.add(figure("dwcp_abi_version()", "call", "ns", call, 20.0))?;
     results.add(figure("poll() and reap one", "completion", "us", reap, 5.0))?;
-    results.add(figure("Snapshot::decide", "decide", "ns", rust, 20.0))?;
     results.add(figure("dwcp_decider_is_on()", "decide", "ns", decide, 60.0))?;
     from_python(plan, &library_dir, results)
 }
@@ -70,19 +61,6 @@ fn stage_package(package: &Path, module: &Path) -> Result<(), Failure> {
         }
     }
     Ok(std::os::unix::fs::symlink(module, package.join("_dwcp.abi3.so"))?)
-}
-
-/// What a decision costs where the flags are at hand, without a node.
-fn decision_ns() -> Result<f64, Failure> {
-    let mut flags = FlagSet::default();
-    flags.state_mut(Flag::HybridMode).rule.rollout_percent = Percent::whole(50);
-    let snapshot = Snapshot::new(&flags);
-    let unit = PreparedUnit::from(Unit::parse("rack1|rack2")?);
-    let start = Instant::now();
-    for now_s in 0..u64::from(DECISIONS) {
-        black_box(snapshot.decide(Flag::HybridMode, &black_box(&unit).unit(), true, now_s).is_on);
-    }
-    Ok(start.elapsed().as_nanos() as f64 / f64::from(DECISIONS))
 }
 
 fn figure<'a>(
