@@ -39,7 +39,7 @@ pub struct Plan {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi,rdma"
+        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi,flags,rdma"
     )]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.

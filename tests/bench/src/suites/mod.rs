@@ -3,6 +3,7 @@
 mod abi;
 mod downtime;
 mod fair;
+mod flags;
 mod kills;
 mod memory;
 mod modes;
@@ -30,11 +31,12 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "fair" => fair::run(plan, results),
         "kills" => kills::run(plan, results),
         "abi" => abi::run(plan, results),
+        "flags" => flags::run(plan, results),
         "rdma" => rdma::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => Err(
             "there is no such suite; known: net, wan, relearn, fair, kills, tls, memory, modes, \
-                  downtime, postcopy, abi, rdma, qemu"
+                  downtime, postcopy, abi, flags, rdma, qemu"
                 .into(),
         ),
     }
