@@ -544,6 +544,9 @@ pub enum FeatureFlags {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: u64,
     },
+    /// Raise the percentage of a flag by a plan
+    #[command(subcommand)]
+    Schedule(FlagSchedule),
     /// Switch every flag off: all that is done from then on is as v1 does it
     DisableAll {
         /// Why; it is written into the history
@@ -569,6 +572,38 @@ pub enum FeatureFlags {
         /// Take it back
         #[arg(long)]
         lift: bool,
+    },
+}
+
+/// `feature-flags schedule` commands.
+#[derive(Subcommand, Debug)]
+pub enum FlagSchedule {
+    /// Begin with the first stage
+    ///
+    /// Each further stage comes when its time has come and nothing that was measured speaks against it.
+    /// It goes on over restarts of the node.
+    Start {
+        /// The flag
+        name: String,
+        /// Stages such as 0s:1,1d:10,7d:100 [default: the flag's own, or the guide's six weeks]
+        #[arg(long, value_name = "AFTER:PERCENT,...")]
+        stages: Option<String>,
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// End it; the percentage stays
+    Stop {
+        /// The flag
+        name: String,
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Show the stages, and which have come
+    Show {
+        /// The flag
+        name: String,
     },
 }
 

@@ -192,7 +192,10 @@ fn node_options(config: &Config) -> NodeOptions {
             max_bytes: config.integer(Id::HdeHeldBytes),
         },
         security: security_options(config),
-        rollout: RolloutOptions { kill_switch_file: config.path(Id::RolloutKillSwitchFile) },
+        rollout: RolloutOptions {
+            kill_switch_file: config.path(Id::RolloutKillSwitchFile),
+            rules: Some(config.flag_rules()),
+        },
     }
 }
 

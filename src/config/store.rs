@@ -4,6 +4,7 @@ use super::load::{self, ConfigError};
 use super::value::Value;
 use super::{Config, Id, Origin, edit, keys};
 use crate::Status;
+use crate::rollout::NotBuilt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -27,6 +28,9 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// A feature flag without a component cannot be enabled by a command.
+    #[error(transparent)]
+    NotBuilt(#[from] NotBuilt),
     /// An environment variable holds the key.
     #[error("{key} is overridden by the environment variable {variable}")]
     Overridden {
@@ -54,6 +58,7 @@ impl StoreError {
             StoreError::Invalid(_) | StoreError::Value { .. } => Status::Config,
             StoreError::UnknownKey(_) => Status::NotFound,
             StoreError::Overridden { .. } => Status::BadState,
+            StoreError::NotBuilt(_) => Status::Unsupported,
             StoreError::File { .. } => Status::Io,
         }
     }
@@ -115,6 +120,11 @@ impl ConfigStore {
         let key = id.key();
         let value =
             key.kind.parse(text).map_err(|reason| StoreError::Value { key: key.name, reason })?;
+        if let (Value::Rule(rule), Some(flag)) = (&value, id.flag())
+            && rule.enabled
+        {
+            flag.demand_built()?;
+        }
         let mut current = self.lock();
         if let Origin::Environment { variable } = &current.get(id).origin {
             return Err(StoreError::Overridden { key: key.name, variable: variable.clone() });

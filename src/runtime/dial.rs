@@ -5,10 +5,12 @@ use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANN
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
+use crate::rollout::Flag;
 use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lane::{self, Lane};
 use crate::runtime::lock::lock;
+use crate::runtime::rollout::Decider;
 use crate::runtime::security::{Security, SecurityError, check_claim};
 use crate::runtime::sources::Sources;
 use crate::runtime::steering::Steering;
@@ -123,7 +125,9 @@ impl Dialer {
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        let sources = Sources::new(steering.options().source_addresses);
+        let rollout = steering.modes().rollout().clone();
+        let gate = Decider::for_peer(rollout, Flag::InternetOptimization, &to);
+        let sources = Sources::new(steering.options().source_addresses).gated(gate);
         let lane = None;
         Self { id, opening, features, node, to, stall_timeout, steering, sources, lane, opened }
     }
@@ -131,6 +135,11 @@ impl Dialer {
     /// With a lane for pages beside its connections.
     pub fn with_lane(self, lane: Arc<Lane>) -> Self {
         Self { lane: Some(lane), ..self }
+    }
+
+    /// What decides about a flag for the peer that is dialed.
+    pub fn decider(&self, flag: Flag) -> Decider {
+        Decider::for_peer(self.steering.modes().rollout().clone(), flag, &self.to)
     }
 
     /// The guest's page size, for chunks that come back, which none should.

@@ -5,6 +5,7 @@ mod compression;
 mod config_disk;
 mod control;
 mod daemon;
+mod flags;
 mod guest;
 mod help;
 mod identity;

@@ -42,6 +42,11 @@ impl Child {
         }
     }
 
+    /// What it has said and nobody has waited for; all of it, once it has ended.
+    pub fn rest(&self) -> Vec<String> {
+        self.lines.iter().collect()
+    }
+
     /// Kills it with no chance to say or write anything more.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();

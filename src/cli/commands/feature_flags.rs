@@ -1,6 +1,6 @@
-//! `feature-flags`: list, set, explain, history, disable-all, clear-latch, kill.
+//! `feature-flags`: list, set, explain, history, schedule, disable-all, clear-latch, kill.
 
-use crate::cli::args::{FeatureFlags, SetFlag};
+use crate::cli::args::{FeatureFlags, FlagSchedule, SetFlag};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
@@ -13,6 +13,7 @@ pub async fn run(command: FeatureFlags, client: &Client, output: &Output) -> Res
         FeatureFlags::Set(options) => set(options, client, output).await,
         FeatureFlags::Explain { name, unit } => explain(&name, &unit, client, output).await,
         FeatureFlags::History { limit } => history(limit, client, output).await,
+        FeatureFlags::Schedule(command) => schedule(command, client, output).await,
         FeatureFlags::DisableAll { reason } => {
             let why = reason.unwrap_or_else(|| "feature-flags disable-all".to_owned());
             list(&change("disable-all", &why, client).await?, output)
@@ -72,6 +73,68 @@ fn fields(options: &SetFlag) -> Result<Map<String, Value>, CliError> {
         }
         false => Ok(given),
     }
+}
+
+async fn schedule(command: FlagSchedule, client: &Client, output: &Output) -> Result<(), CliError> {
+    let (name, action, mut body) = match command {
+        FlagSchedule::Start { name, stages, reason } => {
+            let why = reason.unwrap_or_else(|| "feature-flags schedule start".to_owned());
+            let mut body = json!({ "who": who(), "why": why });
+            if let Some(stages) = stages {
+                body["schedule"] = stages_of(&stages)?;
+            }
+            (name, "start-schedule", body)
+        }
+        FlagSchedule::Stop { name, reason } => {
+            let why = reason.unwrap_or_else(|| "feature-flags schedule stop".to_owned());
+            (name, "stop-schedule", json!({ "who": who(), "why": why }))
+        }
+        FlagSchedule::Show { name } => {
+            let flag = client.get(&format!("/v3/flags/{}", checked(&name)?)).await?;
+            return if output.json() {
+                output.value(&flag["schedule"])
+            } else {
+                stages(&flag, output)
+            };
+        }
+    };
+    let flag = client.post(&format!("/v3/flags/{}/{action}", checked(&name)?), body.take()).await?;
+    if output.json() { output.value(&flag) } else { stages(&flag, output) }
+}
+
+/// `0s:1,1d:10` as stages.
+fn stages_of(text: &str) -> Result<Value, CliError> {
+    let malformed = |stage: &str, why: &str| {
+        CliError::Argument(format!("stage {stage:?} is not AFTER:PERCENT, such as 7d:10: {why}"))
+    };
+    let stage = |stage: &str| {
+        let (after, percent) =
+            stage.split_once(':').ok_or_else(|| malformed(stage, "it has no colon"))?;
+        let after = humantime::parse_duration(after.trim())
+            .map_err(|error| malformed(stage, &error.to_string()))?;
+        Ok(json!({ "after_s": after.as_secs(), "percent": percent.trim() }))
+    };
+    Ok(Value::Array(text.split(',').map(stage).collect::<Result<_, CliError>>()?))
+}
+
+fn stages(flag: &Value, output: &Output) -> Result<(), CliError> {
+    let name = text(&flag["name"]);
+    let Some(stages) = flag["schedule"]["stages"].as_array() else {
+        return output
+            .line(&format!("{name} has no schedule; it is at {} %", flag["rollout_percent"]));
+    };
+    let percent = flag["rollout_percent"].as_f64().unwrap_or(0.0);
+    let start = text(&flag["schedule"]["start"]);
+    output.line(&format!("{name} is at {percent} %; its schedule began at {start}"))?;
+    let mut rows = vec![row(["AFTER", "PERCENT", "STATE"])];
+    for stage in stages {
+        let after = Duration::from_secs(stage["after_s"].as_u64().unwrap_or(0));
+        let has_come = stage["percent"].as_f64().unwrap_or(0.0) <= percent;
+        let state = if has_come { "has come" } else { "is to come" };
+        let after = humantime::format_duration(after).to_string();
+        rows.push(vec![after, text(&stage["percent"]), state.to_owned()]);
+    }
+    output.table(&rows)
 }
 
 async fn explain(name: &str, unit: &str, client: &Client, output: &Output) -> Result<(), CliError> {

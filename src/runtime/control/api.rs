@@ -231,14 +231,14 @@ async fn set_config(
     let id = store::find(key)?;
     let text = request.scalar("value")?;
     let text = text.ok_or_else(|| ApiError::argument("field value is missing"))?;
-    let key = key.to_owned();
+    let (key, before) = (key.to_owned(), context.config().get(id).value.to_string());
     // It waits for the disk, which must not hold up everyone else.
     let set = tokio::task::spawn_blocking(move || store.set(&key, &text)).await;
     let changed = set.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
     context.config_changed("set", &changed);
     if changed.iter().any(|id| id.flag().is_some() || *id == Id::RolloutMembers) {
         let shared = context.clone();
-        let applied = tokio::task::spawn_blocking(move || shared.flags_changed()).await;
+        let applied = tokio::task::spawn_blocking(move || shared.take_up_flags(id, &before)).await;
         applied.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
     }
     let mut answer = setting_json(context, &context.config(), id);

@@ -7,7 +7,7 @@ use super::http::Reply;
 use super::request::Request;
 use super::vm::{aside, in_json};
 use crate::base::limits::MAX_FLAG_HISTORY;
-use crate::rollout::{Change, ChangeAction, Flag, RuleEdit};
+use crate::rollout::{Change, ChangeAction, Flag, RuleEdit, Schedule};
 use crate::runtime::rollout::RolloutError;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -61,6 +61,9 @@ pub(super) async fn act(
     request: &Request,
 ) -> Result<Reply, ApiError> {
     let flag = flag(name)?;
+    if matches!(action, "start-schedule" | "stop-schedule") {
+        return schedule(context, flag, action == "start-schedule", request).await;
+    }
     let action = match action {
         "set" => ChangeAction::Edit(vec![(flag, edit(request)?)]),
         "clear-latch" => {
@@ -73,6 +76,26 @@ pub(super) async fn act(
     aside(move || {
         node.change_flags(&change)?;
         in_json(&node.flag(flag))
+    })
+    .await
+}
+
+async fn schedule(
+    context: &Arc<Context>,
+    flag: Flag,
+    is_start: bool,
+    request: &Request,
+) -> Result<Reply, ApiError> {
+    let fields: &[&str] = if is_start { &["schedule", "who", "why"] } else { &WHO_AND_WHY };
+    request.allow(&[], fields)?;
+    let bad = |error: serde_json::Error| ApiError::argument(format!("schedule: {error}"));
+    let schedule = request.body().get("schedule").cloned();
+    let schedule = schedule.map(|json| serde_json::from_value::<Schedule>(json).map_err(bad));
+    let (schedule, (who, why)) = (schedule.transpose()?, who_and_why(request)?);
+    let node = context.node.clone();
+    aside(move || match is_start {
+        true => in_json(&node.start_schedule(flag, schedule, &who, &why)?),
+        false => in_json(&node.stop_schedule(flag, &who, &why)?),
     })
     .await
 }

@@ -246,6 +246,21 @@ impl Context {
         self.config.as_ref().map_or(Ok(()), |store| apply_flags(&self.node, &store.config()))
     }
 
+    /// Hands the flags over after a key was set; where that is refused, the file gets back what it had,
+    /// so that it says what holds.
+    fn take_up_flags(&self, id: Id, before: &str) -> Result<(), ApiError> {
+        let taken = self.flags_changed();
+        if let (Err(_), Some(store)) = (&taken, &self.config) {
+            match store.set(id.key().name, before) {
+                Ok(changed) => self.config_changed("put back", &changed),
+                Err(error) => {
+                    self.log(Level::Error, format!("configuration not put back: {error}"))
+                }
+            }
+        }
+        Ok(taken?)
+    }
+
     fn config_changed(&self, how: &str, changed: &[Id]) {
         let config = self.config();
         let (max_bytes, keep, level) = log_settings(&config);

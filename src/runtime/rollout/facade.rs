@@ -1,10 +1,11 @@
 //! What a node offers of its feature flags; C, C++, Python and the command line use these names.
 
-use super::{Decider, Rollout, RolloutError};
+use super::{Decider, Rollout, RolloutError, change};
 use crate::Node;
 use crate::rollout::audit::Entry;
 use crate::rollout::{
-    Change, ChangeAction, Decision, Flag, FlagRule, FlagRules, FlagSet, FlagState, Latch, Unit,
+    Change, ChangeAction, Decision, Flag, FlagRule, FlagRules, FlagSet, FlagState, Latch, RuleEdit,
+    Schedule, Unit,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -105,6 +106,48 @@ impl Node {
         }
     }
 
+    /// Starts a schedule for a flag, from its first stage: this one, or the flag's own, or the six weeks
+    /// of the upgrade guide. It goes on over restarts; each stage waits for the guards.
+    ///
+    /// # Errors
+    /// As [`Self::change_flags`].
+    pub fn start_schedule(
+        &self,
+        flag: Flag,
+        schedule: Option<Schedule>,
+        who: &str,
+        why: &str,
+    ) -> Result<FlagView, RolloutError> {
+        let own = || self.flag(flag).rule.schedule.map(Schedule::not_started);
+        let schedule = schedule.or_else(own).unwrap_or_else(|| Schedule::guide(flag));
+        let edit = RuleEdit {
+            enabled: Some(true),
+            rollout_percent: Some(schedule.percent_at(0)),
+            schedule: Some(Some(schedule)),
+            ..RuleEdit::default()
+        };
+        self.change_flags(&change(who, why, ChangeAction::Edit(vec![(flag, edit)])))?;
+        Ok(self.flag(flag))
+    }
+
+    /// Ends the schedule of a flag, whose percentage stays.
+    ///
+    /// # Errors
+    /// As [`Self::change_flags`]; also where it has none.
+    pub fn stop_schedule(
+        &self,
+        flag: Flag,
+        who: &str,
+        why: &str,
+    ) -> Result<FlagView, RolloutError> {
+        if self.flag(flag).rule.schedule.is_none() {
+            return Err(RolloutError::NoSchedule(flag));
+        }
+        let edit = RuleEdit { schedule: Some(None), ..RuleEdit::default() };
+        self.change_flags(&change(who, why, ChangeAction::Edit(vec![(flag, edit)])))?;
+        Ok(self.flag(flag))
+    }
+
     /// The newest changes of the flags, newest first, as the audit log has them; at most 1,024 are kept
     /// at hand.
     pub fn flag_history(&self, limit: usize) -> Vec<Entry> {
@@ -158,8 +201,4 @@ impl Node {
     pub(crate) fn rollout(&self) -> &Arc<Rollout> {
         self.modes().rollout()
     }
-}
-
-fn change(who: &str, why: &str, action: ChangeAction) -> Change {
-    Change { who: who.to_owned(), why: why.to_owned(), evidence: None, action }
 }

@@ -1,8 +1,8 @@
 //! The kill switch: a file, an environment variable, or a call. It holds at once, before anything is
 //! written down, and needs nothing but the node's own thread.
 
-use super::Rollout;
 use super::error::RolloutError;
+use super::{Rollout, change};
 use crate::observe::EventKind;
 use crate::rollout::{Change, ChangeAction};
 use crate::runtime::clock::now;
@@ -30,7 +30,7 @@ impl Rollout {
     /// back by a call. One that cannot be written down holds all the same.
     pub fn set_kill_switch(&self, who: &str, reason: Option<&str>) -> Result<(), RolloutError> {
         let Some(reason) = reason else { return self.lift_kill_switch(who) };
-        let kill = change(who, format!("{BY_CALL}{reason}"), ChangeAction::Kill);
+        let kill = change(who, &format!("{BY_CALL}{reason}"), ChangeAction::Kill);
         // What the engine refuses, such as a reason of control characters, must not hold either.
         crate::rollout::apply(&self.set(), &kill, 0)?;
         self.kill(&kill);
@@ -41,7 +41,7 @@ impl Rollout {
         if let Some(why) = self.thrown_by_itself() {
             return Err(RolloutError::KillHeld(why));
         }
-        self.change(&change(who, "called off".to_owned(), ChangeAction::LiftKill))
+        self.lift(&change(who, "called off", ChangeAction::LiftKill))
     }
 
     /// Follows the file and the environment.
@@ -54,12 +54,11 @@ impl Rollout {
         }
         match (self.thrown_by_itself(), holds) {
             (Some(why), holds) if holds.as_ref() != Some(&why) => {
-                self.kill(&change(WHO, why, ChangeAction::Kill));
+                self.kill(&change(WHO, &why, ChangeAction::Kill));
             }
             (Some(_), _) => self.record_emergency(),
             (None, Some(_)) if self.watch.may_retry(now()) => {
-                let lift =
-                    change(WHO, "what had thrown it is gone".to_owned(), ChangeAction::LiftKill);
+                let lift = change(WHO, "what had thrown it is gone", ChangeAction::LiftKill);
                 if let Err(error) = self.lift(&lift) {
                     self.watch.retry_at(now() + RETRY);
                     self.complain(&format!("the kill switch stays on: {error}"));
@@ -71,10 +70,11 @@ impl Rollout {
 
     /// A kill that was never written down is only taken back.
     fn lift(&self, lift: &Change) -> Result<(), RolloutError> {
-        if lock(&self.door).set().killed.is_some() {
+        let mut published = lock(&self.published);
+        if published.emergency.is_none() || published.set.killed.is_some() {
+            drop(published);
             return self.change(lift);
         }
-        let mut published = lock(&self.published);
         published.emergency = None;
         self.renew(&mut published);
         drop(published);
@@ -99,8 +99,6 @@ impl Rollout {
         self.renew(&mut published);
         drop(published);
         self.call_listeners();
-        let text = format!("every feature flag is off: {}", kill.why);
-        self.journal.publish(None, None, EventKind::Notice { text });
         self.try_to_record(kill);
     }
 
@@ -108,7 +106,7 @@ impl Rollout {
     fn record_emergency(&self) {
         let emergency = lock(&self.published).emergency.clone();
         if let Some(why) = emergency.filter(|_| self.watch.may_retry(now())) {
-            self.try_to_record(&change(WHO, why, ChangeAction::Kill));
+            self.try_to_record(&change(WHO, &why, ChangeAction::Kill));
         }
     }
 
@@ -126,8 +124,4 @@ impl Rollout {
         let text = text.to_owned();
         self.journal.publish(None, None, EventKind::Notice { text });
     }
-}
-
-fn change(who: &str, why: String, action: ChangeAction) -> Change {
-    Change { who: who.to_owned(), why, evidence: None, action }
 }

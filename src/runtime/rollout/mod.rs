@@ -27,7 +27,7 @@ pub use kill_switch::KILL_SWITCH_VARIABLE;
 use crate::observe::EventKind;
 use crate::rollout::audit::Entry;
 use crate::rollout::{
-    Change, ChangeAction, Decision, Flag, FlagSet, Membership, Reason, Snapshot, Unit,
+    Change, ChangeAction, Decision, Flag, FlagRules, FlagSet, Membership, Reason, Snapshot, Unit,
 };
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::journal::Journal;
@@ -45,6 +45,8 @@ pub struct RolloutOptions {
     /// While this file is there, every flag is off; none: `kill-switch` in the state directory, if the
     /// node has one.
     pub kill_switch_file: Option<PathBuf>,
+    /// The rules of a configuration, for [`Rollout::configure`] before the node takes anything in.
+    pub rules: Option<FlagRules>,
 }
 
 /// The flags of one node.
@@ -102,6 +104,10 @@ impl Rollout {
         }
         // Before anybody asks for a decision.
         rollout.look_at_kill_switch();
+        if let Some(Err(error)) = options.rules.as_ref().map(|rules| rollout.configure(rules)) {
+            let text = format!("feature flags of the configuration: {error}");
+            rollout.journal.publish(None, None, EventKind::Notice { text });
+        }
         Ok(rollout)
     }
 
@@ -303,6 +309,11 @@ impl Published {
     }
 }
 
+/// A change without evidence.
+fn change(who: &str, why: &str, action: ChangeAction) -> Change {
+    Change { who: who.to_owned(), why: why.to_owned(), evidence: None, action }
+}
+
 /// A flag's bit, as in hellos.
 fn bit(flag: Flag) -> u32 {
     1 << flag.index()
@@ -312,3 +323,6 @@ fn bit(flag: Flag) -> u32 {
 fn now_s() -> u64 {
     wall_clock_us() / 1_000_000
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,9 +32,11 @@ impl Peers {
         has_room
     }
 
-    /// Whether a peer does not take part in a flag.
-    pub fn refuses(&self, address: &str, flag: Flag) -> bool {
-        self.known.get(address).is_some_and(|peer| peer.refused & bit(flag) != 0)
+    /// Whether a peer, by its address or its name, does not take part in a flag.
+    pub fn refuses(&self, peer: &str, flag: Flag) -> bool {
+        let by_name = || self.known.values().find(|known| *known.name == *peer);
+        let known = self.known.get(peer).or_else(by_name);
+        known.is_some_and(|peer| peer.refused & bit(flag) != 0)
     }
 
     /// What a flag is decided for, between this node and a peer: by its address until its name is known.
@@ -63,6 +65,7 @@ mod tests {
         assert!(peers.refuses("10.0.0.2:1", Flag::MlCompression));
         assert!(!peers.refuses("10.0.0.2:1", Flag::HybridMode));
         assert!(!peers.refuses("10.0.0.3:1", Flag::MlCompression));
+        assert!(peers.refuses("b", Flag::MlCompression));
     }
 
     #[test]

@@ -133,6 +133,7 @@ fn features() -> Features {
         post_copy: true,
         rdma: true,
         recovers: None,
+        flags: 0b10011,
     }
 }
 
