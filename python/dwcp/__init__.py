@@ -48,10 +48,19 @@ from dwcp.node import Node
 from dwcp.paths import PathOptions, RdmaOptions
 from dwcp.remote import RemoteDecider, RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
+from dwcp.rollout import (
+    ArmFigures,
+    RolloutEvent,
+    RolloutOutcome,
+    RolloutPoint,
+    RolloutReport,
+    simulate_rollout,
+)
 from dwcp.status import Status
 
 __all__ = [
     "FLAG_NAMES",
+    "ArmFigures",
     "BufferGuest",
     "Decider",
     "DestinationGuest",
@@ -82,6 +91,10 @@ __all__ = [
     "RemoteMigration",
     "RemoteNode",
     "Report",
+    "RolloutEvent",
+    "RolloutOutcome",
+    "RolloutPoint",
+    "RolloutReport",
     "RolloutSchedule",
     "RolloutStage",
     "SourceGuest",
@@ -95,5 +108,6 @@ __all__ = [
     "exact_units",
     "guide_schedule",
     "kernel_tracking",
+    "simulate_rollout",
     *errors.__all__,
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dwcp.flags import Flag
     from dwcp.report import Report
+    from dwcp.rollout import RolloutReport
 
 _COLOURS = {
     "connect": "#8c8c8c",
@@ -60,6 +61,22 @@ def flags(flags: Iterable[Flag]) -> str:
         percent = f"{flag.rollout_percent:g} %"
         rows.append(_cells("td", (flag.name, flag.state, enabled, percent, *lists, flag.owner, why)))
     return f"<table>{''.join(rows)}</table>"
+
+
+def rollout(report: RolloutReport) -> str:
+    """A simulated rollout: where each flag ended, and what happened."""
+    ends = [_cells("th", ("Flag", "Ended at", "Rolled back", "Why"))]
+    for flag in report.flags:
+        day = flag.rolled_back_at_day
+        when = "-" if day is None else f"day {day:.2f}"
+        why = "" if flag.evidence is None else str(flag.evidence["sentence"])
+        ends.append(_cells("td", (flag.flag, f"{flag.percent:g} %", when, why)))
+    events = "".join(f"<li>{escape(str(event))}</li>" for event in report.events)
+    title = f"{report.name}: {report.days:g} days, {report.requests:,} requests, seed {report.seed}"
+    return (
+        f"<div><strong>{escape(title)}</strong><table>{''.join(ends)}</table>"
+        f"<details><summary>{len(report.events)} events</summary><ul>{events}</ul></details></div>"
+    )
 
 
 def phase_bar(phases: Mapping[str, float]) -> str:

@@ -15,6 +15,7 @@ mod migration;
 mod modes;
 mod node;
 mod paths;
+mod rollout;
 mod sink;
 mod source;
 
@@ -33,6 +34,7 @@ fn _dwcp(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flags::guide_schedule, module)?)?;
     module.add_function(wrap_pyfunction!(flags::decide_flag, module)?)?;
     module.add_function(wrap_pyfunction!(flags::exact_units, module)?)?;
+    module.add_function(wrap_pyfunction!(rollout::simulate_rollout, module)?)?;
     module.add_function(wrap_pyfunction!(node::kernel_tracking, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_panic, module)?)
 }
