@@ -4,6 +4,7 @@ pub mod edit;
 pub mod flag_rule;
 pub mod keys;
 pub mod load;
+pub mod scenario;
 pub mod store;
 pub mod tree;
 pub mod units;
