@@ -21,6 +21,12 @@ impl TimeCounts {
         self.sum_us = self.sum_us.saturating_add(us);
     }
 
+    /// Takes in what another one has counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(ours, theirs)| *ours += theirs);
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
     /// How many took at most as long as each bound and longer than the one before; the last one: longer
     /// than every bound.
     pub fn counts(&self) -> &[u64] {

@@ -39,6 +39,7 @@ impl FaultTimes {
     /// Takes in what another histogram has.
     pub fn merge(&mut self, other: &Self) {
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(ours, theirs)| *ours += theirs);
+        self.by_bound.merge(&other.by_bound);
         self.count += other.count;
         self.longest_us = self.longest_us.max(other.longest_us);
     }
@@ -111,6 +112,7 @@ mod tests {
             let mut twice = times.clone();
             twice.merge(&times);
             assert_eq!((twice.count(), twice.all_but_us(10)), (4_000, times.all_but_us(10)));
+            assert_eq!(twice.by_bound().sum_us(), 2 * times.by_bound().sum_us());
         }
     }
 

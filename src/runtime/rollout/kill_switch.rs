@@ -21,6 +21,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// called off.
 const BY_FILE: &str = "file ";
 const BY_ENVIRONMENT: &str = "environment variable ";
+/// What the reason of a kill by call begins with.
 pub const BY_CALL: &str = "call: ";
 
 impl Rollout {
