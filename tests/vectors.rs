@@ -5,6 +5,8 @@ use dwcp::encoding::{
 };
 use serde_json::Value;
 
+#[path = "vectors/rollout.rs"]
+mod rollout;
 #[path = "vectors/v1_documents.rs"]
 mod v1_documents;
 #[path = "vectors/v1_frames.rs"]

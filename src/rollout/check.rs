@@ -277,7 +277,8 @@ mod tests {
         assert!(refused(|rule| rule.owner = "x".repeat(129)).contains("owner"));
         assert!(refused(|rule| rule.owner = "\x07".into()).contains("control characters"));
         assert!(refused(|rule| rule.expires_s = Some(u64::MAX)).contains("beyond the year 9999"));
-        let mut set = FlagSet { killed: Some(String::new()), ..FlagSet::default() };
+        let mut set = FlagSet::default();
+        set.killed = Some(String::new());
         assert!(set.check().is_err());
         set.killed = Some("drill".into());
         assert_eq!(set.check(), Ok(()));

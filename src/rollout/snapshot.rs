@@ -154,3 +154,7 @@ impl Compiled {
 const fn bit(flag: Flag) -> u8 {
     1 << flag.index()
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ mod interrupts;
 mod modes;
 mod operator;
 mod resources;
+mod rollout;
 mod soak;
 mod stage;
 mod v1;

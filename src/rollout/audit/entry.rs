@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// The hash of a line: 32 bytes of BLAKE3, written as 64 hexadecimal digits.
+/// The hash of a line: 32 bytes of BLAKE3, written as 64 small hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct EntryHash(pub [u8; 32]);
 
@@ -28,7 +28,8 @@ pub struct Tip {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    version: u32,
+    /// The version of the format, [`Entry::VERSION`].
+    pub version: u32,
     /// Its number; each is one more than the one before.
     pub seq: u64,
     /// When, in microseconds since 1970, by the clock of the node. It may go back; `seq` does not.
@@ -188,15 +189,17 @@ impl fmt::Debug for EntryHash {
 
 /// The text is not a hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("hash {} is not 64 hexadecimal digits", quoted(.0))]
+#[error("hash {} is not 64 small hexadecimal digits", quoted(.0))]
 pub struct ParseHashError(String);
 
 impl FromStr for EntryHash {
     type Err = ParseHashError;
 
     fn from_str(text: &str) -> Result<Self, ParseHashError> {
-        let hash = blake3::Hash::from_hex(text).map_err(|_| ParseHashError(text.to_owned()))?;
-        Ok(Self(*hash.as_bytes()))
+        let hash = blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).ok();
+        // A hash has one spelling, or its own digits could be edited.
+        let hash = hash.filter(|hash| hash.to_string() == text);
+        hash.ok_or_else(|| ParseHashError(text.to_owned()))
     }
 }
 

@@ -242,7 +242,9 @@ fn listeners_and_deciders_hear_of_every_change() {
     let rollout = Rollout::in_memory("a");
     let told = Arc::new(AtomicUsize::new(0));
     let counted = told.clone();
-    rollout.on_change(Arc::new(move || drop(counted.fetch_add(1, Ordering::SeqCst))));
+    rollout.on_change(Arc::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    }));
     let unit = Unit::pair("a", "b");
     let of_unit = Decider::for_unit(rollout.clone(), Flag::HybridMode, unit.into());
     let of_peer = Decider::for_peer(rollout.clone(), Flag::HybridMode, "b:1");

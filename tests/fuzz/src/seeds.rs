@@ -18,6 +18,8 @@ use dwcp::wire::{
 
 #[path = "../../support/qemu_stream.rs"]
 mod qemu_stream;
+#[path = "rollout_seeds.rs"]
+mod rollout;
 #[path = "v1_seeds.rs"]
 mod v1;
 
@@ -56,6 +58,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "c_calls" => vec![c_call_sequence()],
         "qemu_stream" => qemu_streams(),
         "segment_framing" => framings(),
+        "flag_rules" => rollout::flag_rules(),
+        "audit_log" => rollout::audit_log(),
         _ => vec![Vec::new()],
     }
 }

@@ -28,11 +28,14 @@ use std::fmt::Debug;
 
 #[path = "c_calls.rs"]
 mod c_calls;
+#[path = "rollout.rs"]
+mod rollout;
 #[path = "store.rs"]
 mod store;
 #[path = "v1.rs"]
 mod v1;
 pub use c_calls::c_calls;
+pub use rollout::{audit_log, flag_rules};
 pub use store::{store, stored_pages};
 pub use v1::{v1_document_is_read, v1_documents, v1_frames, v1_link, v1_payloads};
 
@@ -70,6 +73,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("c_calls", c_calls),
     ("qemu_stream", qemu_stream),
     ("segment_framing", segment_framing),
+    ("flag_rules", flag_rules),
+    ("audit_log", audit_log),
 ];
 
 /// A preface or a frame header and its body; the header's checksum is made right half of the time.

@@ -3,6 +3,7 @@
 mod abi;
 mod downtime;
 mod fair;
+mod flags;
 mod kills;
 mod memory;
 mod modes;
@@ -11,6 +12,7 @@ mod post_copy;
 pub mod qemu;
 mod rdma;
 mod relearn;
+mod rollout;
 mod tls;
 
 use crate::results::Results;
@@ -30,11 +32,13 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "fair" => fair::run(plan, results),
         "kills" => kills::run(plan, results),
         "abi" => abi::run(plan, results),
+        "flags" => flags::run(plan, results),
         "rdma" => rdma::run(plan, results),
+        "rollout" => rollout::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => Err(
             "there is no such suite; known: net, wan, relearn, fair, kills, tls, memory, modes, \
-                  downtime, postcopy, abi, rdma, qemu"
+                  downtime, postcopy, abi, flags, rollout, rdma, qemu"
                 .into(),
         ),
     }
