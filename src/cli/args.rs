@@ -286,6 +286,15 @@ pub enum Rollout {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
+    ///
+    /// Nodes are started as processes of their own, with guests that move between them all the time.
+    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
+    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
+    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
+    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
+    /// and none is touched.
+    Drill(DrillOptions),
 }
 
 /// Options of `status`.
@@ -334,23 +343,6 @@ pub enum Operations {
     /// anything of it fails, or if nothing was broken that the nodes noticed. Ctrl-C ends it early,
     /// with exit code 130. No daemon is needed, and none is touched.
     ChaosTest(ChaosTest),
-    /// Rehearse the rollout of a feature flag
-    #[command(subcommand)]
-    Rollout(Rollout),
-}
-
-/// `rollout` commands.
-#[derive(Subcommand, Debug)]
-pub enum Rollout {
-    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
-    ///
-    /// Nodes are started as processes of their own, with guests that move between them all the time.
-    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
-    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
-    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
-    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
-    /// and none is touched.
-    Drill(DrillOptions),
 }
 
 /// Options of `chaos-test`.

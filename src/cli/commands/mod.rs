@@ -26,7 +26,7 @@ mod status;
 mod v1;
 mod vm;
 
-use super::args::{Command, Operations, Rollout};
+use super::args::{Command, Operations};
 use super::client::Client;
 use super::error::CliError;
 use super::output::Output;
@@ -74,7 +74,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
-        Command::Rollout(command) => rollout::run(command, client, output).await?,
+        Command::Rollout(command) => return rollout::run(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
@@ -95,6 +95,5 @@ async fn operations(command: Operations, client: &Client, output: &Output) -> Re
         }
         Operations::SoakTest(options) => soak_test::run(options, output).await,
         Operations::ChaosTest(options) => chaos_test::run(options, output).await,
-        Operations::Rollout(Rollout::Drill(options)) => drill::run(options, output).await,
     }
 }
