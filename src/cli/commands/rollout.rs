@@ -1,4 +1,4 @@
-//! `rollout`: how rollouts stand, one played on a simulated cluster, and one rehearsed on real nodes.
+//! `rollout`: how rollouts stand, one played on a simulated cluster, and one on nodes of this machine.
 
 use super::drill;
 use crate::cli::args::Rollout;

@@ -209,7 +209,7 @@ fn reset(stream: &TcpStream) {
 /// More than a handshake or a probe takes, and less than the smallest guest of a drill.
 const BREAKS_AFTER_BYTES: u64 = 128 << 10;
 /// A source that goes on trying for less than this is to fail.
-pub const REPEATED_FOR: Duration = Duration::from_millis(2500);
+pub const REPEATED_FOR: Duration = Duration::from_secs(6);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::links::Links;
 use crate::cli::args::TrialNode;
 use crate::cli::error::{CliError, FAILED};
 use crate::rollout::Flag;
+use crate::rollout::guard::Limits;
 use crate::runtime::control::{ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
 use crate::{Node, NodeOptions, SecurityOptions};
@@ -155,6 +156,7 @@ impl Served {
             Some("strike") => self.strike(order)?,
             Some("mend") => self.links()?.strike(None),
             Some("broken") => return Ok(json!(self.links()?.broken())),
+            Some("allow-everything") => self.node.set_rollback_limits(everything())?,
             Some("spoil") => self.spoil(name, order)?,
             _ => return Err(NodeFailure::Order(order.clone())),
         }
@@ -232,6 +234,17 @@ impl Served {
             _ => return Err(NodeFailure::Order(order.clone())),
         }
         Ok(())
+    }
+}
+
+/// As little as guards can be told to watch for.
+fn everything() -> Limits {
+    Limits {
+        max_error_rate: 90.0,
+        max_latency_increase: 10_000.0,
+        min_throughput_ratio: 0.01,
+        max_mode_switch_rate: 10_000.0,
+        stages: vec![],
     }
 }
 

@@ -330,7 +330,7 @@ fn small_guests(options: &DrillOptions) -> Vec<Rover> {
 
 /// A source that has lost its connections gives up before a link forgets that it has to break them.
 pub fn small_options() -> Value {
-    json!({ "streams": 1, "reconnect_timeout": "2s", "stall_timeout": "30s" })
+    json!({ "streams": 1, "reconnect_timeout": "5s", "stall_timeout": "30s" })
 }
 
 /// Slow enough for a fault to be noticed before such a guest has come; of its memory, half is sent.
