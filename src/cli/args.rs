@@ -271,6 +271,8 @@ pub enum Modes {
 /// `rollout` commands.
 #[derive(Subcommand, Debug)]
 pub enum Rollout {
+    /// Show how the rollout of each flag stands, and what the guards have found
+    Status,
     /// Play a rollout on a simulated cluster: six weeks in a second
     ///
     /// The scenario says how large the cluster is, how its links behave and what goes wrong; the flags,

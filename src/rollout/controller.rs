@@ -134,9 +134,13 @@ impl Controller {
     /// [`LimitsError`] for limits that cannot be meant.
     pub fn new(limits: Limits) -> Result<Self, LimitsError> {
         limits.check()?;
+        Ok(Self::with(limits))
+    }
+
+    fn with(limits: Limits) -> Self {
         let ramps = Flag::ALL.map(|flag| Ramp::new(flag, &limits));
         let (clock, quiet_until) = (SteadyClock::default(), Time::default());
-        Ok(Self { limits, clock, ramps, raises: 0, quiet_until })
+        Self { limits, clock, ramps, raises: 0, quiet_until }
     }
 
     /// The limits in force.
@@ -334,6 +338,13 @@ impl Controller {
         }
         let is_pending = self.ramps.iter().any(|ramp| ramp.pending().is_some());
         (is_pending || now < self.quiet_until).then_some(HoldReason::Aftermath)
+    }
+}
+
+impl Default for Controller {
+    /// With the limits of the upgrade guide.
+    fn default() -> Self {
+        Self::with(Limits::default())
     }
 }
 

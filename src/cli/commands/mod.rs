@@ -73,7 +73,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
-        Command::Rollout(command) => rollout::run(command, output)?,
+        Command::Rollout(command) => rollout::run(command, client, output).await?,
         Command::Identity(command) => identity::run(command, output)?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
