@@ -58,7 +58,7 @@ pub enum ChangeAction {
     /// The kill switch off.
     LiftKill,
     /// Everything replaced, as when a state is imported.
-    Whole(FlagSet),
+    Whole(Box<FlagSet>),
 }
 
 /// A change that is refused; nothing of it holds.
@@ -135,7 +135,7 @@ pub fn apply(set: &FlagSet, change: &Change, now_us: u64) -> Result<FlagSet, Cha
         ChangeAction::LiftKill => {
             next.killed.take().ok_or(ChangeError::NotKilled)?;
         }
-        ChangeAction::Whole(whole) => next = whole.clone(),
+        ChangeAction::Whole(whole) => next = (**whole).clone(),
     }
     start_schedules(&mut next, now_us / MICROS);
     next.check()?;

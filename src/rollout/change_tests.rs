@@ -166,7 +166,7 @@ fn a_change_holds_whole_or_not_at_all() {
     assert_eq!(refused(&set, nothing), "the change sets nothing of crdt_sync");
     let mut odd = FlagSet::default();
     odd.state_mut(Flag::HybridMode).rule.allow_list = vec!["\x07".into()];
-    assert!(refused(&set, ChangeAction::Whole(odd)).contains("control characters"));
+    assert!(refused(&set, ChangeAction::Whole(Box::new(odd))).contains("control characters"));
     let action = ChangeAction::Latch(Flag::HybridMode);
     let evidence = Json::of("evidence", &"x".repeat(MAX_EVIDENCE_BYTES)).ok();
     let change = Change { evidence, ..change(action) };
@@ -181,7 +181,7 @@ fn changes_round_trip_as_json() {
         ChangeAction::Advance { flag: Flag::CrdtSync, percent: Percent::FULL },
         ChangeAction::DisableAll,
         ChangeAction::Latch(Flag::HybridMode),
-        ChangeAction::Whole(FlagSet::default()),
+        ChangeAction::Whole(Box::default()),
     ];
     for action in actions {
         assert!(!action.to_string().is_empty());
