@@ -213,8 +213,7 @@ class FlagDecision:
     @classmethod
     def from_dict(cls, flag: str, unit: str, values: Mapping[str, Any]) -> FlagDecision:
         """The decision about a flag and a unit from its JSON object."""
-        own = {"prerequisite": values.get("flag"), "flag": flag, "unit": unit}
-        return cls(**known_fields(cls, {**values, **own}))
+        return cls(**known_fields(cls, {**values, "flag": flag, "unit": unit}))
 
     def __bool__(self) -> bool:
         return self.is_on
@@ -345,7 +344,7 @@ def edit(
         "prerequisites": _names(prerequisites),
         "owner": owner,
     }
-    values = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if schedule is not None:
         values["schedule"] = _schedule(flag, schedule)
     if expires is not None:

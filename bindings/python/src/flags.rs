@@ -3,11 +3,11 @@
 use crate::door::Handle;
 use crate::{convert, door, error};
 use dwcp::rollout::{
-    Change, ChangeAction, Flag, FlagSet, Percent, Schedule, Unit, UnknownFlag, decide,
+    Change, ChangeAction, Flag, FlagSet, Percent, RuleEdit, Schedule, Unit, UnknownFlag, decide,
 };
 use dwcp::runtime::rollout::RolloutError;
 use pyo3::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 /// Answers again and again, in some nanoseconds, whether a unit has a feature.
 ///
@@ -64,10 +64,21 @@ pub fn flag(py: Python<'_>, name: &str) -> PyResult<Flag> {
 
 /// A change of some flags: `edits` is a JSON object of edits by the flags' names.
 pub fn change(py: Python<'_>, edits: &str, who: String, why: String) -> PyResult<Change> {
-    let read = |edits| serde_json::from_value::<ChangeAction>(json!({ "edit": edits }));
-    let action = serde_json::from_str::<Value>(edits).and_then(read);
-    let action = action.map_err(|failure| error::invalid(py, failure))?;
-    Ok(Change { who, why, evidence: None, action })
+    let edits: Map<String, Value> =
+        serde_json::from_str(edits).map_err(|failure| error::invalid(py, failure))?;
+    let edit = |(name, fields): (String, Value)| Ok((flag(py, &name)?, edit(py, fields)?));
+    let edits: PyResult<Vec<(Flag, RuleEdit)>> = edits.into_iter().map(edit).collect();
+    Ok(Change { who, why, evidence: None, action: ChangeAction::Edit(edits?) })
+}
+
+/// An edit; each field alone first, so that what is wrong is told with its name.
+fn edit(py: Python<'_>, fields: Value) -> PyResult<RuleEdit> {
+    let read = |fields| serde_json::from_value::<RuleEdit>(fields);
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        read(alone.into()).map_err(|failure| error::invalid(py, format!("{name}: {failure}")))?;
+    }
+    read(fields).map_err(|failure| error::invalid(py, failure))
 }
 
 /// Runs an operation on flags without the GIL.

@@ -17,7 +17,7 @@ pub struct Trial {
     /// It is to be found within so much.
     pub wanted: f64,
     pub most_runs: u64,
-    is_late: bool,
+    pub is_late: bool,
 }
 
 /// What is counted from the beginning of the harm until it was found.
