@@ -322,6 +322,27 @@ fn a_daemon_killed_in_an_import_has_all_of_it_or_nothing() {
 }
 
 #[test]
+fn an_edited_log_of_the_flags_is_found_while_the_node_runs() {
+    let host = Host::filled();
+    let check = || {
+        let output = host.daemon().run(&["--json", "data-integrity-check"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = answer["checks"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(found["what"], "changes of flags");
+        (output.status.code(), found)
+    };
+    let (code, found) = check();
+    assert_eq!((code, &found["failed"], &found["checked"]), (Some(0), &json!(0), &json!(3)));
+    let log = host.scratch.path("state/rollout.log");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.replacen("\"who\":\"operator\"", "\"who\":\"mallory!\"", 1)).unwrap();
+    let (code, found) = check();
+    assert_eq!((code, &found["failed"]), (Some(1), &json!(1)));
+    let detail = found["details"][0].as_str().unwrap();
+    assert!(detail.contains("line 2: it was edited"), "{detail}");
+}
+
+#[test]
 fn a_program_without_a_configuration_has_a_state_too() {
     let pair = Pair::new();
     pair.add_guest("vm", 8);

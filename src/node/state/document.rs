@@ -101,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<Input, DocumentError> {
         return Err(DocumentError::TooLong(bytes.len()));
     }
     // Whether it is of this format and version comes first: of any other, nothing else can be said.
-    let head: Head = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+    let head: Head = serde_json::from_slice(bytes).map_err(|error| broken(&error, bytes))?;
     match (&head.format, &head.version) {
         (None, _) if head.is_v1() => {
             let flags = Flags::decode(bytes);
@@ -199,11 +199,22 @@ fn malformed(error: &serde_json::Error) -> DocumentError {
     DocumentError::Malformed(clip(&error.to_string()))
 }
 
-fn broken(error: &serde_json::Error) -> DocumentError {
+fn broken(error: &serde_json::Error, bytes: &[u8]) -> DocumentError {
+    let (line, column) = (error.line(), error.column());
     match error.classify() {
-        Category::Eof => DocumentError::CutOff { line: error.line(), column: error.column() },
+        Category::Eof => DocumentError::CutOff { line, column },
+        // Cut in the middle of a number or a word.
+        Category::Syntax if bytes.starts_with(b"{") && end_of(bytes) == (line, column) => {
+            DocumentError::CutOff { line, column }
+        }
         _ => DocumentError::NotJson(clip(&error.to_string())),
     }
+}
+
+/// The line and column of the last byte.
+fn end_of(bytes: &[u8]) -> (usize, usize) {
+    let last = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    (1 + bytes.iter().filter(|byte| **byte == b'\n').count(), bytes.len() - last)
 }
 
 /// At most as much of a file's text as an error should hold.

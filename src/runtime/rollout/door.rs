@@ -75,6 +75,14 @@ impl Door {
         self.history.iter().rev().take(limit).cloned().collect()
     }
 
+    /// Whether the log on disk is still what was written; says how many changes it holds.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify(&self) -> Result<u64, RolloutError> {
+        Ok(self.log.as_ref().map_or(Ok(0), |log| log.verify(self.tip))?)
+    }
+
     fn record(
         &mut self,
         change: &Change,

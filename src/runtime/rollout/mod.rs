@@ -190,6 +190,15 @@ impl Rollout {
         lock(&self.door).history(limit)
     }
 
+    /// Whether the audit log on disk is still what was written; says how many changes it holds. Changes wait
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify_log(&self) -> Result<u64, RolloutError> {
+        lock(&self.door).verify()
+    }
+
     /// Replaces the nodes of which percentages are taken; none: by hash alone.
     ///
     /// # Errors
