@@ -13,7 +13,7 @@ const PATIENT: [&str; 6] =
 /// Runs a small drill, which must leave nothing behind; gives its exit code and its last line.
 fn drill(args: &[&str]) -> (Option<i32>, Value) {
     let scratch = Scratch::new();
-    let small = ["--json", "rollout", "drill", "--nodes", "5", "--large-memory", "8MiB"];
+    let small = ["--json", "rollout", "drill", "--nodes", "5"];
     let mut command = operator(Path::new("/nowhere"), &[&small[..], args].concat());
     let (status, out, errors) = Process::spawn(command.env("TMPDIR", &scratch.0)).finish();
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "something was left behind");

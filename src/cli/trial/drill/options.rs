@@ -77,14 +77,35 @@ impl DrillOptions {
     /// What is too much.
     pub fn check(&self) -> Result<(), String> {
         let guests = (self.nodes - 1) * self.guests;
-        match guests > MOST_GUESTS {
-            true => Err(format!(
+        if guests > MOST_GUESTS {
+            return Err(format!(
                 "{guests} guests are more than {MOST_GUESTS}: take fewer nodes or guests"
-            )),
-            false => Ok(()),
+            ));
         }
+        let rate = self.slow_bytes_per_s();
+        if rate < SLOWEST_BYTES_PER_S {
+            return Err(format!(
+                "{} bytes are too few to be under way for as long as a fault may go unnoticed: at \
+                 {rate} bytes a second, which is less than {SLOWEST_BYTES_PER_S}; take a larger \
+                 --large-memory or a shorter --notice-within",
+                self.large_memory
+            ));
+        }
+        Ok(())
+    }
+
+    /// How fast the large guests are sent: slow enough for a fault to be noticed before they have come;
+    /// of their memory, half is sent.
+    pub fn slow_bytes_per_s(&self) -> u64 {
+        let held_s = (self.notice_within + MEANWHILE).as_secs().max(1);
+        self.large_memory / 2 / held_s
     }
 }
+
+/// What else happens while the large guests are under way.
+const MEANWHILE: Duration = Duration::from_secs(20);
+/// A migration is not let go slower.
+const SLOWEST_BYTES_PER_S: u64 = 65_536;
 
 fn built_flag(name: &str) -> Result<Flag, String> {
     let flag = name.parse::<Flag>().map_err(|error| error.to_string())?;

@@ -335,9 +335,7 @@ pub fn small_options() -> Value {
 
 /// Slow enough for a fault to be noticed before such a guest has come; of its memory, half is sent.
 fn slow_options(options: &DrillOptions) -> Value {
-    let held_s = (options.notice_within + MEANWHILE).as_secs().max(1);
-    let limit = options.large_memory / 2 / held_s;
-    json!({ "streams": 1, "bandwidth_limit": format!("{limit}B/s") })
+    json!({ "streams": 1, "bandwidth_limit": format!("{}B/s", options.slow_bytes_per_s()) })
 }
 
 /// The percentages at which units are counted.
@@ -350,6 +348,5 @@ const SMALL_WRITES_PER_S: u64 = 50;
 const LARGE_WRITES_PER_S: u64 = 200;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What else happens while larger guests are under way.
-const MEANWHILE: Duration = Duration::from_secs(20);
 /// How long a phase may take.
 const PATIENCE: Duration = Duration::from_secs(60);
