@@ -174,6 +174,11 @@ struct RdmaOptions : dwcp_rdma_options {
     RdmaOptions() noexcept : dwcp_rdma_options(detail::sized<dwcp_rdma_options>()) {}
 };
 
+/// What a rollout may not exceed; a fresh one holds the defaults.
+struct RollbackLimits : dwcp_rollback_limits {
+    RollbackLimits() noexcept : dwcp_rollback_limits(detail::sized<dwcp_rollback_limits>()) {}
+};
+
 /// What a test of a path is to be; a fresh one holds the defaults.
 struct TransportTestOptions : dwcp_transport_test_options {
     TransportTestOptions() noexcept
@@ -538,6 +543,28 @@ public:
             return dwcp_node_flag_history_json(handle_, limit, buffer, length, needed);
         });
     }
+    /// Lets a DWCP_FLAG_ grow by a schedule; empty: its own, or "guide". See dwcp_node_start_schedule().
+    void start_schedule(std::uint32_t flag, const std::string &why,
+                        const std::string &schedule = std::string(),
+                        const std::string &who = std::string()) {
+        detail::check(dwcp_node_start_schedule(handle_, flag, named(schedule), named(who),
+                                               why.c_str()));
+    }
+    /// The percentage stays.
+    void stop_schedule(std::uint32_t flag, const std::string &why,
+                       const std::string &who = std::string()) {
+        detail::check(dwcp_node_stop_schedule(handle_, flag, named(who), why.c_str()));
+    }
+    /// How the rollout of each flag stands, as the guards see it.
+    std::string rollouts_json() const { return text(dwcp_node_rollouts_json); }
+    RollbackLimits rollback_limits() const {
+        RollbackLimits limits;
+        detail::check(dwcp_node_rollback_limits(handle_, &limits));
+        return limits;
+    }
+    void set_rollback_limits(const RollbackLimits &limits) {
+        detail::check(dwcp_node_set_rollback_limits(handle_, &limits));
+    }
     /// The nodes of which percentages are taken; see dwcp_node_set_rollout_members().
     void set_rollout_members(const std::vector<std::string> &members) {
         std::vector<const char *> names;
@@ -608,8 +635,8 @@ private:
         options.allowed_peers = text(from.allowed_peers);
         return dwcp_node_new(&options, &handle);
     }
-    static const char *named(const std::string &who) noexcept {
-        return who.empty() ? nullptr : who.c_str();
+    static const char *named(const std::string &text) noexcept {
+        return text.empty() ? nullptr : text.c_str();
     }
     using TextCall = dwcp_status (*)(const dwcp_node *, char *, std::size_t, std::size_t *);
     std::string text(TextCall call) const {

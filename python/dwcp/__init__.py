@@ -25,6 +25,7 @@ from dwcp.flags import (
     exact_units,
     guide_schedule,
 )
+from dwcp.guards import RollbackLimits, RolloutState, StageLimits
 from dwcp.guests import (
     BufferGuest,
     DestinationGuest,
@@ -91,13 +92,16 @@ __all__ = [
     "RemoteMigration",
     "RemoteNode",
     "Report",
+    "RollbackLimits",
     "RolloutEvent",
     "RolloutOutcome",
     "RolloutPoint",
     "RolloutReport",
     "RolloutSchedule",
     "RolloutStage",
+    "RolloutState",
     "SourceGuest",
+    "StageLimits",
     "Status",
     "TransportOptions",
     "TransportTest",

@@ -346,10 +346,25 @@ def edit(
     }
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if schedule is not None:
-        values["schedule"] = _schedule(flag, schedule)
+        values["schedule"] = schedule_of(flag, schedule)
     if expires is not None:
         values["expires"] = _expiry(expires)
     return values
+
+
+def schedule_of(
+    flag: str, schedule: str | RolloutSchedule | Sequence[tuple[int, float]]
+) -> dict[str, Any] | None:
+    """The JSON object of a schedule, None to take one away."""
+    if isinstance(schedule, RolloutSchedule):
+        return schedule.to_dict()
+    if isinstance(schedule, str):
+        if schedule == _NONE:
+            return None
+        if schedule != _GUIDE:
+            raise ValueError(f"schedule {schedule!r} is neither {_GUIDE!r} nor {_NONE!r}")
+        return guide_schedule(flag).to_dict()
+    return RolloutSchedule(tuple(RolloutStage(*stage) for stage in schedule)).to_dict()
 
 
 def rule_edit(rule: bool | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -374,20 +389,6 @@ def _names(names: str | Iterable[str] | None) -> list[str] | None:
         return None
     parts = names.split(",") if isinstance(names, str) else list(names)
     return [part.strip() for part in parts if part.strip()]
-
-
-def _schedule(
-    flag: str, schedule: str | RolloutSchedule | Sequence[tuple[int, float]]
-) -> dict[str, Any] | None:
-    if isinstance(schedule, RolloutSchedule):
-        return schedule.to_dict()
-    if isinstance(schedule, str):
-        if schedule == _NONE:
-            return None
-        if schedule != _GUIDE:
-            raise ValueError(f"schedule {schedule!r} is neither {_GUIDE!r} nor {_NONE!r}")
-        return guide_schedule(flag).to_dict()
-    return RolloutSchedule(tuple(RolloutStage(*stage) for stage in schedule)).to_dict()
 
 
 def _expiry(expires: str | datetime) -> str | None:

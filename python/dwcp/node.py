@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dwcp import _dwcp, flags
 from dwcp._pump import Pump
 from dwcp.events import EventStream
 from dwcp.flags import Decider, Flag, FlagChange, FlagDecision, FlagTable, RolloutSchedule
+from dwcp.guards import RollbackLimits, RolloutState
 from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
@@ -431,6 +433,47 @@ class Node:
         edits = {name: flags.rule_edit(rule) for name, rule in rules.items()}
         changed = self._native.change_flags(flags.to_json(edits), flags.caller(who), why)
         return FlagTable(Flag.from_dict(values) for values in changed)
+
+    def start_schedule(
+        self,
+        name: str,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        *,
+        why: str,
+        who: str | None = None,
+    ) -> Flag:
+        """Enables a flag at the first percentage of a schedule, and lets it grow from there.
+
+        Each stage waits until the guards find nothing. ``schedule`` is as for `set_flag`; None is the
+        flag's own, or the upgrade guide's.
+        """
+        plan = None if schedule is None else json.dumps(flags.schedule_of(name, schedule))
+        return Flag.from_dict(
+            self._native.start_schedule(name, plan, flags.caller(who), why)
+        )
+
+    def stop_schedule(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends a flag's schedule; its percentage stays. `StateError` if it has none."""
+        return Flag.from_dict(self._native.stop_schedule(name, flags.caller(who), why))
+
+    def rollouts(self) -> list[RolloutState]:
+        """How the rollout of each flag stands: what the guards have counted and found."""
+        return [RolloutState.from_dict(values) for values in self._native.rollouts()]
+
+    def rollback_limits(self) -> RollbackLimits:
+        """What a rollout may not exceed, or else its flag is taken back."""
+        return RollbackLimits.from_dict(self._native.rollback_limits())
+
+    def set_rollback_limits(self, limits: RollbackLimits) -> None:
+        """Sets what a rollout may not exceed; rollouts in flight are judged anew.
+
+        >>> from dataclasses import replace
+        >>> with Node() as node:
+        ...     node.set_rollback_limits(replace(node.rollback_limits(), max_error_rate=2.0))
+        ...     node.rollback_limits().max_error_rate
+        2.0
+        """
+        self._native.set_rollback_limits(limits.to_json())
 
     def disable_all_flags(self, *, why: str, who: str | None = None) -> FlagTable:
         """Switches every feature flag off, at 0 % and without a schedule; lists stay as they are."""

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 from dwcp import flags
 from dwcp.errors import error_from_code
 from dwcp.flags import Flag, FlagChange, FlagDecision, FlagTable, RolloutSchedule
+from dwcp.guards import RollbackLimits, RolloutState
 from dwcp.migration import WatchedMigration
 from dwcp.model import Event, GuestInfo, Progress
 from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportTest
@@ -237,6 +238,33 @@ class RemoteNode:
         )
         body = {"who": flags.caller(who), "why": why, **edit}
         return Flag.from_dict(self.request("POST", _flag_path(name, "set"), body=body))
+
+    def start_schedule(
+        self,
+        name: str,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        *,
+        why: str,
+        who: str | None = None,
+    ) -> Flag:
+        """Lets a flag of that node grow by a schedule; see `dwcp.Node.start_schedule`."""
+        plan = {} if schedule is None else {"schedule": flags.schedule_of(name, schedule)}
+        body = {"who": flags.caller(who), "why": why, **plan}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "start-schedule"), body=body))
+
+    def stop_schedule(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends a flag's schedule there; see `dwcp.Node.stop_schedule`."""
+        body = {"who": flags.caller(who), "why": why}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "stop-schedule"), body=body))
+
+    def rollouts(self) -> list[RolloutState]:
+        """How the rollout of each flag stands there; see `dwcp.Node.rollouts`."""
+        found = self.request("GET", "rollout")["rollouts"]
+        return [RolloutState.from_dict(entry) for entry in found]
+
+    def rollback_limits(self) -> RollbackLimits:
+        """What a rollout there may not exceed. They are set by `set_config`: ``rollback_triggers``."""
+        return RollbackLimits.from_dict(self.request("GET", "rollout")["limits"])
 
     def disable_all_flags(self, *, why: str, who: str | None = None) -> FlagTable:
         """Switches every feature flag of that node off; see `dwcp.Node.disable_all_flags`."""

@@ -95,6 +95,41 @@ def test_schedules_are_taken_and_taken_away(door: Door) -> None:
         door.set_flag("hybrid_mode", schedule=[(5, 1), (4, 2)], why="back")
 
 
+def test_schedules_start_and_stop(door: Door) -> None:
+    started = door.start_schedule("hybrid_mode", why="six weeks")
+    assert (started.enabled, started.rollout_percent) == (True, 0)
+    assert started.schedule is not None
+    assert started.schedule.stages == dwcp.guide_schedule("hybrid_mode").stages
+    started = door.start_schedule("hybrid_mode", [(0, 5), (3600, 10)], why="by hand")
+    assert started.rollout_percent == 5
+    stopped = door.stop_schedule("hybrid_mode", why="enough")
+    assert (stopped.rollout_percent, stopped.schedule) == (5, None)
+    with pytest.raises(dwcp.StateError, match="no schedule"):
+        door.stop_schedule("hybrid_mode", why="again")
+    with pytest.raises(dwcp.UnsupportedError, match="crdt_sync is not built yet"):
+        door.start_schedule("crdt_sync", [(0, 5)], why="too early")
+
+
+def test_limits_are_kept(node: dwcp.Node) -> None:
+    assert node.rollback_limits() == dwcp.RollbackLimits()
+    stages = (dwcp.StageLimits(5, 0.25, 5, 2.5), dwcp.StageLimits(25, 0.5, 20, 5))
+    limits = dwcp.RollbackLimits(2, 25, 0.5, 3, stages)
+    node.set_rollback_limits(limits)
+    assert node.rollback_limits() == limits
+    for bad in ({"max_error_rate": 0}, {"min_throughput_ratio": 1.5}, {"max_error_rate": math.nan}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            node.set_rollback_limits(dwcp.RollbackLimits(**bad))
+    assert node.rollback_limits() == limits
+
+
+def test_rollouts_are_shown(door: Door) -> None:
+    door.set_flag("hybrid_mode", percent=10, why="week 2")
+    states = {state.flag: state for state in door.rollouts()}
+    assert states["hybrid_mode"].evidence is None
+    assert states["hybrid_mode"].failures == 0
+    assert door.rollback_limits() == dwcp.RollbackLimits()
+
+
 def test_decisions_say_why(door: Door) -> None:
     door.set_flag(
         "hybrid_mode", percent=50, allow_list="rack9", deny_list="rack8", why="half of them"

@@ -264,6 +264,9 @@ pub const DWCP_EVENT_FLAGS_CHANGED: u32 = 20;
 /// A feature flag was rolled back, and is off until that is cleared; value is its DWCP_FLAG_, the event's
 /// JSON has the evidence.
 pub const DWCP_EVENT_FLAG_ROLLED_BACK: u32 = 21;
+/// A feature flag stays at its percentage though its schedule would have it higher, or its health is in
+/// question; value is its DWCP_FLAG_, the event's JSON says why.
+pub const DWCP_EVENT_FLAG_HELD: u32 = 22;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 
@@ -336,6 +339,9 @@ pub const DWCP_FLAG_CHANGE_ROLLOUT: u32 = 2;
 pub const DWCP_FLAG_CHANGE_SEED: u32 = 4;
 /// dwcp_flag_change.fields: expires_s is set.
 pub const DWCP_FLAG_CHANGE_EXPIRES: u32 = 8;
+
+/// dwcp_rollback_limits.flags: no tighter limits for small percentages.
+pub const DWCP_ROLLBACK_NO_STAGES: u32 = 1;
 
 /// dwcp_flag_decision.reason, off: the kill switch is on.
 pub const DWCP_REASON_KILL_SWITCH: u32 = 1;

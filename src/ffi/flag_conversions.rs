@@ -222,7 +222,7 @@ unsafe fn edit_in(
             names_in("allow_list", change.allow_list)?,
             names_in("deny_list", change.deny_list)?,
             names_in("prerequisites", change.prerequisites)?,
-            strings::limited_text_in("schedule", change.schedule, MAX_LIST_BYTES)?,
+            plan_in(flag, change.schedule)?,
             strings::optional_text_in("owner", change.owner)?,
         )
     };
@@ -235,7 +235,7 @@ unsafe fn edit_in(
         deny_list,
         seed: is_set(DWCP_FLAG_CHANGE_SEED).then_some(change.seed),
         prerequisites: prerequisites.map(flags_in).transpose()?,
-        schedule: schedule.map(|text| schedule_in(flag, &text)).transpose()?,
+        schedule,
         owner,
         expires_s: is_set(DWCP_FLAG_CHANGE_EXPIRES)
             .then_some(Some(change.expires_s).filter(|seconds| *seconds != 0)),
@@ -279,7 +279,19 @@ fn rollout_failure(error: impl Into<RolloutError>) -> Failure {
     error.into().into()
 }
 
-/// None: it is taken away.
+/// A schedule as `dwcp_flag_change` has it; the inner one is none where it is taken away.
+///
+/// # Safety
+/// As for [`strings::text_in`].
+pub unsafe fn plan_in(
+    flag: Flag,
+    schedule: *const c_char,
+) -> Result<Option<Option<Schedule>>, Failure> {
+    // SAFETY: the caller vouches for the text.
+    let text = unsafe { strings::limited_text_in("schedule", schedule, MAX_LIST_BYTES)? };
+    text.map(|text| schedule_in(flag, &text)).transpose()
+}
+
 fn schedule_in(flag: Flag, text: &str) -> Result<Option<Schedule>, Failure> {
     match text {
         NONE => Ok(None),

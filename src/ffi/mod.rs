@@ -7,7 +7,7 @@
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
 //! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`paths`], [`flags`], [`decider`],
-//!   [`flag_plans`], [`completion`]: the functions, by subject;
+//!   [`flag_plans`], [`rollback`], [`completion`]: the functions, by subject;
 //! * [`conversions`], [`mode_conversions`], [`flag_conversions`]: between C structs and the engine's
 //!   values;
 //! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
@@ -41,5 +41,6 @@ pub mod paths;
 pub mod queue;
 pub mod registration;
 pub mod requests;
+pub mod rollback;
 pub mod strings;
 pub mod structs;

@@ -224,6 +224,7 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::RdmaUnavailable { .. } => (DWCP_EVENT_RDMA_UNAVAILABLE, 0),
         EventKind::FlagsChanged { .. } => (DWCP_EVENT_FLAGS_CHANGED, 0),
         EventKind::FlagRolledBack { flag, .. } => (DWCP_EVENT_FLAG_ROLLED_BACK, named_flag(flag)),
+        EventKind::FlagHeld { flag, .. } => (DWCP_EVENT_FLAG_HELD, named_flag(flag)),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),

@@ -126,6 +126,15 @@ void flags_are_set_and_decided() {
     CHECK(node.explain_flag(DWCP_FLAG_ML_COMPRESSION, "a|b").reason == DWCP_REASON_NOT_ENABLED);
     node.set_flag(dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(100).schedule("none"), "all");
     CHECK(decider.is_on());
+    node.start_schedule(DWCP_FLAG_HYBRID_MODE, "six weeks");
+    CHECK(node.flag(DWCP_FLAG_HYBRID_MODE).bits & DWCP_FLAG_STATE_SCHEDULED);
+    node.stop_schedule(DWCP_FLAG_HYBRID_MODE, "by hand");
+    node.set_flag(dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(100), "all");
+    auto limits = node.rollback_limits();
+    limits.max_error_rate_ppm = 20000;
+    node.set_rollback_limits(limits);
+    CHECK(node.rollback_limits().max_error_rate_ppm == 20000);
+    CHECK(node.rollouts_json().find("is_in_flight") != std::string::npos);
     node.throw_kill_switch("a drill");
     CHECK(!decider && decider.explain().reason == DWCP_REASON_KILL_SWITCH);
     node.lift_kill_switch();

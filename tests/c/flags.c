@@ -155,6 +155,56 @@ static void a_schedule_is_taken_and_taken_away(void) {
     OK(dwcp_node_free(node));
 }
 
+static void a_schedule_starts_and_stops(void) {
+    dwcp_node *node = new_node(NULL);
+    const uint32_t hybrid = DWCP_FLAG_HYBRID_MODE;
+    CHECK_STATUS(DWCP_ERR_BAD_STATE, dwcp_node_stop_schedule(node, hybrid, NULL, "there is none"));
+    CHECK(last_error_has("hybrid_mode has no schedule"));
+    OK(dwcp_node_start_schedule(node, hybrid, NULL, NULL, "six weeks"));
+    dwcp_flag_state state = state_of(node, hybrid);
+    CHECK(state.rollout_ppm == 0 && state.bits & DWCP_FLAG_STATE_SCHEDULED);
+    OK(dwcp_node_start_schedule(node, hybrid, "[{\"after_s\":0,\"percent\":5}]", "me", "one stage"));
+    CHECK(state_of(node, hybrid).rollout_ppm == 50000);
+    OK(dwcp_node_stop_schedule(node, hybrid, NULL, "by hand"));
+    state = state_of(node, hybrid);
+    CHECK(state.rollout_ppm == 50000 && !(state.bits & DWCP_FLAG_STATE_SCHEDULED));
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT,
+                 dwcp_node_start_schedule(node, hybrid, "none", NULL, "what"));
+    CHECK_STATUS(DWCP_ERR_UNSUPPORTED,
+                 dwcp_node_start_schedule(node, DWCP_FLAG_CRDT_SYNC, "[{\"after_s\":0,\"percent\":5}]",
+                                          NULL, "too early"));
+    OK(dwcp_node_free(node));
+}
+
+static void limits_are_kept_and_rollouts_shown(void) {
+    dwcp_node *node = new_node(NULL);
+    dwcp_rollback_limits limits;
+    char text[8192];
+    memset(&limits, 0x55, sizeof limits);
+    limits.struct_size = sizeof limits;
+    OK(dwcp_node_rollback_limits(node, &limits));
+    CHECK(limits.max_error_rate_ppm == 10000 && limits.max_latency_increase_ppm == 500000);
+    CHECK(limits.min_throughput_ppm == 800000 && limits.max_mode_switches_per_h == 600);
+    CHECK(limits.stage_count == 1 && limits.stage_up_to_ppm[0] == 100000 && limits.flags == 0);
+    CHECK(limits.stage_max_error_rate_ppm[0] == 5000 && limits.stage_up_to_ppm[1] == 0);
+    limits.max_error_rate_ppm = 20000;
+    limits.stage_count = 0;
+    limits.flags = DWCP_ROLLBACK_NO_STAGES;
+    OK(dwcp_node_set_rollback_limits(node, &limits));
+    limits.max_error_rate_ppm = 0;
+    limits.min_throughput_ppm = 1000001;
+    CHECK_STATUS(DWCP_ERR_INVALID_ARGUMENT, dwcp_node_set_rollback_limits(node, &limits));
+    CHECK(last_error_has("min_throughput_ratio"));
+    OK(dwcp_node_rollback_limits(node, &limits));
+    CHECK(limits.max_error_rate_ppm == 20000 && limits.flags == DWCP_ROLLBACK_NO_STAGES);
+    OK(dwcp_node_set_rollback_limits(node, NULL));
+    OK(dwcp_node_rollback_limits(node, &limits));
+    CHECK(limits.max_error_rate_ppm == 10000 && limits.stage_count == 1);
+    OK(dwcp_node_rollouts_json(node, text, sizeof text, NULL));
+    CHECK(strstr(text, "\"flag\":\"hybrid_mode\"") && strstr(text, "is_in_flight"));
+    OK(dwcp_node_free(node));
+}
+
 static void a_decider_follows_the_flags(void) {
     dwcp_node *node = new_node(NULL);
     dwcp_decider *decider = NULL, *other = NULL;
@@ -274,6 +324,8 @@ int main(void) {
     CASE(a_change_is_whole_and_kept);
     CASE(what_cannot_be_is_named);
     CASE(a_schedule_is_taken_and_taken_away);
+    CASE(a_schedule_starts_and_stops);
+    CASE(limits_are_kept_and_rollouts_shown);
     CASE(a_decider_follows_the_flags);
     CASE(the_kill_switch_goes_before_everything);
     CASE(percentages_of_members_are_exact);

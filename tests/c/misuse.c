@@ -11,6 +11,8 @@ static dwcp_status call_about_flags(int which, dwcp_node *node) {
     static dwcp_flag_change change;
     static dwcp_flag_decision decision;
     static dwcp_decider *decider;
+    static dwcp_rollback_limits limits;
+    limits.struct_size = sizeof limits;
     state.struct_size = sizeof state;
     change.struct_size = sizeof change;
     change.flag = DWCP_FLAG_HYBRID_MODE;
@@ -27,6 +29,11 @@ static dwcp_status call_about_flags(int which, dwcp_node *node) {
     case 7: return dwcp_node_flag_history_json(node, 1, text, sizeof text, NULL);
     case 8: return dwcp_node_set_rollout_members(node, NULL, 0);
     case 9: return dwcp_node_decider(node, DWCP_FLAG_HYBRID_MODE, "a|b", &decider);
+    case 10: return dwcp_node_rollouts_json(node, text, sizeof text, NULL);
+    case 11: return dwcp_node_rollback_limits(node, &limits);
+    case 12: return dwcp_node_set_rollback_limits(node, NULL);
+    case 13: return dwcp_node_start_schedule(node, DWCP_FLAG_HYBRID_MODE, NULL, NULL, "why");
+    case 14: return dwcp_node_stop_schedule(node, DWCP_FLAG_HYBRID_MODE, NULL, "why");
     default: return 1;
     }
 }
@@ -204,6 +211,8 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_explain_flag(node, 1, NULL, NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_explain_flag(node, 1, "a|b", NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_decider(node, 1, "a|b", NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_rollback_limits(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_start_schedule(node, 1, NULL, NULL, NULL));
     OK(dwcp_node_reap(node, NULL, 0, &count));
     OK(dwcp_node_free(node));
 }

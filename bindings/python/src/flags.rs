@@ -2,6 +2,7 @@
 
 use crate::door::Handle;
 use crate::{convert, door, error};
+use dwcp::rollout::guard::Limits;
 use dwcp::rollout::{
     Change, ChangeAction, Flag, FlagSet, Percent, RuleEdit, Schedule, Unit, UnknownFlag, decide,
 };
@@ -79,6 +80,16 @@ fn edit(py: Python<'_>, fields: Value) -> PyResult<RuleEdit> {
         read(alone.into()).map_err(|failure| error::invalid(py, format!("{name}: {failure}")))?;
     }
     read(fields).map_err(|failure| error::invalid(py, failure))
+}
+
+/// A schedule from its JSON.
+pub fn schedule(py: Python<'_>, text: &str) -> PyResult<Schedule> {
+    serde_json::from_str(text).map_err(|failure| error::invalid(py, format!("schedule: {failure}")))
+}
+
+/// Limits from their JSON.
+pub fn limits(py: Python<'_>, text: &str) -> PyResult<Limits> {
+    serde_json::from_str(text).map_err(|failure| error::invalid(py, failure))
 }
 
 /// Runs an operation on flags without the GIL.

@@ -389,6 +389,49 @@ impl Node {
         flags::pass(py, || self.inner.set_kill_switch(who, why))
     }
 
+    /// `schedule` is JSON; None: the flag's own, or the guide's.
+    fn start_schedule<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        schedule: Option<&str>,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, flag) = (self.inner(), flags::flag(py, name)?);
+        let schedule = schedule.map(|text| flags::schedule(py, text)).transpose()?;
+        let work = move || node.start_schedule(flag, schedule, &who, &why);
+        convert::to_python(py, &flags::pass_aside(py, work)?)
+    }
+
+    fn stop_schedule<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, flag) = (self.inner(), flags::flag(py, name)?);
+        convert::to_python(
+            py,
+            &flags::pass_aside(py, move || node.stop_schedule(flag, &who, &why))?,
+        )
+    }
+
+    fn rollouts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.rollouts())?)
+    }
+
+    fn rollback_limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.rollback_limits())?)
+    }
+
+    /// `limits` is a JSON object.
+    fn set_rollback_limits(&self, py: Python<'_>, limits: &str) -> PyResult<()> {
+        let limits = flags::limits(py, limits)?;
+        flags::pass(py, || self.inner.set_rollback_limits(limits))
+    }
+
     fn set_rollout_members(&self, py: Python<'_>, members: Vec<String>) -> PyResult<()> {
         flags::pass(py, || self.inner.set_rollout_members(&members))
     }

@@ -13,6 +13,7 @@ use dwcp::ffi::migration::*;
 use dwcp::ffi::modes::*;
 use dwcp::ffi::node::*;
 use dwcp::ffi::paths::*;
+use dwcp::ffi::rollback::*;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -147,7 +148,7 @@ impl Calls {
         let flag = u32::from(argument & 7);
         let unit = [c"a|b".as_ptr(), c"a".as_ptr(), c"|".as_ptr(), ptr::null()]
             [usize::from(argument >> 3 & 3)];
-        if which % 8 > 0 {
+        if which % 11 > 0 {
             return on_flags(node, which, flag, unit);
         }
         // SAFETY: a text and a pointer of ours.
@@ -262,18 +263,26 @@ fn on_flags(node: *mut dwcp_node, which: u8, flag: u32, unit: *const c_char) -> 
     ) = unsafe { std::mem::zeroed() };
     state.struct_size = size_of::<dwcp_flag_state>();
     change.struct_size = size_of::<dwcp_flag_change>();
+    // SAFETY: the struct holds only integers.
+    let mut limits: dwcp_rollback_limits = unsafe { std::mem::zeroed() };
+    limits.struct_size = size_of::<dwcp_rollback_limits>();
+    (limits.flags, limits.stage_count, limits.max_error_rate_ppm) = (flag & 3, flag, flag << 20);
     decision.struct_size = size_of::<dwcp_flag_decision>();
     (change.flag, change.fields, change.rollout_ppm) = (flag, flag, 125_000 * flag);
     (change.allow_list, change.deny_list, change.prerequisites) = (unit, ptr::null(), unit);
     // SAFETY: texts and structs of ours.
     unsafe {
-        match which % 8 {
+        match which % 11 {
             1 => dwcp_node_flag(node, flag, &raw mut state),
             2 => dwcp_node_set_flags(node, &raw const change, 1, unit, c"why".as_ptr()),
             3 => dwcp_node_disable_all_flags(node, ptr::null(), unit),
             4 => dwcp_node_set_kill_switch(node, ptr::null(), unit),
             5 => dwcp_node_explain_flag(node, flag, unit, &raw mut decision),
             6 => dwcp_decider_explain(node.cast(), &raw mut decision),
+            7 => dwcp_node_set_rollback_limits(node, &raw const limits),
+            8 => dwcp_node_rollback_limits(node, &raw mut limits),
+            9 => dwcp_node_start_schedule(node, flag, unit, ptr::null(), c"why".as_ptr()),
+            10 => dwcp_node_stop_schedule(node, flag, ptr::null(), unit),
             _ => {
                 assert!(matches!(dwcp_decider_is_on(node.cast()), 0 | 1));
                 0
@@ -290,7 +299,7 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
     let (node, migration) = (handle.cast::<dwcp_node>(), handle.cast::<dwcp_migration>());
     // SAFETY: the buffer is longer than the length told.
     let code = unsafe {
-        match which % 11 {
+        match which % 12 {
             0 => dwcp_node_name(node, to, length, need),
             1 => dwcp_node_listen_address(node, to, length, need),
             2 => dwcp_node_guests_json(node, to, length, need),
@@ -301,6 +310,7 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
             7 => dwcp_node_peers_json(node, to, length, need),
             8 => dwcp_node_flags_json(node, to, length, need),
             9 => dwcp_node_flag_history_json(node, length, to, length, need),
+            10 => dwcp_node_rollouts_json(node, to, length, need),
             _ => dwcp_last_error(to, length, need),
         }
     };
