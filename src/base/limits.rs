@@ -133,3 +133,11 @@ pub const MAX_FLAG_MEMBERS: usize = 1 << 16;
 pub const MAX_EVIDENCE_BYTES: usize = 16 << 10;
 /// One line of the audit log: every list of every flag full, before and after the change.
 pub const MAX_AUDIT_LINE_BYTES: usize = 9 << 20;
+/// Units of one flag that each guard of its rollout knows.
+pub const MAX_GUARD_UNITS: usize = 4096;
+/// Links of a simulated cluster.
+pub const MAX_SIMULATED_LINKS: usize = 4096;
+/// Faults of a simulated rollout.
+pub const MAX_SIMULATED_FAULTS: usize = 64;
+/// Events that a simulated rollout tells of.
+pub const MAX_SIMULATED_EVENTS: usize = 4096;

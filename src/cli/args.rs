@@ -161,6 +161,9 @@ pub enum Command {
     FeatureFlags(FeatureFlags),
     #[command(flatten)]
     Operations(Operations),
+    /// Try out how feature flags are rolled out and taken back
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Make and show the certificates by which nodes know each other
     ///
     /// These commands work on files and need no node.
@@ -274,6 +277,25 @@ pub enum Modes {
         /// Streams, at most as many as the mode allows [default: migration.streams]
         #[arg(long, value_name = "N")]
         streams: Option<u16>,
+    },
+}
+
+/// `rollout` commands.
+#[derive(Subcommand, Debug)]
+pub enum Rollout {
+    /// Show how the rollout of each flag stands, and what the guards have found
+    Status,
+    /// Play a rollout on a simulated cluster: six weeks in a second
+    ///
+    /// The scenario says how large the cluster is, how its links behave and what goes wrong; the flags,
+    /// guards and schedule are those of a node. Equal seeds give equal rollouts. No node is needed.
+    Simulate {
+        /// The scenario, in YAML or JSON, such as those in examples/rollout
+        #[arg(long, value_name = "FILE")]
+        scenario: PathBuf,
+        /// Another seed than the scenario's
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
     },
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod notify;
 mod output;
 mod plot;
+mod rollout_plot;
 mod signals;
 mod trial;
 

@@ -174,7 +174,7 @@ mod tests {
             ("    enabled: maybe\n", "f:3:14: feature_flags.hybrid_mode: enabled: invalid type"),
             (
                 "    schedule:\n    - {after_s: 5, percent: 1}\n    - {after_s: 4, percent: 2}\n",
-                "f:4:5: feature_flags.hybrid_mode: schedule: ",
+                "f:4:7: feature_flags.hybrid_mode: schedule: ",
             ),
             (
                 "    schedule:\n    - {after: 5, percent: 1}\n",

@@ -339,14 +339,14 @@ keys! {
     V1TransferTimeout "v1.transfer_timeout" Kind::Duration(1_000, 7 * DAY_MS), "1h", NextMigration,
         "How long a guest may take to come from a v1 peer.";
 
-    RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
-        "Roll back above this error rate.";
-    RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(0.0, 10_000.0), "50", NotInUse,
-        "Roll back when latency grows by more.";
-    RollbackMinThroughputRatio "rollback_triggers.min_throughput_ratio" Kind::Number(0.0, 1.0), "0.8", NotInUse,
-        "Roll back below this share of the baseline's throughput.";
-    RollbackMaxModeSwitchRate "rollback_triggers.max_mode_switch_rate" Kind::Integer(0, 100_000), "10", NotInUse,
-        "Roll back above so many mode switches a minute.";
+    RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.01, 90.0), "1", Live,
+        "A flag is rolled back where more requests fail with it, in percent.";
+    RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(1.0, 10_000.0), "50", Live,
+        "A flag is rolled back where it makes round trips longer by more, in percent.";
+    RollbackMinThroughputRatio "rollback_triggers.min_throughput_ratio" Kind::Number(0.01, 0.99), "0.8", Live,
+        "A flag is rolled back where paths carry a smaller share of what they usually do.";
+    RollbackMaxModeSwitchRate "rollback_triggers.max_mode_switch_rate" Kind::Number(0.01, 10_000.0), "10", Live,
+        "A flag is rolled back where modes of its peers change more often in a minute.";
 }
 
 #[cfg(test)]
@@ -381,6 +381,8 @@ mod tests {
         assert_eq!(options, crate::migration::MigrationOptions::default());
         let encoding = crate::config::Config::default().encoding_options();
         assert_eq!(encoding, crate::migration::EncodingOptions::default());
+        let limits = crate::config::Config::default().rollback_limits();
+        assert_eq!(limits, crate::rollout::guard::Limits::default());
         let v1 = crate::config::Config::default().v1_options();
         assert_eq!(v1, crate::migration::V1Options::default());
     }

@@ -5,6 +5,7 @@ pub mod flag_rule;
 pub mod keys;
 pub mod load;
 pub mod replace;
+pub mod scenario;
 pub mod store;
 pub mod tree;
 pub mod units;
@@ -17,6 +18,7 @@ pub use value::{Kind, Value};
 
 use crate::base::Networks;
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
+use crate::rollout::guard::Limits;
 use crate::rollout::{Flag, FlagRule, FlagRules, FlagSet};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
 use crate::transport::{Mode, PathOptions, RdmaOptions};
@@ -253,6 +255,17 @@ impl Config {
     pub fn rollout_members(&self) -> Vec<String> {
         let members = self.text(Id::RolloutMembers).split(',').map(str::trim);
         members.filter(|member| !member.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// What a rollout of a feature flag may not exceed.
+    pub fn rollback_limits(&self) -> Limits {
+        Limits {
+            max_error_rate: self.number(Id::RollbackMaxErrorRate),
+            max_latency_increase: self.number(Id::RollbackMaxLatencyIncrease),
+            min_throughput_ratio: self.number(Id::RollbackMinThroughputRatio),
+            max_mode_switch_rate: self.number(Id::RollbackMaxModeSwitchRate),
+            ..Limits::default()
+        }
     }
 
     /// What a migration starts with.

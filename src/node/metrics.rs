@@ -147,6 +147,7 @@ impl Metrics {
             | EventKind::RdmaUnavailable { .. }
             | EventKind::FlagsChanged { .. }
             | EventKind::FlagRolledBack { .. }
+            | EventKind::FlagHeld { .. }
             | EventKind::Phase { .. }
             | EventKind::Throttled { .. }
             | EventKind::PostCopyBegun { .. } => {}

@@ -231,6 +231,13 @@ pub enum EventKind {
         /// What was measured.
         evidence: Option<Json>,
     },
+    /// A feature flag stays at its percentage, though its schedule or its health is looked at.
+    FlagHeld {
+        /// The flag.
+        flag: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Something the operator should know, such as a missing congestion control.
     Notice {
         /// The text.
@@ -269,7 +276,9 @@ impl EventKind {
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
             EventKind::ModeTransition { .. } => Component::ModeDetector,
-            EventKind::FlagsChanged { .. } | EventKind::FlagRolledBack { .. } => Component::Rollout,
+            EventKind::FlagsChanged { .. }
+            | EventKind::FlagRolledBack { .. }
+            | EventKind::FlagHeld { .. } => Component::Rollout,
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }

@@ -139,7 +139,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 22] = [
+pub const EVENT_KINDS: [&str; 23] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -160,6 +160,7 @@ pub const EVENT_KINDS: [&str; 22] = [
     "mode_transition",
     "flags_changed",
     "flag_rolled_back",
+    "flag_held",
     "notice",
     "migration_ended",
 ];
@@ -187,6 +188,7 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::ModeTransition { .. } => "mode_transition",
         EventKind::FlagsChanged { .. } => "flags_changed",
         EventKind::FlagRolledBack { .. } => "flag_rolled_back",
+        EventKind::FlagHeld { .. } => "flag_held",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
     }
@@ -256,6 +258,9 @@ pub fn describe(kind: &EventKind) -> String {
         }
         EventKind::FlagRolledBack { flag, who, why, .. } => {
             format!("feature flag {flag} is rolled back by {who}: {why}")
+        }
+        EventKind::FlagHeld { flag, reason } => {
+            format!("feature flag {flag} stays as it is: {reason}")
         }
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {

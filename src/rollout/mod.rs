@@ -25,15 +25,18 @@
 pub mod audit;
 pub mod change;
 pub mod check;
+pub mod controller;
 pub mod decision;
 pub mod edit;
 pub mod flag;
+pub mod guard;
 pub mod hash;
 pub mod membership;
 pub mod percent;
 pub mod rule;
 pub mod schedule;
 pub mod set;
+pub mod simulator;
 pub mod snapshot;
 pub mod unit;
 pub mod v1;
@@ -45,6 +48,7 @@ mod wall_time;
 
 pub use change::{Change, ChangeAction, ChangeError, apply};
 pub use check::RuleError;
+pub use controller::{Action, Controller, HoldReason, RampView};
 pub use decision::{Decision, Reason};
 pub use edit::RuleEdit;
 pub use flag::{Flag, NotBuilt, UnitKind, UnknownFlag};

@@ -137,6 +137,11 @@ impl Dialer {
         Self { lane: Some(lane), ..self }
     }
 
+    /// A connection has served and ended, well or not.
+    pub fn served(&self, ended_well: bool) {
+        self.steering.modes().rollout().served(&self.to, ended_well);
+    }
+
     /// What decides about a flag for the peer that is dialed.
     pub fn decider(&self, flag: Flag) -> Decider {
         Decider::for_peer(self.steering.modes().rollout().clone(), flag, &self.to)

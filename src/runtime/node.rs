@@ -715,6 +715,7 @@ impl Node {
         let release = self.inner.registry.on_end(guest, id);
         let (modes, peer) = (self.modes().clone(), to.to_string());
         Box::new(move |report| {
+            modes.rollout().migrated(&peer, report);
             if report.rdma_bytes > 0 && report.status == Status::Ok {
                 modes.rdma_worked(&peer);
             }
@@ -796,7 +797,7 @@ impl Node {
         let (guest_name, channels) = (guest.to_string(), multifd_channels);
         let setup = RelaySetup { id, guest: guest_name, facts, channels, post_copy, recovers };
         let registry = &self.inner.registry;
-        let on_end = registry.on_end(guest, id);
+        let on_end = self.on_end(guest, id, to);
         let held =
             held_pages.then(|| registry.held().begin(guest, setup.facts.ram_bytes)).flatten();
         let journal = registry.journal().clone();

@@ -321,8 +321,13 @@ impl<M: StreamMachine> StreamSlots<M> {
                 Some((socket, reader)) => {
                     let served_since = now();
                     let id = (StreamId(number), slot);
-                    if !self.serve(id, socket, reader, carrier, &mut scratch) {
+                    let ended_well = self.serve(id, socket, reader, carrier, &mut scratch);
+                    if !ended_well {
                         self.dialer.sources().failed(slot);
+                    }
+                    // Once it is over, the other side may end it in whatever way.
+                    if ended_well || self.machine().wants_streams() {
+                        self.dialer.served(ended_well);
                     }
                     if now() - served_since > BACKOFF.1 {
                         backoff = BACKOFF.0;

@@ -445,8 +445,9 @@ mod tests {
     #[test]
     fn who_does_not_speak_of_flags_takes_part_in_all() {
         let mut bytes = hello().encode();
-        let named = [&FEATURE_FLAGS.to_le_bytes()[..], &0_u16.to_le_bytes()].concat();
-        let at = bytes.windows(4).position(|bytes| bytes == named).unwrap();
+        let id = FEATURE_FLAGS.to_le_bytes();
+        let named = [&id[..], &0_u16.to_le_bytes(), &4_u32.to_le_bytes()].concat();
+        let at = bytes.windows(8).position(|bytes| bytes == named).unwrap();
         assert_eq!(Hello::decode(&bytes).unwrap().features.flags, 0b10110);
         bytes[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
         assert_eq!(Hello::decode(&bytes).unwrap().features.flags, u32::MAX);

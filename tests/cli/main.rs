@@ -13,6 +13,7 @@ mod interrupts;
 mod modes;
 mod operator;
 mod resources;
+mod rollout;
 mod soak;
 mod stage;
 mod state;

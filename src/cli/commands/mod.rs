@@ -18,6 +18,7 @@ mod migrate;
 mod migrations;
 mod modes;
 mod resource_check;
+mod rollout;
 mod settle;
 mod soak_test;
 mod state;
@@ -73,6 +74,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
+        Command::Rollout(command) => rollout::run(command, client, output).await?,
         Command::Identity(command) => identity::run(command, output)?,
         Command::ExportState(options) => state::export(options, client, output).await?,
         Command::ImportState(options) => state::import(options, client, output).await?,

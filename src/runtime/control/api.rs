@@ -59,6 +59,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
+        ["rollout"] => request.allow(&[], &[]).and_then(|()| flags::status(context)),
         ["flags"] => request.allow(&[], &[]).and_then(|()| flags::list(context)),
         ["flags", "history"] => flags::history(context, request),
         ["flags", name] => flags::one(context, name, request),

@@ -26,6 +26,16 @@ pub(super) fn list(context: &Context) -> Result<Value, ApiError> {
     Ok(json!({ "node": context.node.name(), "killed": killed, "flags": in_json(&flags)? }))
 }
 
+/// `GET /v3/rollout`.
+pub(super) fn status(context: &Context) -> Result<Value, ApiError> {
+    let node = &context.node;
+    let mut answer = list(context)?;
+    answer["limits"] = in_json(&node.rollback_limits())?;
+    answer["rollouts"] = in_json(&node.rollouts())?;
+    answer["members"] = context.config().rollout_members().into();
+    Ok(answer)
+}
+
 /// `GET /v3/flags/NAME`.
 pub(super) fn one(context: &Context, name: &str, request: &Request) -> Result<Value, ApiError> {
     request.allow(&[], &[])?;

@@ -300,6 +300,8 @@ fn apply(node: &Node, config: &Config) {
     // Every key has been checked against the same bounds.
     let _ = node.set_paths(config.path_options());
     node.set_rdma(config.rdma_options());
+    // As above.
+    let _ = node.set_rollback_limits(config.rollback_limits());
     if let Err(error) = node.set_v1(config.v1_options()) {
         // What the keys' kinds let pass: peers beyond what the table of modes holds.
         node.notice(format!("v1 peers: {error}"));

@@ -19,6 +19,7 @@ use crate::base::limits::MAX_PEERS;
 use crate::base::{StreamId, Time};
 use crate::observe::EventKind;
 use crate::rollout::Flag;
+use crate::rollout::guard::Measured;
 use crate::runtime::clock::now;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
@@ -30,8 +31,8 @@ use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
 use crate::transport::mode::{
-    Mode, ModeEffects, ModePolicy, ModeTable, PathSample, PeerView, Reachability, TableError,
-    Transition, verdict,
+    Cause, Mode, ModeEffects, ModePolicy, ModeTable, PathSample, PeerView, Reachability,
+    TableError, Transition, verdict,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -44,6 +45,11 @@ use std::time::Duration;
 
 /// How often the sockets of streams are read.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often samples and answers of one peer are handed to the guards of the flags, at most.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often changes of modes are.
+const SWITCHES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A peer's address as it is dialed.
 type Peer = Arc<str>;
@@ -81,6 +87,11 @@ struct State {
     streams_made: u32,
     readers: BTreeMap<Peer, PathReader>,
     next_sample: Time,
+    /// When samples are handed to the guards of the flags next: more often they say the same.
+    next_report: Time,
+    /// Measured changes of modes since they were last handed over.
+    switches: BTreeMap<Peer, u32>,
+    switches_since: Time,
     /// Congestion control of the newest connection to each peer, as read back.
     congestions: BTreeMap<Peer, String>,
     /// Why the last probe of a peer failed; those that answered have none.
@@ -123,6 +134,9 @@ impl Modes {
             streams_made: 0,
             readers: BTreeMap::new(),
             next_sample: Time(0),
+            next_report: Time(0),
+            switches: BTreeMap::new(),
+            switches_since: now(),
             congestions: BTreeMap::new(),
             failures: BTreeMap::new(),
             thread: None,
@@ -443,9 +457,16 @@ impl Modes {
     }
 
     /// Applies changes of modes to the open streams, and tells of them.
-    fn settle(&self, state: std::sync::MutexGuard<'_, State>, changes: Vec<(Peer, Transition)>) {
+    fn settle(
+        &self,
+        mut state: std::sync::MutexGuard<'_, State>,
+        changes: Vec<(Peer, Transition)>,
+    ) {
         let mut sockets = Vec::new();
         for (peer, transition) in &changes {
+            if transition.cause == Cause::Measured {
+                *state.switches.entry(peer.clone()).or_default() += 1;
+            }
             let of_peer = state.streams.iter().filter(|stream| stream.peer == *peer);
             let open = of_peer.filter_map(|stream| stream.socket.upgrade());
             sockets.extend(open.map(|socket| (peer.clone(), socket, transition.to)));
@@ -505,7 +526,9 @@ impl Modes {
             return None;
         }
         let at = now();
-        let changes = if state.next_sample <= at { state.sample(at) } else { Vec::new() };
+        let (changes, samples) =
+            if state.next_sample <= at { state.sample(at) } else { Default::default() };
+        let switches = state.switches(at);
         let mut due = Vec::new();
         while due.len() < MAX_PEERS {
             let number = random();
@@ -515,13 +538,31 @@ impl Modes {
         let sample = Some(state.next_sample).filter(|_| !state.streams.is_empty());
         let next = state.table.next_deadline().into_iter().chain(sample).min();
         self.settle(state, changes);
+        samples.iter().for_each(|(peer, sample)| self.report(peer, sample));
+        for (peer, kind) in switches {
+            self.rollout.measured_of_mode(&peer, kind);
+        }
         Some((due, next))
+    }
+
+    /// Hands a sample to the guards of the flags.
+    fn report(&self, peer: &str, sample: &PathSample) {
+        if let Some(rtt_us) = sample.rtt_us.filter(|rtt_us| *rtt_us > 0) {
+            self.rollout.measured(peer, Measured::Latency { us: rtt_us.into() });
+        }
+        if let Some(rate) = sample.rate_bytes_per_s.filter(|rate| *rate > 0) {
+            let (bytes_per_s, is_application_limited) = (rate as f64, sample.rate_is_floor);
+            let kind = Measured::Throughput { bytes_per_s, is_application_limited };
+            self.rollout.measured(peer, kind);
+        }
     }
 
     /// A probe came back, or did not.
     fn probed(&self, probe: &DueProbe, outcome: Result<Option<u32>, ProbeError>) {
         let mut state = lock(&self.state);
         let peer = &probe.peer;
+        let is_failed = outcome.is_err();
+        let timed = outcome.as_ref().ok().copied().flatten();
         let change = match outcome {
             Ok(rtt_us) => {
                 state.failures.remove(peer);
@@ -536,6 +577,8 @@ impl Modes {
         };
         let change = change.map(|transition| (peer.clone(), transition));
         self.settle(state, change.into_iter().collect());
+        self.rollout.measured_of_mode(peer, Measured::Detection { is_failed });
+        self.report(peer, &PathSample { rtt_us: timed, ..PathSample::default() });
     }
 }
 
@@ -546,9 +589,29 @@ fn tell(mut news: &UnixStream) {
 }
 
 impl State {
-    /// Reads all streams, peer by peer.
-    fn sample(&mut self, at: Time) -> Vec<(Peer, Transition)> {
+    /// How often each peer's mode has changed, now and then.
+    fn switches(&mut self, at: Time) -> Vec<(Peer, Measured)> {
+        let took = at.since(self.switches_since);
+        if took < SWITCHES_INTERVAL {
+            return Vec::new();
+        }
+        self.switches_since = at;
+        let mut counted = std::mem::take(&mut self.switches);
+        let count = |peer: &Peer| {
+            let (count, seconds) = (counted.remove(peer).unwrap_or(0), took.as_secs_f64());
+            (peer.clone(), Measured::ModeSwitches { count, seconds })
+        };
+        self.table.peers().map(count).collect()
+    }
+
+    /// Reads all streams, peer by peer; gives the samples too, where they are to be handed over.
+    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Vec<(Peer, PathSample)>) {
         self.next_sample = at + SAMPLE_INTERVAL;
+        let is_reported = at >= self.next_report;
+        if is_reported {
+            self.next_report = at + REPORT_INTERVAL;
+        }
+        let mut samples = Vec::new();
         let mut open: BTreeMap<Peer, Vec<(StreamId, Arc<TcpStream>)>> = BTreeMap::new();
         let mut closed = Vec::new();
         self.streams.retain(|stream| match stream.socket.upgrade() {
@@ -574,9 +637,12 @@ impl State {
             let reader = self.readers.entry(peer.clone()).or_default();
             let sample = reader.sample(streams.iter().map(|(id, socket)| (*id, socket.as_ref())));
             let change = table.on_sample(&peer, &sample, at);
+            if is_reported {
+                samples.push((peer.clone(), sample));
+            }
             changes.extend(change.map(|transition| (peer, transition)));
         }
-        changes
+        (changes, samples)
     }
 }
 

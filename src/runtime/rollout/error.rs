@@ -3,6 +3,7 @@
 use super::audit_log::LogError;
 use crate::Status;
 use crate::rollout::audit::EntryError;
+use crate::rollout::guard::LimitsError;
 use crate::rollout::membership::TooManyMembers;
 use crate::rollout::{ChangeError, NotBuilt, ScheduleError, UnitError, UnknownFlag};
 
@@ -30,6 +31,9 @@ pub enum RolloutError {
     /// Too many members for exact percentages.
     #[error(transparent)]
     Members(#[from] TooManyMembers),
+    /// A limit of the guards.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// The stages are no schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -55,7 +59,7 @@ impl RolloutError {
             Self::NotBuilt(_) => Status::Unsupported,
             Self::UnknownFlag(_) => Status::NotFound,
             Self::NoSchedule(_) | Self::KillHeld(_) => Status::BadState,
-            Self::Unit(_) | Self::Schedule(_) => Status::InvalidArgument,
+            Self::Unit(_) | Self::Schedule(_) | Self::Limits(_) => Status::InvalidArgument,
             Self::Members(_) | Self::Entry(_) => Status::LimitReached,
             Self::Log(error) => match error {
                 LogError::Io { .. } => Status::StateFile,

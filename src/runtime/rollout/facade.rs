@@ -3,9 +3,10 @@
 use super::{Decider, Rollout, RolloutError, change};
 use crate::Node;
 use crate::rollout::audit::Entry;
+use crate::rollout::guard::Limits;
 use crate::rollout::{
-    Change, ChangeAction, Decision, Flag, FlagRule, FlagRules, FlagSet, FlagState, Latch, RuleEdit,
-    Schedule, Unit,
+    Change, ChangeAction, Decision, Flag, FlagRule, FlagRules, FlagSet, FlagState, Latch, RampView,
+    RuleEdit, Schedule, Unit,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -196,6 +197,24 @@ impl Node {
     pub fn configure_flags(&self, rules: &FlagRules) -> Result<Vec<FlagView>, RolloutError> {
         self.rollout().configure(rules)?;
         Ok(self.flags())
+    }
+
+    /// Replaces what a rollout may not exceed; what is in flight is judged anew.
+    ///
+    /// # Errors
+    /// A limit that cannot be meant; the old ones stay.
+    pub fn set_rollback_limits(&self, limits: Limits) -> Result<(), RolloutError> {
+        Ok(self.rollout().set_limits(limits)?)
+    }
+
+    /// What a rollout may not exceed.
+    pub fn rollback_limits(&self) -> Limits {
+        self.rollout().limits()
+    }
+
+    /// How the rollout of each flag stands: what the guards have counted and found.
+    pub fn rollouts(&self) -> Vec<RampView> {
+        self.rollout().ramps()
     }
 
     pub(crate) fn rollout(&self) -> &Arc<Rollout> {

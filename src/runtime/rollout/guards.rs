@@ -4,17 +4,17 @@
 //! puts the peer: with it, or without it. So nobody has to set up a control group: it is everybody to
 //! whom the rollout has not come.
 
-use super::{Published, Rollout, change, now_s};
+use super::{Published, Rollout, bit, change, now_s};
 use crate::Status;
-use crate::base::Time;
 use crate::migration::Report;
 use crate::observe::EventKind;
-use crate::rollout::controller::{Action, Controller, RampView};
+use crate::rollout::controller::{Action, RampView};
 use crate::rollout::guard::{Arm, Evidence, Limits, LimitsError, Measured, Observation};
 use crate::rollout::{ChangeAction, Flag, FlagSet, Percent};
 use crate::runtime::clock::now;
 use crate::runtime::lock::lock;
 use crate::wire::v1::json::Json;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Who takes a flag back.
@@ -25,7 +25,11 @@ const SCHEDULE: &str = "schedule";
 impl Rollout {
     /// What was measured of the path to a peer, by the address that is dialed.
     pub fn measured(&self, peer: &str, kind: Measured) {
-        self.observe(peer, &[Flag::HybridMode, Flag::MlCompression, Flag::InternetOptimization], kind);
+        self.observe(
+            peer,
+            &[Flag::HybridMode, Flag::MlCompression, Flag::InternetOptimization],
+            kind,
+        );
     }
 
     /// What only the choice of a peer's mode can have brought about.
@@ -79,8 +83,10 @@ impl Rollout {
     pub(super) fn tell_guards(&self) {
         let (set, at, now_s) = (self.set(), now(), now_s());
         let mut controller = lock(&self.controller);
+        let mut watched = 0;
         for flag in Flag::ALL {
-            controller.set_percent(at, flag, in_force(&set, flag));
+            let percent = in_force(&set, flag, now_s);
+            controller.set_percent(at, flag, percent);
             let schedule = set.rule(flag).schedule.clone().filter(|_| flag.is_built());
             let start_s = schedule.as_ref().and_then(|schedule| schedule.start_s());
             let elapsed_s = start_s.map_or(0, |start_s| now_s.saturating_sub(start_s));
@@ -88,12 +94,16 @@ impl Rollout {
             if set.state(flag).latch.is_none() {
                 controller.clear(at, flag);
             }
+            let is_in_flight = controller.view(at, flag).is_in_flight;
+            let counts = flag.is_built() && (is_in_flight || percent < Percent::FULL);
+            watched |= if counts { bit(flag) } else { 0 };
         }
+        self.watched.store(watched, Ordering::Relaxed);
     }
 
     /// Carries out what the guards say.
     pub(super) fn look_at_guards(&self) {
-        // Not held while something is carried out: that asks for it again.
+        // The lock is not held while something is carried out: that takes it again.
         let actions = lock(&self.controller).tick(now());
         for action in actions {
             match action {
@@ -108,6 +118,12 @@ impl Rollout {
     }
 
     fn observe(&self, peer: &str, flags: &[Flag], kind: Measured) {
+        let watched = self.watched.load(Ordering::Relaxed);
+        let flags: Vec<Flag> =
+            flags.iter().copied().filter(|flag| watched & bit(*flag) != 0).collect();
+        if flags.is_empty() {
+            return;
+        }
         let (at, now_s) = (now(), now_s());
         let published = lock(&self.published);
         let observation = |flag: &Flag| self.observation(&published, (*flag, peer), kind, now_s);
@@ -133,26 +149,43 @@ impl Rollout {
     fn roll_back(&self, flag: Flag, evidence: &Evidence) {
         let mut latch = change(GUARD, &evidence.sentence, ChangeAction::Latch(flag));
         latch.evidence = Json::of("evidence", evidence).ok();
-        if let Err(error) = self.change(&latch) {
-            // In force all the same: what does harm goes, whatever the disk says.
-            self.hold_off(flag);
-            self.complain_at_times(&format!("{flag} is rolled back, but that is not written down: {error}"));
+        match self.change(&latch) {
+            Ok(()) => lock(&self.controller).rolled_back(now(), flag),
+            Err(error) => {
+                // In force all the same: what does harm goes, whatever the disk says. The verdict comes
+                // again until it is written down.
+                self.hold_off(flag);
+                self.complain(&format!("{flag} is off, but that is not written down: {error}"));
+            }
         }
-        lock(&self.controller).rolled_back(now(), flag);
+    }
+
+    /// Off, without being latched in the log yet.
+    fn hold_off(&self, flag: Flag) {
+        let mut published = lock(&self.published);
+        if published.held_off & bit(flag) == 0 {
+            published.held_off |= bit(flag);
+            self.renew(&mut published);
+            drop(published);
+            self.call_listeners();
+        }
     }
 
     fn advance(&self, flag: Flag, percent: Percent) {
         let why = "the time of the next stage has come, and nothing speaks against it";
         // Refused: somebody has changed the flag meanwhile. Not written down: it is tried again.
-        if let Err(error) = self.change(&change(SCHEDULE, why, ChangeAction::Advance { flag, percent })) {
-            self.complain_at_times(&format!("{flag} stays where it is: {error}"));
+        if let Err(error) =
+            self.change(&change(SCHEDULE, why, ChangeAction::Advance { flag, percent }))
+        {
+            self.complain(&format!("{flag} stays where it is: {error}"));
         }
     }
 }
 
 /// The percentage that has an effect.
-fn in_force(set: &FlagSet, flag: Flag) -> Percent {
+fn in_force(set: &FlagSet, flag: Flag, now_s: u64) -> Percent {
     let state = set.state(flag);
-    let is_off = !state.rule.enabled || state.latch.is_some() || set.killed.is_some();
+    let is_stopped = state.latch.is_some() || set.killed.is_some();
+    let is_off = !state.rule.enabled || state.rule.is_expired(now_s) || is_stopped;
     if is_off { Percent::ZERO } else { state.rule.rollout_percent }
 }

@@ -121,8 +121,11 @@ impl Rollout {
         }
     }
 
-    fn complain(&self, text: &str) {
-        let text = text.to_owned();
-        self.journal.publish(None, None, EventKind::Notice { text });
+    /// Tells the operator, but not again and again.
+    pub(super) fn complain(&self, text: &str) {
+        if self.watch.may_complain(now()) {
+            let text = text.to_owned();
+            self.journal.publish(None, None, EventKind::Notice { text });
+        }
     }
 }

@@ -13,6 +13,7 @@ mod decider;
 mod door;
 mod error;
 pub mod facade;
+mod guards;
 mod kill_switch;
 mod peers;
 mod time;
@@ -27,7 +28,8 @@ pub use kill_switch::{BY_CALL, KILL_SWITCH_VARIABLE};
 use crate::observe::EventKind;
 use crate::rollout::audit::Entry;
 use crate::rollout::{
-    Change, ChangeAction, Decision, Flag, FlagRules, FlagSet, Membership, Reason, Snapshot, Unit,
+    Change, ChangeAction, Controller, Decision, Flag, FlagRules, FlagSet, Latch, Membership,
+    Reason, Snapshot, Unit,
 };
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::journal::Journal;
@@ -35,7 +37,7 @@ use crate::runtime::lock::lock;
 use door::Door;
 use peers::Peers;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use watch::Watch;
 
@@ -60,6 +62,9 @@ pub struct Rollout {
     door: Mutex<Door>,
     /// Called after a change, without any lock of this.
     listeners: Mutex<Vec<Listener>>,
+    controller: Mutex<Controller>,
+    /// Flags for which measurements count, a bit each.
+    watched: AtomicU32,
     watch: Watch,
 }
 
@@ -72,6 +77,8 @@ struct Published {
     emergency: Option<String>,
     /// Flags whose time is over, a bit each.
     expired: u32,
+    /// Flags that a guard has taken back without that being in the log yet, a bit each.
+    held_off: u32,
     /// For units as they are.
     by_hash: Snapshot,
     /// For nodes, where their membership is known.
@@ -104,6 +111,7 @@ impl Rollout {
         }
         // Before anybody asks for a decision.
         rollout.look_at_kill_switch();
+        rollout.tell_guards();
         if let Some(Err(error)) = options.rules.as_ref().map(|rules| rollout.configure(rules)) {
             let text = format!("feature flags of the configuration: {error}");
             rollout.journal.publish(None, None, EventKind::Notice { text });
@@ -125,6 +133,8 @@ impl Rollout {
             published: Mutex::new(published),
             door: Mutex::new(door),
             listeners: Mutex::default(),
+            controller: Mutex::new(Controller::default()),
+            watched: AtomicU32::new(0),
             watch,
         })
     }
@@ -136,10 +146,7 @@ impl Rollout {
 
     /// The flags in force.
     pub fn set(&self) -> FlagSet {
-        let published = lock(&self.published);
-        let mut set = published.set.clone();
-        set.killed = published.emergency.clone().or(set.killed);
-        set
+        lock(&self.published).in_force()
     }
 
     /// Whether a peer, by its address as it is dialed, has a feature.
@@ -168,6 +175,9 @@ impl Rollout {
         published.set = door.set().clone();
         if published.emergency == published.set.killed || change.action == ChangeAction::LiftKill {
             published.emergency = None;
+        }
+        if let ChangeAction::Latch(flag) | ChangeAction::ClearLatch(flag) = &change.action {
+            published.held_off &= !bit(*flag);
         }
         self.renew(&mut published);
         drop((published, door));
@@ -250,6 +260,7 @@ impl Rollout {
 
     /// Without any lock held: a listener may ask for decisions.
     fn call_listeners(&self) {
+        self.tell_guards();
         let listeners = lock(&self.listeners).clone();
         listeners.iter().for_each(|listener| listener());
     }
@@ -271,15 +282,27 @@ impl Published {
     fn new(set: FlagSet) -> Self {
         let by_hash = Snapshot::new(&set);
         let (by_rank, members, peers) = (None, Membership::default(), Peers::default());
-        Self { set, emergency: None, expired: 0, by_hash, by_rank, members, peers }
+        Self { set, emergency: None, expired: 0, held_off: 0, by_hash, by_rank, members, peers }
     }
 
     fn is_killed(&self) -> bool {
         self.emergency.is_some() || self.set.killed.is_some()
     }
 
+    /// What is in the log, and what could not be written there.
+    fn in_force(&self) -> FlagSet {
+        let mut set = self.set.clone();
+        set.killed = self.emergency.clone().or(set.killed);
+        for flag in Flag::ALL.into_iter().filter(|flag| self.held_off & bit(*flag) != 0) {
+            let reason = HELD_OFF.to_owned();
+            let latch = Latch { since_us: 0, reason, evidence: None };
+            set.state_mut(flag).latch.get_or_insert(latch);
+        }
+        set
+    }
+
     fn compile(&mut self) {
-        self.by_hash = Snapshot::new(&self.set);
+        self.by_hash = Snapshot::new(&self.in_force());
         if self.emergency.is_some() {
             self.by_hash = self.by_hash.clone().killed();
         }
@@ -327,6 +350,9 @@ fn change(who: &str, why: &str, action: ChangeAction) -> Change {
 fn bit(flag: Flag) -> u32 {
     1 << flag.index()
 }
+
+/// The reason of a rollback that could not be written down.
+const HELD_OFF: &str = "a guard has taken it back, which could not be written down yet";
 
 /// Seconds since 1970, for what an operator has dated.
 fn now_s() -> u64 {

@@ -1,9 +1,14 @@
 //! What peers have said of themselves: their names, and in which flags they do not take part.
 
 use super::bit;
+use crate::base::Time;
 use crate::base::limits::MAX_PEERS;
 use crate::rollout::{Flag, Unit, UnitKind};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Connections that break within so long of each other have one cause.
+const ONE_CAUSE: Duration = Duration::from_secs(1);
 
 /// Peers by their addresses, as they are dialed.
 #[derive(Default)]
@@ -15,6 +20,8 @@ struct Peer {
     name: Box<str>,
     /// Flags in which it does not take part, a bit each.
     refused: u32,
+    /// When a connection to it last broke.
+    broke_at: Option<Time>,
 }
 
 impl Peers {
@@ -22,14 +29,23 @@ impl Peers {
     pub fn heard(&mut self, address: &str, name: &str, refused: u32) -> bool {
         if let Some(peer) = self.known.get_mut(address) {
             let is_news = *peer.name != *name || peer.refused != refused;
-            *peer = Peer { name: name.into(), refused };
+            (peer.name, peer.refused) = (name.into(), refused);
             return is_news;
         }
         let has_room = self.known.len() < MAX_PEERS;
         if has_room {
-            self.known.insert(address.into(), Peer { name: name.into(), refused });
+            let peer = Peer { name: name.into(), refused, broke_at: None };
+            self.known.insert(address.into(), peer);
         }
         has_room
+    }
+
+    /// A connection to a peer broke; whether that is a cause of its own, for all that break at one time
+    /// have one.
+    pub fn breaks(&mut self, address: &str, now: Time) -> bool {
+        let Some(peer) = self.known.get_mut(address) else { return false };
+        let before = peer.broke_at.replace(now);
+        before.is_none_or(|before| now.since(before) >= ONE_CAUSE)
     }
 
     /// Whether a peer, by its address or its name, does not take part in a flag.
@@ -66,6 +82,15 @@ mod tests {
         assert!(!peers.refuses("10.0.0.2:1", Flag::HybridMode));
         assert!(!peers.refuses("10.0.0.3:1", Flag::MlCompression));
         assert!(peers.refuses("b", Flag::MlCompression));
+    }
+
+    #[test]
+    fn connections_that_break_together_count_once() {
+        let mut peers = Peers::default();
+        assert!(!peers.breaks("b:1", Time(0)), "nobody has answered there");
+        peers.heard("b:1", "b", 0);
+        let counted = [0, 1, 900_000, 1_500_000, 3_000_000].map(|at| peers.breaks("b:1", Time(at)));
+        assert_eq!(counted, [true, false, false, false, true]);
     }
 
     #[test]

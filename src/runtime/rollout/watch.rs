@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How often it looks: what holds within a second must be seen well within it.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How often it looks at expiries, and lets the guards judge.
+const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it is not told again that the same has failed.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,8 @@ struct State {
     was_there: bool,
     /// Before this nothing is tried again.
     retry_at: Time,
+    /// When expiries and guards are looked at next.
+    next_at: Time,
     /// Before this nobody is told again that the same has failed.
     complain_at: Time,
 }
@@ -72,12 +76,22 @@ impl Watch {
         lock(&self.state).retry_at = at;
     }
 
-    /// Whether it is time to tell that something has failed again.
-    pub fn may_complain(&self) -> bool {
+    /// Whether it is time for what need not be looked at as often as the kill switch.
+    fn is_due(&self, now: Time) -> bool {
         let mut state = lock(&self.state);
-        let may = now() >= state.complain_at;
+        let is_due = now >= state.next_at;
+        if is_due {
+            state.next_at = now + SLOW_INTERVAL;
+        }
+        is_due
+    }
+
+    /// Whether it is time to tell that something has failed again.
+    pub fn may_complain(&self, now: Time) -> bool {
+        let mut state = lock(&self.state);
+        let may = now >= state.complain_at;
         if may {
-            state.complain_at = now() + QUIET;
+            state.complain_at = now + QUIET;
         }
         may
     }
@@ -122,6 +136,9 @@ impl Rollout {
     /// Looks at everything once.
     fn look(&self) {
         self.look_at_kill_switch();
-        self.look_at_time();
+        if self.watch.is_due(now()) {
+            self.look_at_time();
+            self.look_at_guards();
+        }
     }
 }

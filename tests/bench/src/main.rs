@@ -39,7 +39,7 @@ pub struct Plan {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi,flags,rdma"
+        default_value = "net,wan,relearn,fair,tls,memory,modes,downtime,postcopy,abi,flags,rollout,rdma"
     )]
     suites: Vec<String>,
     /// Rounds of each case; the median counts.
@@ -65,6 +65,9 @@ pub struct Plan {
     /// Links of its part `selector`: Mbit/s, or an unshaped veth pair.
     #[arg(long, value_delimiter = ',', default_value = "100,1000,10000,veth")]
     selector_links: Vec<String>,
+    /// Rollouts of each case of suite `rollout`, each from its own seed.
+    #[arg(long, default_value_t = 1000)]
+    rollouts: u64,
     /// Directory that holds libdwcp.so for the `abi` suite [default: that of this program].
     #[arg(long)]
     library_dir: Option<PathBuf>,

@@ -12,6 +12,7 @@ mod post_copy;
 pub mod qemu;
 mod rdma;
 mod relearn;
+mod rollout;
 mod tls;
 
 use crate::results::Results;
@@ -33,10 +34,11 @@ pub fn run(name: &str, plan: &Plan, results: &mut Results) -> Result<(), Failure
         "abi" => abi::run(plan, results),
         "flags" => flags::run(plan, results),
         "rdma" => rdma::run(plan, results),
+        "rollout" => rollout::run(plan, results),
         "qemu" => qemu::run(plan, results),
         _ => Err(
             "there is no such suite; known: net, wan, relearn, fair, kills, tls, memory, modes, \
-                  downtime, postcopy, abi, flags, rdma, qemu"
+                  downtime, postcopy, abi, flags, rollout, rdma, qemu"
                 .into(),
         ),
     }
