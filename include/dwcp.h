@@ -624,6 +624,12 @@
 #define DWCP_EVENT_FLAG_ROLLED_BACK 21
 
 /**
+ * A feature flag stays at its percentage though its schedule would have it higher, or its health is in
+ * question; value is its DWCP_FLAG_, the event's JSON says why.
+ */
+#define DWCP_EVENT_FLAG_HELD 22
+
+/**
  * An event that is newer than this list; its JSON says what it is.
  */
 #define DWCP_EVENT_OTHER 0
@@ -787,6 +793,11 @@
  * dwcp_flag_change.fields: expires_s is set.
  */
 #define DWCP_FLAG_CHANGE_EXPIRES 8
+
+/**
+ * dwcp_rollback_limits.flags: no tighter limits for small percentages.
+ */
+#define DWCP_ROLLBACK_NO_STAGES 1
 
 /**
  * dwcp_flag_decision.reason, off: the kill switch is on.
@@ -1890,6 +1901,61 @@ typedef struct dwcp_flag_decision {
 } dwcp_flag_decision;
 
 /**
+ * What a rollout may not exceed, or else its flag is taken back.
+ */
+typedef struct dwcp_rollback_limits {
+    /**
+     * sizeof(dwcp_rollback_limits).
+     */
+    size_t struct_size;
+    /**
+     * DWCP_ROLLBACK_ bits.
+     */
+    uint32_t flags;
+    /**
+     * Requests that may fail, in parts of a million; 0 means 10,000, which is 1 %.
+     */
+    uint32_t max_error_rate_ppm;
+    /**
+     * How much more latency there may be, in parts of a million; 0 means 500,000, which is 50 %.
+     */
+    uint32_t max_latency_increase_ppm;
+    /**
+     * Which part of the usual throughput is enough, in parts of a million; 0 means 800,000.
+     */
+    uint32_t min_throughput_ppm;
+    /**
+     * Mode switches of a pair of nodes in an hour; 0 means 600.
+     */
+    uint32_t max_mode_switches_per_h;
+    /**
+     * How many tighter limits there are for small percentages, up to 4; 0 means one, the upgrade guide's:
+     * up to 10 % errors of 0.5 %, 10 % more latency, and 5 % of detections that fail.
+     */
+    uint32_t stage_count;
+    /**
+     * The largest percentage at which each of these holds, in parts of a million.
+     */
+    uint32_t stage_up_to_ppm[4];
+    /**
+     * As max_error_rate_ppm, but 0 is no default.
+     */
+    uint32_t stage_max_error_rate_ppm[4];
+    /**
+     * As max_latency_increase_ppm, but 0 is no default.
+     */
+    uint32_t stage_max_latency_increase_ppm[4];
+    /**
+     * Detections of a peer's mode that may fail, in parts of a million.
+     */
+    uint32_t stage_max_detection_failures_ppm[4];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_rollback_limits;
+
+/**
  * One thing that waited behind a node's file descriptor.
  */
 typedef struct dwcp_completion {
@@ -2542,6 +2608,54 @@ dwcp_status dwcp_flag_exact_units_json(uint32_t flag,
                                        char *buffer,
                                        size_t length,
                                        size_t *needed);
+
+/**
+ * What a rollout on this node may not exceed, defaults filled in; where there are more than 4 stages, the
+ * first 4 of them. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_rollback_limits(const struct dwcp_node *node,
+                                      struct dwcp_rollback_limits *limits);
+
+/**
+ * Sets what a rollout on this node may not exceed; NULL: all defaults. Rollouts in flight are judged anew.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_rollback_limits(struct dwcp_node *node,
+                                          const struct dwcp_rollback_limits *limits);
+
+/**
+ * Copies out, as a JSON array, how the rollout of each feature flag stands: what the guards have counted,
+ * and why they hold it or have taken it back. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_rollouts_json(const struct dwcp_node *node,
+                                    char *buffer,
+                                    size_t length,
+                                    size_t *needed);
+
+/**
+ * Enables a DWCP_FLAG_ at the first percentage of a schedule, and lets it grow from there, as long as the
+ * guards find nothing. schedule: as in dwcp_flag_change; NULL: the flag's own, or "guide". who and why as
+ * for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_start_schedule(struct dwcp_node *node,
+                                     uint32_t flag,
+                                     const char *schedule,
+                                     const char *who,
+                                     const char *why);
+
+/**
+ * Ends the schedule of a DWCP_FLAG_, whose percentage stays; DWCP_ERR_BAD_STATE if it has none. who and
+ * why as for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_stop_schedule(struct dwcp_node *node,
+                                    uint32_t flag,
+                                    const char *who,
+                                    const char *why);
 
 /**
  * Takes up to `max` completions out of the node's queue, oldest first, and sets *count; never
