@@ -5,6 +5,7 @@ use super::guest::GuestSize;
 use super::node::GUEST;
 use crate::cli::client::Client;
 use crate::runtime::proc_files::process_status;
+use crate::runtime::rollout::KILL_SWITCH_VARIABLE;
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -91,6 +92,8 @@ impl TrialChild {
                     .iter()
                     .flat_map(|dir| [OsStr::new("--identity-dir"), dir.as_ref()]),
             )
+            // What its flags are is for the trial to say.
+            .env_remove(KILL_SWITCH_VARIABLE)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             // Ctrl-C is for the trial, which ends its nodes in its own time.

@@ -18,7 +18,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const LOG: &str = "rollout.log";
+/// The log, in the state directory.
+pub const LOG: &str = "rollout.log";
 const OLD_LOG: &str = "rollout.log.1";
 const NEW_LOG: &str = "rollout.log.new";
 const HEAD: &str = "rollout.head";

@@ -19,11 +19,11 @@ mod peers;
 mod time;
 mod watch;
 
-pub use audit_log::LogError;
+pub use audit_log::{LOG as AUDIT_LOG_FILE, LogError};
 pub use decider::Decider;
 pub use error::RolloutError;
 pub use facade::FlagView;
-pub use kill_switch::{BY_CALL, KILL_SWITCH_VARIABLE};
+pub use kill_switch::{BY_CALL, FILE as KILL_SWITCH_FILE, KILL_SWITCH_VARIABLE};
 
 use crate::observe::EventKind;
 use crate::rollout::audit::Entry;

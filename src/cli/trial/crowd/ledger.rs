@@ -79,6 +79,11 @@ impl Ledger {
         lock(&self.0).tallies.get(&(phase, way)).map_or(0, Tally::ended)
     }
 
+    /// How many moves have succeeded so far.
+    pub fn moved(&self) -> u64 {
+        lock(&self.0).tallies.values().map(|tally| tally.moved).sum()
+    }
+
     /// The moves of a phase, of those ways that are wanted.
     pub fn tally(&self, phase: u32, is_wanted: impl Fn(usize, usize) -> bool) -> Tally {
         let book = lock(&self.0);
@@ -118,6 +123,7 @@ mod tests {
         assert_eq!(counts(ledger.all(before)), (1, 1));
         assert_eq!([(0, 3), (3, 0), (0, 4)].map(|way| ledger.ended(after, way)), [1, 1, 0]);
         assert_eq!(counts(ledger.all(after)), (2, 0));
+        assert_eq!(ledger.moved(), 3);
         assert_eq!(counts(ledger.tally(after, |from, _| from == 3)), (1, 0));
         let first = ledger.all(before).first_failure.unwrap();
         assert!(first.contains("DWCP_ERR_CONNECT"), "{first}");

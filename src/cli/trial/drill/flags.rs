@@ -4,7 +4,9 @@
 use crate::cli::error::CliError;
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Member, at_once};
+use crate::rollout::audit::verify;
 use crate::rollout::{Flag, Percent, Unit, UnitKind, bucket};
+use crate::runtime::rollout::AUDIT_LOG_FILE;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -110,6 +112,20 @@ pub async fn clear_latch(
     }
 }
 
+/// What is rolled back on a node and has not been cleared, and why.
+///
+/// # Errors
+/// The node is gone.
+pub async fn latches(member: &Member) -> Result<Vec<String>, TrialError> {
+    let answer = member.node.client.get("/v3/flags").await?;
+    let flags = answer["flags"].as_array().into_iter().flatten();
+    let latch = |flag: &Value| {
+        let reason = flag["latch"]["reason"].as_str()?;
+        Some(format!("{}, {}: {reason}", member.name(), flag["name"].as_str()?))
+    };
+    Ok(flags.filter_map(latch).collect())
+}
+
 /// The newest changes of a node's flags, newest first.
 ///
 /// # Errors
@@ -120,6 +136,18 @@ pub async fn history(member: &Member) -> Result<Vec<Value>, TrialError> {
         Value::Array(entries) => Ok(entries),
         _ => Ok(Vec::new()),
     }
+}
+
+/// Whether a node's audit log is whole, read as whoever mistrusts the node reads it; how many changes
+/// it tells of.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn audit(member: &Member) -> Result<u64, String> {
+    let log = std::fs::read(member.node.state_dir.join(AUDIT_LOG_FILE));
+    let log = log.map_err(|error| format!("{}: {error}", member.name()))?;
+    let replay = verify(&log, None).map_err(|error| format!("{}: {error}", member.name()))?;
+    Ok(replay.tip.seq)
 }
 
 /// The rollbacks that a node's guards have decided on so far, as events; waits so long for the first.

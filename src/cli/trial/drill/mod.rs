@@ -46,7 +46,9 @@ impl Part {
     pub const AFTER: &'static str = "migrations afterwards";
     /// The end of the rollback.
     pub const CLEAR: &'static str = "clear-latch";
-    /// In a harmless drill.
+    /// Nothing but what should be was rolled back.
+    pub const NO_OTHER: &'static str = "no other rollback";
+    /// In a harmless drill, nothing at all.
     pub const NONE: &'static str = "no rollback";
     /// The kill switch.
     pub const KILL: &'static str = "kill switch";
@@ -59,17 +61,25 @@ impl Part {
     /// Every guest, when all is over.
     pub const GUESTS: &'static str = "guests";
 
+    /// What the nodes have written down.
+    pub const LOGS: &'static str = "audit logs";
+
     /// Those that a drill has, in the order of its table.
     pub fn of(options: &DrillOptions) -> Vec<&'static str> {
         let fault =
             [Part::FAULT, Part::DECISION, Part::EFFECT, Part::ACROSS, Part::AFTER, Part::CLEAR];
-        let peace = [Part::NONE, Part::ACROSS, Part::AFTER];
-        let middle = if options.harmless { &peace[..] } else { &fault[..] };
+        let peace = [Part::ACROSS, Part::AFTER];
+        let (middle, rollbacks) = match options.harmless {
+            true => (&peace[..], Part::NONE),
+            false => (&fault[..], Part::NO_OTHER),
+        };
         let end = [
             Part::KILL,
             Part::DISABLE_ALL,
             Part::MEANWHILE,
+            rollbacks,
             Part::GUESTS,
+            Part::LOGS,
             Part::GRADUAL,
             Part::WHOLE,
         ];

@@ -19,6 +19,8 @@ struct Course {
     phase: u32,
     /// When the node in the middle decided, in microseconds since 1970.
     decided_us: u64,
+    /// Whether it was about the flag that was raised.
+    is_of_flag: bool,
     /// What it said.
     sentence: String,
     /// Requests of paths with the flag, and those that failed, since it was suspected.
@@ -65,7 +67,7 @@ pub async fn rehearse(
     story.tell(large.evidence.clone())?;
     let mut findings = vec![
         judge_fault(star, treated, &course).await?,
-        judge_decision(star, options, &course).await?,
+        judge_decision(star, &course).await?,
         judge_effect(star, options, &course).await?,
     ];
     findings.push(large);
@@ -84,21 +86,11 @@ pub async fn rehearse_peace(
     story.tell("no fault: guests go on with the flag as it is")?;
     let phase = star.go_on_in_peace(Part::AFTER, "without any fault".to_owned()).await?;
     star.wait_for_moves(phase, PEACEFUL_MOVES, |_, _| true).await?;
-    let mut rolled_back = Vec::new();
-    for member in star.crowd.members() {
-        for event in flags::rollbacks(member, 0).await? {
-            rolled_back.push(format!("{}: {}", member.name(), message(&event)));
-        }
-    }
     let under_way = star.large_under_way().await?;
     let large = star.let_large_come(Part::ACROSS, under_way).await?;
     let moved = star.crowd.ledger.all(phase).moved;
-    let evidence = match rolled_back.first() {
-        None => format!("none in {moved} migrations on {} nodes", options.nodes),
-        Some(first) => format!("{} rolled back; first: {first}", rolled_back.len()),
-    };
-    story.tell(format!("rollbacks: {evidence}"))?;
-    Ok(vec![Finding::new(Part::NONE, rolled_back.is_empty(), evidence), large])
+    story.tell(format!("{moved} migrations; {}", large.evidence))?;
+    Ok(vec![large])
 }
 
 /// The first rollback that the node tells of; none if it does not in time.
@@ -136,6 +128,7 @@ async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Co
     Ok(Course {
         phase: 0,
         decided_us: event["time_us"].as_u64().unwrap_or(0),
+        is_of_flag: event["flag"] == options.flag.name(),
         sentence,
         requests: treated("samples") as u64,
         // The rate is in percent.
@@ -178,31 +171,16 @@ async fn judge_fault(
     Ok(Finding::new(Part::FAULT, held, evidence))
 }
 
-/// It must have been decided by the node itself, on evidence, and of this flag alone.
-async fn judge_decision(
-    star: &Star,
-    options: &DrillOptions,
-    course: &Course,
-) -> Result<Finding, TrialError> {
-    let mut others = Vec::new();
-    for member in star.crowd.members() {
-        for event in flags::rollbacks(member, 0).await? {
-            if event["flag"] != options.flag.name() {
-                others.push(format!("{}: {}", member.name(), message(&event)));
-            }
-        }
-    }
+/// It must have been decided by the node itself, on evidence, and of this flag.
+async fn judge_decision(star: &Star, course: &Course) -> Result<Finding, TrialError> {
     let first_us = broken(star).await?.first_us;
     let since_first_ms = course.decided_us.saturating_sub(first_us) as f64 / 1e3;
     let Course { failures, requests, sentence, .. } = course;
-    let evidence = match others.first() {
-        Some(other) => format!("something else was rolled back too; {other}"),
-        None => format!(
-            "{since_first_ms:.0} ms after the first broken connection, by {failures} failures in \
-             {requests} requests: {sentence}"
-        ),
-    };
-    let finding = Finding::new(Part::DECISION, others.is_empty() && *failures > 0, evidence);
+    let evidence = format!(
+        "{since_first_ms:.0} ms after the first broken connection, by {failures} failures in \
+         {requests} requests: {sentence}"
+    );
+    let finding = Finding::new(Part::DECISION, course.is_of_flag && *failures > 0, evidence);
     Ok(finding.with("failures", *failures as f64, "before it was decided").with(
         "from the first broken connection",
         since_first_ms,

@@ -282,8 +282,40 @@ impl Star {
             Some(first) => format!("{} faults; first: {first}", sight.faults.len()),
         };
         let is_whole = sight.faults.is_empty() && sight.pages > 0;
-        findings.push(Finding::new("guests", is_whole, evidence));
+        findings.push(Finding::new(Part::GUESTS, is_whole, evidence));
+        findings.push(self.judge_latches().await?);
+        findings.push(self.judge_logs());
         Ok(findings)
+    }
+
+    /// What was rolled back and should not have been; the one that should was cleared before.
+    async fn judge_latches(&self) -> Result<Finding, TrialError> {
+        let mut latches = Vec::new();
+        for member in self.crowd.members() {
+            latches.extend(flags::latches(member).await?);
+        }
+        let (moved, nodes) = (self.crowd.ledger.moved(), self.options.nodes);
+        let evidence = match latches.first() {
+            None => format!("none in {moved} migrations on {nodes} nodes"),
+            Some(first) => format!("{} rolled back; {first}", latches.len()),
+        };
+        let part = if self.options.harmless { Part::NONE } else { Part::NO_OTHER };
+        Ok(Finding::new(part, latches.is_empty(), evidence))
+    }
+
+    /// What the nodes have written down of their flags.
+    fn judge_logs(&self) -> Finding {
+        let logs: Result<Vec<u64>, String> =
+            self.crowd.members().iter().map(flags::audit).collect();
+        match logs {
+            Ok(changes) => {
+                let (logs, sum) = (changes.len(), changes.iter().sum::<u64>());
+                let evidence =
+                    format!("{logs} logs with {sum} changes, the chain of each is whole");
+                Finding::new(Part::LOGS, sum > 0, evidence)
+            }
+            Err(fault) => Finding::new(Part::LOGS, false, fault),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::star::{HUB, Star};
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Member, at_once};
+use crate::runtime::rollout::KILL_SWITCH_FILE;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,7 +141,7 @@ pub async fn clear(
 }
 
 fn kill_switch(member: &Member) -> std::path::PathBuf {
-    member.node.state_dir.join("kill-switch")
+    member.node.state_dir.join(KILL_SWITCH_FILE)
 }
 
 /// Why the rollback is ended.
