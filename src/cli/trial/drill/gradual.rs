@@ -2,7 +2,8 @@
 
 use super::finding::Finding;
 use super::flags;
-use super::star::{describe, small_options};
+use super::judge::describe;
+use super::star::small_options;
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Rover, Roving, Tally};

@@ -9,6 +9,8 @@
 mod finding;
 mod flags;
 mod gradual;
+mod judge;
+mod large;
 mod options;
 mod rollback;
 mod star;

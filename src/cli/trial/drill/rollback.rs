@@ -2,7 +2,8 @@
 
 use super::finding::Finding;
 use super::flags;
-use super::star::{HUB, Star, describe};
+use super::judge::describe;
+use super::star::{HUB, Star};
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Member, at_once};

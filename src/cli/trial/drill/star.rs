@@ -1,11 +1,11 @@
 //! The stage of a drill: a node in the middle and others around it, small guests that move between it
 //! and them all the time, and two larger ones for what is to be met under way.
 
-use super::finding::Finding;
 use super::flags;
+use super::judge::Peace;
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
-use crate::cli::trial::crowd::{Crowd, Departure, Rover, Roving, Tally};
+use crate::cli::trial::crowd::{Crowd, Departure, Rover, Roving};
 use crate::cli::trial::guest::GuestSize;
 use crate::rollout::UnitKind;
 use serde_json::{Value, json};
@@ -20,22 +20,13 @@ pub struct Star {
     /// The nodes.
     pub crowd: Arc<Crowd>,
     /// The larger guests, and the moves that they are in.
-    large: Vec<(Rover, Option<Departure>)>,
-    roving: Option<Roving>,
+    pub(super) large: Vec<(Rover, Option<Departure>)>,
+    pub(super) roving: Option<Roving>,
     /// With which the flag draws its units.
     pub seed: u64,
-    options: DrillOptions,
+    pub(super) options: DrillOptions,
     /// Phases in which every move must succeed, to be judged when all is over.
-    peaceful: Vec<Peace>,
-}
-
-/// A phase in which every move must succeed.
-struct Peace {
-    what: &'static str,
-    phase: u32,
-    note: String,
-    /// What is wrong besides.
-    fault: Option<String>,
+    pub(super) peaceful: Vec<Peace>,
 }
 
 impl Star {
@@ -166,183 +157,6 @@ impl Star {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
-
-    /// Makes the larger guests, one for each of these nodes to go to and fro between it and the
-    /// middle.
-    ///
-    /// # Errors
-    /// They cannot be made.
-    pub async fn add_large(&mut self, spokes: &[usize]) -> Result<(), TrialError> {
-        let size = GuestSize { bytes: self.options.large_memory, writes_per_s: LARGE_WRITES_PER_S };
-        for at in spokes {
-            let rover = Rover::new(format!("large-{at:02}"), size, vec![HUB, *at]);
-            self.crowd.boot(&rover).await?;
-            self.large.push((rover, None));
-        }
-        Ok(())
-    }
-
-    /// Sends the larger guests on their way, so slowly that they do not arrive before they are let;
-    /// on return they are under way.
-    ///
-    /// # Errors
-    /// A node refuses, or they do not get under way.
-    pub async fn send_large(&mut self) -> Result<(), TrialError> {
-        let slow = slow_options(&self.options);
-        for (rover, departure) in &mut self.large {
-            let departed = self.crowd.depart(rover, &slow).await?;
-            self.crowd.wait_until_under_way(&departed).await?;
-            *departure = Some(departed);
-        }
-        Ok(())
-    }
-
-    /// How many of the larger guests are under way.
-    ///
-    /// # Errors
-    /// A node is gone.
-    pub async fn large_under_way(&self) -> Result<usize, TrialError> {
-        let mut count = 0;
-        for (_, departure) in &self.large {
-            if let Some(departure) = departure {
-                count += usize::from(self.crowd.is_under_way(departure).await?);
-            }
-        }
-        Ok(count)
-    }
-
-    /// Lets the larger guests come at full speed, and judges how they did.
-    ///
-    /// # Errors
-    /// They have no end.
-    pub async fn let_large_come(
-        &mut self,
-        what: &'static str,
-        under_way: usize,
-    ) -> Result<Finding, TrialError> {
-        let (mut moved, mut faults) = (0, Vec::new());
-        for (rover, departure) in &mut self.large {
-            let Some(departed) = departure.take() else { continue };
-            self.crowd.lift_limit(&departed).await?;
-            let end = self.crowd.arrive(rover, &departed).await?;
-            match end.is_moved() {
-                true => moved += 1,
-                false => faults.push(format!("{}: {} ({})", rover.name, end.reason, end.status)),
-            }
-        }
-        let all = self.large.len();
-        let evidence = match faults.first() {
-            None => format!("{under_way} of {all} larger guests were under way, {moved} arrived"),
-            Some(first) => {
-                format!("{} of {all} larger guests did not arrive; {first}", faults.len())
-            }
-        };
-        let held = faults.is_empty() && moved == all && under_way == all && all > 0;
-        Ok(Finding::new(what, held, evidence))
-    }
-
-    /// One finding for all phases of a part.
-    fn judge_peace(&self) -> Vec<Finding> {
-        let mut parts: Vec<(&Peace, Tally)> = Vec::new();
-        for peace in &self.peaceful {
-            let tally = self.crowd.ledger.all(peace.phase);
-            match parts.iter_mut().find(|(known, _)| known.what == peace.what) {
-                Some((_, sum)) => sum.merge(&tally),
-                None => parts.push((peace, tally)),
-            }
-        }
-        parts.iter().map(|(peace, tally)| peace.judge(tally)).collect()
-    }
-
-    /// Lets everybody stay where he is, and judges guests and peaceful phases.
-    ///
-    /// # Errors
-    /// A node is gone.
-    pub async fn end(mut self) -> Result<Vec<Finding>, TrialError> {
-        let (mut rovers, faults) = match self.roving.take() {
-            Some(roving) => roving.end().await,
-            None => (Vec::new(), Vec::new()),
-        };
-        if let Some(spoil) = self.options.spoil.and_then(|spoil| spoil.order()) {
-            let order = json!({ "do": "spoil", "what": spoil, "guest": rovers[0].name });
-            let at = if spoil == "owner" { rovers[0].next() } else { rovers[0].at() };
-            self.crowd.members()[at].node.ask(order).await?;
-        }
-        rovers.extend(self.large.iter().map(|(rover, _)| rover.clone()));
-        let mut sight = self.crowd.census(&rovers).await?;
-        sight.faults.splice(0..0, faults);
-        let mut findings = self.judge_peace();
-        let evidence = match sight.faults.first() {
-            None => format!(
-                "{} guests, each at one of {} nodes; {} pages compared and equal",
-                rovers.len(),
-                self.options.nodes,
-                sight.pages
-            ),
-            Some(first) => format!("{} faults; first: {first}", sight.faults.len()),
-        };
-        let is_whole = sight.faults.is_empty() && sight.pages > 0;
-        findings.push(Finding::new(Part::GUESTS, is_whole, evidence));
-        findings.push(self.judge_latches().await?);
-        findings.push(self.judge_logs());
-        Ok(findings)
-    }
-
-    /// What was rolled back and should not have been; the one that should was cleared before.
-    async fn judge_latches(&self) -> Result<Finding, TrialError> {
-        let mut latches = Vec::new();
-        for member in self.crowd.members() {
-            latches.extend(flags::latches(member).await?);
-        }
-        let (moved, nodes) = (self.crowd.ledger.moved(), self.options.nodes);
-        let evidence = match latches.first() {
-            None => format!("none in {moved} migrations on {nodes} nodes"),
-            Some(first) => format!("{} rolled back; {first}", latches.len()),
-        };
-        let part = if self.options.harmless { Part::NONE } else { Part::NO_OTHER };
-        Ok(Finding::new(part, latches.is_empty(), evidence))
-    }
-
-    /// What the nodes have written down of their flags.
-    fn judge_logs(&self) -> Finding {
-        let logs: Result<Vec<u64>, String> =
-            self.crowd.members().iter().map(flags::audit).collect();
-        match logs {
-            Ok(changes) => {
-                let (logs, sum) = (changes.len(), changes.iter().sum::<u64>());
-                let evidence =
-                    format!("{logs} logs with {sum} changes, the chain of each is whole");
-                Finding::new(Part::LOGS, sum > 0, evidence)
-            }
-            Err(fault) => Finding::new(Part::LOGS, false, fault),
-        }
-    }
-}
-
-impl Peace {
-    fn judge(&self, tally: &Tally) -> Finding {
-        let said = self.fault.as_ref().unwrap_or(&self.note);
-        let before = if said.is_empty() { String::new() } else { format!("{said}; ") };
-        let held = tally.failed == 0 && tally.moved > 0 && self.fault.is_none();
-        let finding = Finding::new(self.what, held, format!("{before}{}", describe(tally)));
-        finding.with("migrations", tally.moved as f64, "in one drill")
-    }
-}
-
-/// How moves of a phase went, in words.
-pub fn describe(tally: &Tally) -> String {
-    let ms = |per_mille| tally.downtime.all_but_us(per_mille) as f64 / 1e3;
-    match &tally.first_failure {
-        None => format!(
-            "{} migrations, none failed; downtime median {:.1} ms, p99 {:.1} ms",
-            tally.moved,
-            ms(500),
-            ms(10)
-        ),
-        Some(first) => {
-            format!("{} migrations, {} failed; first: {first}", tally.ended(), tally.failed)
-        }
-    }
 }
 
 fn units(crowd: &Crowd, options: &DrillOptions) -> Vec<String> {
@@ -367,11 +181,6 @@ pub fn small_options() -> Value {
     json!({ "streams": 1, "reconnect_timeout": "5s", "stall_timeout": "30s" })
 }
 
-/// Slow enough for a fault to be noticed before such a guest has come; of its memory, half is sent.
-fn slow_options(options: &DrillOptions) -> Value {
-    json!({ "streams": 1, "bandwidth_limit": format!("{}B/s", options.slow_bytes_per_s()) })
-}
-
 /// The percentages at which units are counted.
 pub const STAGES: [u8; 2] = [10, 50];
 /// In a phase, of each way.
@@ -379,7 +188,6 @@ const MOVES_PER_WAY: u64 = 2;
 /// Between two moves of a guest.
 const REST: Duration = Duration::from_millis(20);
 const SMALL_WRITES_PER_S: u64 = 50;
-const LARGE_WRITES_PER_S: u64 = 200;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a phase may take.
 const PATIENCE: Duration = Duration::from_secs(60);
