@@ -21,6 +21,7 @@ use ends::Ends;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -115,6 +116,28 @@ impl Crowd {
         }
         Ok(sight)
     }
+}
+
+/// Does something with each of these nodes at the same time, as who operates many of them does.
+///
+/// # Errors
+/// The first that occurs; the others are not waited for then.
+pub async fn at_once<T, F>(
+    crowd: &Arc<Crowd>,
+    places: Range<usize>,
+    what: impl Fn(Arc<Crowd>, usize) -> F,
+) -> Result<Vec<T>, TrialError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, TrialError>> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    places.for_each(|at| drop(tasks.spawn(what(crowd.clone(), at))));
+    let mut outcomes = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        outcomes.push(done.map_err(|error| TrialError::OwnProgram(error.into()))??);
+    }
+    Ok(outcomes)
 }
 
 impl Member {

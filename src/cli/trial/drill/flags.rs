@@ -3,9 +3,10 @@
 
 use crate::cli::error::CliError;
 use crate::cli::trial::TrialError;
-use crate::cli::trial::crowd::{Crowd, Member};
+use crate::cli::trial::crowd::{Crowd, Member, at_once};
 use crate::rollout::{Flag, Percent, Unit, UnitKind, bucket};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Raises or lowers a flag on one node.
 ///
@@ -29,15 +30,24 @@ pub async fn set_percent(
 /// # Errors
 /// A node refuses.
 pub async fn set_everywhere(
-    crowd: &Crowd,
+    crowd: &Arc<Crowd>,
     flag: Flag,
     percent: (u8, u64),
     why: &str,
 ) -> Result<(), TrialError> {
-    for member in crowd.members() {
-        set_percent(member, flag, percent, why).await?;
-    }
-    Ok(())
+    let set = |crowd: Arc<Crowd>, at: usize| {
+        let why = why.to_owned();
+        async move { set_percent(&crowd.members()[at], flag, percent, &why).await }
+    };
+    at_once(crowd, 0..crowd.members().len(), set).await.map(drop)
+}
+
+/// Whether any path of a node could have a flag as things stand.
+///
+/// # Errors
+/// The node is gone.
+pub async fn is_in_force(member: &Member, flag: Flag) -> Result<bool, TrialError> {
+    Ok(member.node.client.get(&format!("/v3/flags/{flag}")).await?["is_in_force"] == true)
 }
 
 /// Whether a node has a feature for a peer, by the address at which it dials it.

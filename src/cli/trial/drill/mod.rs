@@ -52,8 +52,8 @@ impl Part {
     pub const KILL: &'static str = "kill switch";
     /// All flags disabled.
     pub const DISABLE_ALL: &'static str = "disable-all";
-    /// Migrations before and after both.
-    pub const SWITCHES: &'static str = "migrations meanwhile";
+    /// Migrations in all other phases.
+    pub const MEANWHILE: &'static str = "migrations meanwhile";
     /// The gradual way.
     pub const GRADUAL: &'static str = "100, 50, 10, 0 %";
     /// Every guest, when all is over.
@@ -68,7 +68,7 @@ impl Part {
         let end = [
             Part::KILL,
             Part::DISABLE_ALL,
-            Part::SWITCHES,
+            Part::MEANWHILE,
             Part::GUESTS,
             Part::GRADUAL,
             Part::WHOLE,

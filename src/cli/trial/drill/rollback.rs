@@ -5,10 +5,12 @@ use super::flags;
 use super::star::{HUB, Star, describe};
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
-use crate::cli::trial::crowd::Member;
+use crate::cli::trial::crowd::{Crowd, Member, at_once};
 use crate::cli::trial::links::Broken;
+use crate::rollout::Flag;
 use crate::runtime::clock::wall_clock_us;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What happened from the first broken connection to the last node's answer.
@@ -118,23 +120,18 @@ async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Co
     let members = star.crowd.members();
     let sentence = message(event);
     let why = format!("rolled back by {}: {sentence}", members[HUB].name());
-    let tell_others = async {
-        for member in &members[HUB + 1..] {
-            let why = why.chars().take(MOST_REASON).collect::<String>();
-            flags::set_percent(member, options.flag, (0, star.seed), &why).await?;
+    let why: String = why.chars().take(MOST_REASON).collect();
+    let (flag, seed) = (options.flag, star.seed);
+    let tell = |crowd: Arc<Crowd>, at: usize| {
+        let why = why.clone();
+        async move {
+            flags::set_percent(&crowd.members()[at], flag, (0, seed), &why).await?;
+            wait_until_off(&crowd.members()[at], flag).await
         }
-        for (at, member) in members.iter().enumerate().skip(HUB + 1) {
-            wait_until_off(member, options, star.crowd.way(at, HUB)).await?;
-        }
-        Ok::<u64, TrialError>(wall_clock_us())
     };
-    let look_here = async {
-        for at in star.spokes() {
-            wait_until_off(&members[HUB], options, star.crowd.way(HUB, at)).await?;
-        }
-        Ok::<u64, TrialError>(wall_clock_us())
-    };
-    let (off_here_us, off_others_us) = tokio::try_join!(look_here, tell_others)?;
+    let others = at_once(&star.crowd, HUB + 1..options.nodes, tell);
+    let (off_here_us, off_others_us) =
+        tokio::try_join!(wait_until_off(&members[HUB], flag), others)?;
     let treated = |field: &str| event["evidence"]["treated"][field].as_f64().unwrap_or(0.0);
     Ok(Course {
         phase: 0,
@@ -144,20 +141,18 @@ async fn follow(star: &Star, event: &Value, options: &DrillOptions) -> Result<Co
         // The rate is in percent.
         failures: (treated("value") * treated("samples") / 100.0).round() as u64,
         off_here_us,
-        off_everywhere_us: off_here_us.max(off_others_us),
+        off_everywhere_us: off_others_us.into_iter().fold(off_here_us, u64::max),
     })
 }
 
-async fn wait_until_off(
-    member: &Member,
-    options: &DrillOptions,
-    way: &str,
-) -> Result<(), TrialError> {
+/// When it was first seen that no path of a node can have the flag; the verdict tells if that took
+/// too long.
+async fn wait_until_off(member: &Member, flag: Flag) -> Result<u64, TrialError> {
     let begun = Instant::now();
-    while flags::is_on(member, options.flag, way).await? && begun.elapsed() < PATIENCE {
+    while flags::is_in_force(member, flag).await? && begun.elapsed() < PATIENCE {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    Ok(())
+    Ok(wall_clock_us())
 }
 
 /// The fault must have been one, and for those alone who had the flag.

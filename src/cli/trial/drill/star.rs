@@ -3,7 +3,7 @@
 
 use super::finding::Finding;
 use super::flags;
-use super::{DrillOptions, Story};
+use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::crowd::{Crowd, Departure, Rover, Roving, Tally};
 use crate::cli::trial::guest::GuestSize;
@@ -59,7 +59,9 @@ impl Star {
         }
         let roving = Some(Roving::begin(&crowd, small, &small_options(), REST));
         let (large, peaceful) = (Vec::new(), Vec::new());
-        Ok(Self { crowd, large, roving, seed, options, peaceful })
+        let mut star = Self { crowd, large, roving, seed, options, peaceful };
+        star.go_on_in_peace(Part::MEANWHILE, String::new()).await?;
+        Ok(star)
     }
 
     /// The places of the nodes around the middle.
@@ -347,6 +349,5 @@ const REST: Duration = Duration::from_millis(20);
 const SMALL_WRITES_PER_S: u64 = 50;
 const LARGE_WRITES_PER_S: u64 = 200;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// What else happens while larger guests are under way.
 /// How long a phase may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,9 @@ use super::flags;
 use super::star::{HUB, Star};
 use super::{DrillOptions, Part, Story};
 use crate::cli::trial::TrialError;
-use crate::cli::trial::crowd::Member;
+use crate::cli::trial::crowd::{Crowd, Member, at_once};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A way to switch everything off.
@@ -58,52 +59,52 @@ pub async fn rehearse(
     for switch in [Switch::File, Switch::DisableAll] {
         let all = (100, star.seed);
         flags::set_everywhere(&star.crowd, options.flag, all, "drill: 100 %").await?;
-        star.go_on_in_peace(Part::SWITCHES, String::new()).await?;
+        star.go_on_in_peace(Part::MEANWHILE, String::new()).await?;
         star.send_large().await?;
         let thrown = throw(star, switch, options).await?;
         let under_way = star.large_under_way().await?;
-        star.go_on_in_peace(Part::SWITCHES, String::new()).await?;
+        star.go_on_in_peace(Part::MEANWHILE, String::new()).await?;
         let large = star.let_large_come(switch.part(), under_way).await?;
         let evidence = format!("{}; {}", thrown.evidence, large.evidence);
         story.tell(format!("{}: {evidence}", switch.part()))?;
         findings.push(Finding { held: thrown.held && large.held, evidence, ..thrown });
-        for member in star.crowd.members() {
-            switch.take_back(member).await?;
-        }
+        let take_back = |crowd: Arc<Crowd>, at: usize| async move {
+            switch.take_back(&crowd.members()[at]).await
+        };
+        at_once(&star.crowd, 0..options.nodes, take_back).await?;
     }
     Ok(findings)
 }
 
 /// Throws a switch on every node, and looks when the last of them does as v1 does.
 async fn throw(star: &Star, switch: Switch, options: &DrillOptions) -> Result<Finding, TrialError> {
-    let members = star.crowd.members();
-    let before = flags::is_v1_compatible(&members[HUB]).await?;
+    let all = 0..options.nodes;
+    let before = flags::is_v1_compatible(&star.crowd.members()[HUB]).await?;
     let begun = Instant::now();
-    for member in members {
+    let throw = |crowd: Arc<Crowd>, at: usize| async move {
+        let member = &crowd.members()[at];
         switch.throw(member).await?;
-    }
-    let mut waiting: Vec<&Member> = members.iter().collect();
-    while !waiting.is_empty() && begun.elapsed() < PATIENCE {
-        let mut still = Vec::new();
-        for member in waiting {
-            if !flags::is_v1_compatible(member).await? {
-                still.push(member);
+        while !flags::is_v1_compatible(member).await? {
+            if begun.elapsed() > PATIENCE {
+                return Ok((begun.elapsed(), Some(member.name().to_owned())));
             }
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        waiting = still;
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
-    let (took, within) = (begun.elapsed(), options.kill_within);
-    let evidence = match waiting.first() {
-        None => format!(
-            "the last of {} nodes is v1-compatible after {} ms; may take {} ms",
-            members.len(),
-            took.as_millis(),
-            within.as_millis()
-        ),
-        Some(first) => format!("{} is not v1-compatible after {took:.0?}", first.name()),
+        Ok((begun.elapsed(), None))
     };
-    let held = waiting.is_empty() && took <= within && !before;
+    let thrown = at_once(&star.crowd, all, throw).await?;
+    let took = thrown.iter().map(|(took, _)| *took).max().unwrap_or_default();
+    let late = thrown.iter().find_map(|(_, late)| late.as_ref());
+    let (took_ms, within_ms) = (took.as_millis(), options.kill_within.as_millis());
+    let nodes = options.nodes;
+    let evidence = match late {
+        _ if before => "the nodes were v1-compatible before".to_owned(),
+        None => format!(
+            "the last of {nodes} nodes is v1-compatible after {took_ms} ms; may take {within_ms} ms"
+        ),
+        Some(name) => format!("{name} is not v1-compatible after {took_ms} ms"),
+    };
+    let held = late.is_none() && took <= options.kill_within && !before;
     let finding = Finding::new(switch.part(), held, evidence);
     Ok(finding.with("last node", took.as_secs_f64() * 1e3, "ms"))
 }
