@@ -161,7 +161,7 @@ pub enum Command {
     FeatureFlags(FeatureFlags),
     #[command(flatten)]
     Operations(Operations),
-    /// Try out how feature flags are rolled out and taken back
+    /// Show how rollouts of feature flags stand, or play one
     #[command(subcommand)]
     Rollout(Rollout),
     /// Make and show the certificates by which nodes know each other
