@@ -1,6 +1,7 @@
 //! The operator's commands and their options.
 
 use crate::cli::trial::chaos::Scenario;
+use crate::cli::trial::drill::DrillOptions;
 use crate::config::units;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -102,17 +103,12 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Show measurements
-    Metrics {
-        /// Only this metric, such as amst.streams
-        name: Option<String>,
-        /// Only those of this component
-        #[arg(long)]
-        component: Option<String>,
-        /// Show them again every second
-        #[arg(long, short)]
-        watch: bool,
-    },
+    /// Show measurements, of this node or of others, or how they have changed
+    ///
+    /// Other nodes are asked over their migration ports. Each tells those whose addresses its operator
+    /// has written into node.share_metrics_with, and nobody else; v1 peers are not asked. A node that
+    /// does not answer is a row that says so.
+    Metrics(Metrics),
     /// Show what encoding did: by class of page and by codec
     CompressionStats {
         /// Only of this migration, by its id or the beginning of it
@@ -169,6 +165,18 @@ pub enum Command {
     /// These commands work on files and need no node.
     #[command(subcommand)]
     Identity(Identity),
+    /// Write all that the node would lose into a file, and v1's part of it into another
+    ///
+    /// Flags with their rules, rollbacks and kill switch, the last changes of them, settings that are not
+    /// default, peers with their forced modes, ownership records, names of guests; no keys. Both files
+    /// are written whole or not at all, for their owner alone.
+    ExportState(ExportState),
+    /// Take in such a file: whole, as one change with a reason, or nothing of it
+    ///
+    /// Ownership records are only added where nothing is written down about the guest, and only on the node
+    /// that wrote them. Settings that say what this host is, and a kill switch that is on, stay. A file
+    /// of v1's flags changes the flags alone.
+    ImportState(ImportState),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -285,6 +293,15 @@ pub enum Rollout {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
+    ///
+    /// Nodes are started as processes of their own, with guests that move between them all the time.
+    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
+    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
+    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
+    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
+    /// and none is touched.
+    Drill(DrillOptions),
 }
 
 /// Options of `status`.
@@ -380,6 +397,31 @@ impl ChaosSpoil {
     }
 }
 
+/// Options of `metrics`.
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only this metric, such as amst.streams
+    pub name: Option<String>,
+    /// Only those of this component
+    #[arg(long)]
+    pub component: Option<String>,
+    /// Show them again every second
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Of these nodes: addresses, names of known peers, or all: this node and every known peer
+    #[arg(long, value_name = "all|HOST:PORT|NAME,...", value_delimiter = ',')]
+    pub nodes: Option<Vec<String>>,
+    /// Compare with a file: of --save, or a JSON object of names and numbers
+    ///
+    /// Counters are compared by how fast they grow where the file says when it was written, histograms
+    /// by their means.
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub baseline: Option<PathBuf>,
+    /// Write them to a file, as --json prints them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "baseline", "watch"])]
+    pub save: Option<PathBuf>,
+}
+
 /// Options of `soak-test`.
 #[derive(Args, Debug)]
 pub struct SoakTest {
@@ -431,6 +473,34 @@ impl Spoil {
     }
 }
 
+/// Options of `export-state`.
+#[derive(Args, Debug)]
+pub struct ExportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The file of v1's flags [default: v3-state-compat.json beside the other]
+    #[arg(long, value_name = "FILE")]
+    pub compat: Option<PathBuf>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `import-state`.
+#[derive(Args, Debug)]
+pub struct ImportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; it is written into the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
 /// Options of a node that belongs to a trial.
 #[derive(Args, Debug)]
 pub struct TrialNode {
@@ -449,11 +519,11 @@ pub struct TrialNode {
     /// Its identity; without one, connections are plain
     #[arg(long)]
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest
+    /// Memory of its one guest; without it, guests are made as they are ordered
     #[arg(long)]
-    pub guest_bytes: u64,
-    /// Pages that its guest writes in a second
-    #[arg(long)]
+    pub guest_bytes: Option<u64>,
+    /// Pages that its one guest writes in a second
+    #[arg(long, default_value_t = 0)]
     pub writes_per_s: u64,
 }
 

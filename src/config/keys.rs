@@ -83,6 +83,25 @@ impl Id {
         Id::ALL.iter().copied().find(|id| id.key().kind == Kind::Rule(flag))
     }
 
+    /// Whether it says what this host is to its fleet, and so means nothing on another one: its name, its
+    /// addresses, its directories, how it is secured.
+    pub fn is_of_host(self) -> bool {
+        matches!(
+            self,
+            Id::NodeName
+                | Id::NodeListen
+                | Id::NodeStateDir
+                | Id::NodeControlSocket
+                | Id::NodeMetricsListen
+                | Id::NodeLogDir
+                | Id::SecurityTransport
+                | Id::SecurityIdentityDir
+                | Id::AmstSourceAddresses
+                | Id::V1Listen
+                | Id::RolloutKillSwitchFile
+        )
+    }
+
     /// The feature flag whose rule the key holds.
     pub fn flag(self) -> Option<Flag> {
         match self.key().kind {
@@ -156,6 +175,8 @@ keys! {
         "The unix socket that dwcp-v3-cli talks to.";
     NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
         "Where Prometheus may read /metrics.";
+    NodeShareMetricsWith "node.share_metrics_with" Kind::Networks, "none", Live,
+        "Addresses of nodes that may ask for the metrics of this one, and networks of such.";
     NodeBandwidthLimit "node.bandwidth_limit" Kind::OptionalRate(65_536), "none", Live,
         "Cap on what all migrations that leave the node send together, shared evenly.";
     NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,

@@ -4,6 +4,7 @@ pub mod edit;
 pub mod flag_rule;
 pub mod keys;
 pub mod load;
+pub mod replace;
 pub mod scenario;
 pub mod store;
 pub mod tree;
@@ -175,6 +176,11 @@ impl Config {
     /// Who may ask for the paths from this node.
     pub fn paths_shared_with(&self) -> Networks {
         self.text(Id::ModeShareWith).parse().unwrap_or_default()
+    }
+
+    /// Who may ask for this node's metrics.
+    pub fn metrics_shared_with(&self) -> Networks {
+        self.text(Id::NodeShareMetricsWith).parse().unwrap_or_default()
     }
 
     /// What modes change.

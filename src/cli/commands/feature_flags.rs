@@ -228,7 +228,7 @@ fn checked(name: &str) -> Result<&str, CliError> {
 }
 
 /// The user who runs this, for the history.
-fn who() -> String {
+pub(super) fn who() -> String {
     let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| "operator".to_owned())
 }

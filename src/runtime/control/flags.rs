@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Who is told to have changed something where nobody is named.
-const SOMEBODY: &str = "operator";
+pub(super) const SOMEBODY: &str = "operator";
 /// Entries of the history that are given where no number is asked for.
 const SOME_ENTRIES: usize = 20;
 /// Fields of a request that are not the rule's.

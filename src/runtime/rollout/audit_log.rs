@@ -11,7 +11,7 @@
 //! crash right after it leaves the head behind.
 
 use crate::base::limits::{MAX_AUDIT_BYTES, MAX_FLAG_HISTORY};
-use crate::rollout::audit::{AuditError, Entry, Replay, Tip, Verifier};
+use crate::rollout::audit::{AuditError, Entry, Replay, Tip, Verifier, verify};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -131,6 +131,25 @@ impl AuditLog {
     /// The file.
     pub fn path(&self) -> PathBuf {
         self.file(LOG)
+    }
+
+    /// Reads the file once more and checks all of it, up to where it is known to end; says how many changes it
+    /// holds.
+    ///
+    /// # Errors
+    /// [`LogError`]: it is not as it was written.
+    pub fn verify(&self, tip: Tip) -> Result<u64, LogError> {
+        let Some(open) = &self.open else { return Ok(0) };
+        let read = fs::read(self.path()).map_err(|source| self.failed("read", LOG, source))?;
+        let failed = |source| LogError::Audit { path: self.path(), source };
+        let replay = verify(&read, Some(tip)).map_err(failed)?;
+        if replay.whole_bytes != open.bytes || replay.torn_bytes > 0 {
+            let found = replay.whole_bytes + replay.torn_bytes;
+            return Err(
+                self.detached(format!("it has {found} bytes, and {} were written", open.bytes))
+            );
+        }
+        Ok(replay.entries)
     }
 
     /// Whether further lines would make it too long, so that it is to be begun anew.

@@ -23,7 +23,7 @@ pub use audit_log::LogError;
 pub use decider::Decider;
 pub use error::RolloutError;
 pub use facade::FlagView;
-pub use kill_switch::KILL_SWITCH_VARIABLE;
+pub use kill_switch::{BY_CALL, KILL_SWITCH_VARIABLE};
 
 use crate::observe::EventKind;
 use crate::rollout::audit::Entry;
@@ -190,6 +190,15 @@ impl Rollout {
         lock(&self.door).history(limit)
     }
 
+    /// Whether the audit log on disk is still what was written; says how many changes it holds. Changes wait
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify_log(&self) -> Result<u64, RolloutError> {
+        lock(&self.door).verify()
+    }
+
     /// Replaces the nodes of which percentages are taken; none: by hash alone.
     ///
     /// # Errors
@@ -238,9 +247,10 @@ impl Rollout {
         }
     }
 
-    /// Ends the thread. Idempotent.
+    /// Ends the thread and lets go of the log. Idempotent.
     pub fn stop(&self) {
         self.watch.stop();
+        lock(&self.door).close();
     }
 
     /// What is published is new: deciders decide anew.

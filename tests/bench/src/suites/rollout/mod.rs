@@ -67,7 +67,7 @@ fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> R
 /// How many samples harm takes until it is found.
 fn harm(plan: &Plan, trial: Trial, results: &mut Results) -> Result<(), Failure> {
     let runs = plan.rollouts.min(trial.most_runs);
-    let found = each_seed(runs, |seed| trial.run(seed));
+    let found = each_seed(runs, |seed| trial.run(seed).map_err(|error| error.to_string()));
     let mut found: Vec<f64> = found.into_iter().collect::<Result<_, _>>()?;
     found.sort_by(f64::total_cmp);
     let within = found.iter().filter(|samples| **samples <= trial.wanted).count();
@@ -97,7 +97,7 @@ fn outage(
 ) -> Result<(), Failure> {
     let trial = Trial { reach: Reach::All, percent, effect, ..TRIALS[0] };
     let runs = plan.rollouts.min(400);
-    let found = each_seed(runs, |seed| trial.run(seed));
+    let found = each_seed(runs, |seed| trial.run(seed).map_err(|error| error.to_string()));
     let found: Vec<f64> = found.into_iter().collect::<Result<_, _>>()?;
     let wrong = found.iter().filter(|samples| samples.is_finite()).count();
     results.add(Figure {
