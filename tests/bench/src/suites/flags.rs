@@ -3,8 +3,8 @@
 use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
 use crate::{Failure, Plan};
-use dwcp::{Node, NodeOptions, SecurityOptions};
 use dwcp::rollout::{Flag, FlagRule, FlagSet, Percent, PreparedUnit, Snapshot, Unit};
+use dwcp::{Node, NodeOptions, SecurityOptions};
 use std::hint::black_box;
 use std::time::Instant;
 
