@@ -272,7 +272,7 @@ unsafe fn names_in(what: &str, text: *const c_char) -> Result<Option<Vec<String>
 }
 
 fn flags_in(names: Vec<String>) -> Result<Vec<Flag>, Failure> {
-    names.iter().map(|name| name.parse().map_err(|error| rollout_failure(error))).collect()
+    names.iter().map(|name| name.parse().map_err(rollout_failure)).collect()
 }
 
 fn rollout_failure(error: impl Into<RolloutError>) -> Failure {

@@ -120,7 +120,7 @@ pub fn apply(set: &FlagSet, change: &Change, now_us: u64) -> Result<FlagSet, Cha
     match action {
         ChangeAction::Edit(edits) => edit(&mut next, edits)?,
         ChangeAction::Rules { rules, configuration } => {
-            rules.rules.iter().for_each(|(flag, rule)| next.state_mut(*flag).rule = rule.clone());
+            rules.rules.iter().for_each(|(flag, rule)| configure(&mut next, *flag, rule));
             next.configuration = configuration.clone();
         }
         ChangeAction::Advance { flag, percent } => advance(&mut next, *flag, *percent)?,
@@ -154,6 +154,18 @@ fn edit(set: &mut FlagSet, edits: &[(Flag, RuleEdit)]) -> Result<(), ChangeError
         state.rule = edit.applied_to(&state.rule);
     }
     Ok(())
+}
+
+/// Where the schedule is the one that runs already, it goes on where it is: a configuration that was edited
+/// elsewhere does not begin it anew.
+fn configure(set: &mut FlagSet, flag: Flag, rule: &FlagRule) {
+    let before = std::mem::replace(&mut set.state_mut(flag).rule, rule.clone());
+    let (Some(old), Some(new)) = (&before.schedule, &rule.schedule) else { return };
+    if before.enabled && rule.enabled && new.start_s().is_none() && new.stages() == old.stages() {
+        let rule = &mut set.state_mut(flag).rule;
+        rule.rollout_percent = rule.rollout_percent.max(before.rollout_percent);
+        rule.schedule = before.schedule;
+    }
 }
 
 fn advance(set: &mut FlagSet, flag: Flag, percent: Percent) -> Result<(), ChangeError> {

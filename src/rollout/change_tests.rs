@@ -138,6 +138,25 @@ fn a_configuration_replaces_the_rules_that_it_has() {
 }
 
 #[test]
+fn a_configuration_that_was_edited_elsewhere_lets_a_schedule_go_on() {
+    let planned = "{\"enabled\":true,\"schedule\":[{\"after_s\":0,\"percent\":5},{\"after_s\":9,\"percent\":50}]}";
+    let rules = |json: &str| {
+        let json = format!("{{\"hybrid_mode\":{json}}}");
+        ChangeAction::Rules { rules: serde_json::from_str(&json).unwrap(), configuration: None }
+    };
+    let set = applied(&FlagSet::all_off(), rules(planned));
+    let to = ChangeAction::Advance { flag: Flag::HybridMode, percent: Percent::whole(5) };
+    let advanced = applied(&set, to);
+    let again = apply(&advanced, &change(rules(planned)), NOW_US + 60 * MICROS).unwrap();
+    assert_eq!(again, advanced);
+    let other = planned.replace(":50}", ":60}");
+    let anew = apply(&advanced, &change(rules(&other)), NOW_US + 60 * MICROS).unwrap();
+    let rule = anew.rule(Flag::HybridMode);
+    assert_eq!(rule.rollout_percent, Percent::ZERO);
+    assert_eq!(rule.schedule.as_ref().unwrap().start_s(), Some(NOW_US / MICROS + 60));
+}
+
+#[test]
 fn who_and_why_are_wanted() {
     let with = |who: &str, why: &str| {
         let action = ChangeAction::DisableAll;

@@ -1,8 +1,11 @@
 //! Units: what a flag is decided for, by one canonical key each.
 //!
 //! A unit is one name, or two with a bar between them. The order of two does not matter: the lesser
-//! comes first in the key, so that both ends of a pair ask about the same unit. A hash comes with each
-//! unit, because every decision needs it; see [`super::hash`].
+//! comes first in the key, so that both ends of a pair ask about the same unit. Hashes come with each
+//! unit, because every decision needs them; see [`super::hash`].
+//!
+//! A node whose own name holds a bar gets its decisions like any other, but its key reads as another
+//! unit's, so nobody can ask for it by text: nodes are better not called so.
 
 use super::flag::UnitKind;
 use super::hash::{name_hash, pair_hash};

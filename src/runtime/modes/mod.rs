@@ -135,6 +135,9 @@ struct DueProbe {
     number: u64,
 }
 
+/// What was read of peers' paths.
+type Samples = Vec<(Peer, PathSample)>;
+
 impl Modes {
     /// No peers yet.
     pub fn new(journal: Arc<Journal>, security: Arc<Security>, rollout: Arc<Rollout>) -> Arc<Self> {
@@ -650,7 +653,7 @@ impl State {
     }
 
     /// Reads all streams, peer by peer; gives the samples too, where they are to be handed over.
-    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Vec<(Peer, PathSample)>) {
+    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Samples) {
         self.next_sample = at + SAMPLE_INTERVAL;
         let is_reported = at >= self.next_report;
         if is_reported {

@@ -148,7 +148,7 @@ impl Calls {
         let flag = u32::from(argument & 7);
         let unit = [c"a|b".as_ptr(), c"a".as_ptr(), c"|".as_ptr(), ptr::null()]
             [usize::from(argument >> 3 & 3)];
-        if which % 11 > 0 {
+        if !which.is_multiple_of(11) {
             return on_flags(node, which, flag, unit);
         }
         // SAFETY: a text and a pointer of ours.

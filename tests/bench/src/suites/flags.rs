@@ -4,6 +4,7 @@ use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
 use crate::{Failure, Plan};
 use dwcp::rollout::{Flag, FlagRule, FlagSet, Percent, PreparedUnit, Snapshot, Unit};
+use dwcp::{Node, NodeOptions, SecurityOptions};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -33,7 +34,22 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
         results.add(figure(case, "decision, unit kept", held))?;
         results.add(figure(case, "from two names", whole))?;
     }
-    Ok(())
+    results.add(figure("a node", "decider", of_a_node(plan, &names)?))
+}
+
+/// What a node's own readers ask, again and again.
+fn of_a_node(plan: &Plan, names: &[String]) -> Result<Samples, Failure> {
+    let options = NodeOptions { security: SecurityOptions::Plain, ..NodeOptions::default() };
+    let node = Node::start(options)?;
+    let unit = |name: &String| node.decider(Flag::HybridMode, &format!("{}|{name}", names[0]));
+    let deciders = names.iter().map(unit).collect::<Result<Vec<_>, _>>();
+    let deciders = deciders?;
+    let mut asked = Samples::default();
+    for _ in 0..plan.rounds {
+        asked.push(cost_ns(|call| black_box(&deciders[call % UNITS]).is_on()));
+    }
+    node.stop();
+    Ok(asked)
 }
 
 fn snapshot(listed: usize) -> Snapshot {

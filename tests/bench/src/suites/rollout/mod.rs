@@ -28,6 +28,9 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a rollout was taken back, and which plain thresholds fired.
+type Played = (bool, [bool; 3]);
+
 /// The guide's six weeks, with nothing wrong.
 fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> Result<(), Failure> {
     let rollouts = each_seed(plan.rollouts, |seed| {
@@ -37,7 +40,7 @@ fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> R
         outcome.map(|outcome| (outcome.is_rolled_back(), plain.fired))
     });
     let rollouts: Vec<_> = rollouts.into_iter().collect::<Result<_, _>>()?;
-    let share = |is_counted: &dyn Fn(&(bool, [bool; 3])) -> bool| {
+    let share = |is_counted: &dyn Fn(&Played) -> bool| {
         let counted = rollouts.iter().filter(|rollout| is_counted(rollout)).count();
         100.0 * counted as f64 / rollouts.len().max(1) as f64
     };
