@@ -152,7 +152,7 @@ async fn rehearse(
     star.add_large(&[with, without].into_iter().flatten().collect::<Vec<_>>()).await?;
     star.send_large().await?;
     if options.harmless {
-        findings.extend(rollback::rehearse_peace(&mut star, options, story).await?);
+        findings.extend(rollback::rehearse_peace(&mut star, story).await?);
     } else {
         findings.extend(rollback::rehearse(&mut star, &treated, options, story).await?);
         findings.push(switches::clear(&star, options, story).await?);

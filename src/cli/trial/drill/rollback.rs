@@ -81,7 +81,6 @@ pub async fn rehearse(
 /// A node is gone, or nothing moves.
 pub async fn rehearse_peace(
     star: &mut Star,
-    options: &DrillOptions,
     story: &Story<'_>,
 ) -> Result<Vec<Finding>, TrialError> {
     story.tell("no fault: guests go on with the flag as it is")?;
