@@ -43,6 +43,7 @@ pub mod v1;
 
 mod by_flag;
 mod guide;
+mod ramp;
 mod unit_set;
 mod wall_time;
 
