@@ -80,7 +80,7 @@ stage_install() {
 # The notebooks are among the Python tests.
 stage_python() {
     need_file scripts/test-python.sh
-    scripts/test-python.sh
+    scripts/test-python.sh --reruns 1 --reruns-delay 5 -rR
 }
 
 stage_fuzz() {

@@ -73,9 +73,17 @@ count_tests() {
 summary() {
     say "summary (logs: ${LOGS#"$ROOT"/})"
     printf '   %s\n' "${rows[@]}"
+    flaky_tests
     [ ${#broken[@]} -eq 0 ] || printf '\nfailed stages: %s\n' "${broken[*]}"
     printf '\n%d passed, %d failed\n' "$passed" "$failed"
     [ "$failed" -eq 0 ]
+}
+
+# Tests that were tried a second time: nobody is to overlook them.
+flaky_tests() {
+    local names
+    names=$(sed 's/\x1b\[[0-9;]*m//g' "$LOGS"/*.log | awk '$1 == "FLAKY" || $1 == "RERUN" { $1 = ""; print }' | sort -u)
+    [ -z "$names" ] || printf '\ntried a second time, which is a defect to mend:\n%s\n' "$names"
 }
 
 main "$@"

@@ -72,9 +72,17 @@ pub const MAX_CONNECTION_PROBES: u32 = 64;
 pub const MAX_FILLER_CONNECTIONS: usize = 64;
 /// Paths to its peers that a node tells another at a time.
 pub const MAX_TOLD_PATHS: usize = 512;
-/// Times in a second that a node tells others of its paths, all of them together.
+/// Times in a second that a node tells others of its paths, all of them together; of its metrics likewise.
 pub const MAX_TELLINGS_PER_S: u64 = 10;
-/// Nodes that are asked for their paths, for one matrix.
+/// Metrics that a node tells another.
+pub const MAX_TOLD_METRICS: usize = 256;
+/// Series of them all together.
+pub const MAX_TOLD_SERIES: usize = 1024;
+/// Name of a metric, of its unit or of its label, or a value of that.
+pub const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Bounds of one histogram.
+pub const MAX_HISTOGRAM_BOUNDS: usize = 32;
+/// Nodes that are asked for their paths, for one matrix, or for their metrics.
 pub const MAX_ASKED_NODES: usize = 64;
 /// Addresses and networks in one setting.
 pub const MAX_NETWORKS: usize = 64;
@@ -103,8 +111,24 @@ pub const MAX_MULTIFD_CHANNELS: u8 = 16;
 pub const MAX_MULTIFD_PACKET_PAGES: u32 = 1024;
 /// Connections of v1 peers at a time: as many streams as v1 ever opens to one.
 pub const MAX_V1_CONNECTIONS: usize = 256;
+/// The file that holds the changes of a node's feature flags; a longer one is begun anew.
+pub const MAX_AUDIT_BYTES: u64 = 64 << 20;
+/// Changes of the feature flags that a node has at hand.
+pub const MAX_FLAG_HISTORY: usize = 1024;
 /// Addresses that a node dials as v1 peers.
 pub const MAX_V1_PEERS: usize = 256;
+/// A node's state as a document: flags, log, settings, peers, records and names at their limits fit.
+pub const MAX_STATE_BYTES: usize = 16 << 20;
+/// Entries of the audit log in a state document; older ones are counted.
+pub const MAX_STATE_ENTRIES: usize = 1000;
+/// The lines of those entries together.
+pub const MAX_STATE_AUDIT_BYTES: usize = 4 << 20;
+/// Ownership records in a state document.
+pub const MAX_STATE_RECORDS: usize = 4096;
+/// Settings in a state document.
+pub const MAX_STATE_SETTINGS: usize = 1024;
+/// The value of one setting in a state document.
+pub const MAX_STATE_VALUE_BYTES: usize = 16 << 10;
 /// Names on one list of a feature flag.
 pub const MAX_FLAG_LIST_NAMES: usize = 512;
 /// Bytes of one unit that a feature flag is decided for: a node's name, a bar, an address.

@@ -1,6 +1,7 @@
 //! The operator's commands and their options.
 
 use crate::cli::trial::chaos::Scenario;
+use crate::cli::trial::drill::DrillOptions;
 use crate::config::units;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -102,17 +103,12 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Show measurements
-    Metrics {
-        /// Only this metric, such as amst.streams
-        name: Option<String>,
-        /// Only those of this component
-        #[arg(long)]
-        component: Option<String>,
-        /// Show them again every second
-        #[arg(long, short)]
-        watch: bool,
-    },
+    /// Show measurements, of this node or of others, or how they have changed
+    ///
+    /// Other nodes are asked over their migration ports. Each tells those whose addresses its operator
+    /// has written into node.share_metrics_with, and nobody else; v1 peers are not asked. A node that
+    /// does not answer is a row that says so.
+    Metrics(Metrics),
     /// Show what encoding did: by class of page and by codec
     CompressionStats {
         /// Only of this migration, by its id or the beginning of it
@@ -156,9 +152,12 @@ pub enum Command {
     DataIntegrityCheck,
     #[command(flatten)]
     Modes(Modes),
+    /// Show and change which part of v3 is on for whom
+    #[command(subcommand)]
+    FeatureFlags(FeatureFlags),
     #[command(flatten)]
     Operations(Operations),
-    /// Try out how feature flags are rolled out and taken back
+    /// Show how rollouts of feature flags stand, or play one
     #[command(subcommand)]
     Rollout(Rollout),
     /// Make and show the certificates by which nodes know each other
@@ -166,6 +165,18 @@ pub enum Command {
     /// These commands work on files and need no node.
     #[command(subcommand)]
     Identity(Identity),
+    /// Write all that the node would lose into a file, and v1's part of it into another
+    ///
+    /// Flags with their rules, rollbacks and kill switch, the last changes of them, settings that are not
+    /// default, peers with their forced modes, ownership records, names of guests; no keys. Both files
+    /// are written whole or not at all, for their owner alone.
+    ExportState(ExportState),
+    /// Take in such a file: whole, as one change with a reason, or nothing of it
+    ///
+    /// Ownership records are only added where nothing is written down about the guest, and only on the node
+    /// that wrote them. Settings that say what this host is, and a kill switch that is on, stay. A file
+    /// of v1's flags changes the flags alone.
+    ImportState(ImportState),
     /// Count the baselines that running migrations hold, 256 pages each
     BaselinesCount,
     /// Show how much memory the node uses
@@ -268,6 +279,8 @@ pub enum Modes {
 /// `rollout` commands.
 #[derive(Subcommand, Debug)]
 pub enum Rollout {
+    /// Show how the rollout of each flag stands, and what the guards have found
+    Status,
     /// Play a rollout on a simulated cluster: six weeks in a second
     ///
     /// The scenario says how large the cluster is, how its links behave and what goes wrong; the flags,
@@ -280,6 +293,15 @@ pub enum Rollout {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
+    ///
+    /// Nodes are started as processes of their own, with guests that move between them all the time.
+    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
+    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
+    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
+    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
+    /// and none is touched.
+    Drill(DrillOptions),
 }
 
 /// Options of `status`.
@@ -375,6 +397,31 @@ impl ChaosSpoil {
     }
 }
 
+/// Options of `metrics`.
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only this metric, such as amst.streams
+    pub name: Option<String>,
+    /// Only those of this component
+    #[arg(long)]
+    pub component: Option<String>,
+    /// Show them again every second
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Of these nodes: addresses, names of known peers, or all: this node and every known peer
+    #[arg(long, value_name = "all|HOST:PORT|NAME,...", value_delimiter = ',')]
+    pub nodes: Option<Vec<String>>,
+    /// Compare with a file: of --save, or a JSON object of names and numbers
+    ///
+    /// Counters are compared by how fast they grow where the file says when it was written, histograms
+    /// by their means.
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub baseline: Option<PathBuf>,
+    /// Write them to a file, as --json prints them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "baseline", "watch"])]
+    pub save: Option<PathBuf>,
+}
+
 /// Options of `soak-test`.
 #[derive(Args, Debug)]
 pub struct SoakTest {
@@ -426,6 +473,34 @@ impl Spoil {
     }
 }
 
+/// Options of `export-state`.
+#[derive(Args, Debug)]
+pub struct ExportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The file of v1's flags [default: v3-state-compat.json beside the other]
+    #[arg(long, value_name = "FILE")]
+    pub compat: Option<PathBuf>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `import-state`.
+#[derive(Args, Debug)]
+pub struct ImportState {
+    /// The file
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; it is written into the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
 /// Options of a node that belongs to a trial.
 #[derive(Args, Debug)]
 pub struct TrialNode {
@@ -444,11 +519,11 @@ pub struct TrialNode {
     /// Its identity; without one, connections are plain
     #[arg(long)]
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest
+    /// Memory of its one guest; without it, guests are made as they are ordered
     #[arg(long)]
-    pub guest_bytes: u64,
-    /// Pages that its guest writes in a second
-    #[arg(long)]
+    pub guest_bytes: Option<u64>,
+    /// Pages that its one guest writes in a second
+    #[arg(long, default_value_t = 0)]
     pub writes_per_s: u64,
 }
 
@@ -535,6 +610,127 @@ pub enum Vm {
         /// The guest's name
         name: String,
     },
+}
+
+/// `feature-flags` commands.
+#[derive(Subcommand, Debug)]
+pub enum FeatureFlags {
+    /// List the flags as they stand
+    List,
+    /// Change a flag: all that is given, or nothing of it
+    ///
+    /// What is not given stays. A percentage above zero enables the flag too, and ends its schedule.
+    /// Migrations under way follow at their next segment, chunk or connection.
+    Set(SetFlag),
+    /// Say whether a unit has a feature, and why
+    Explain {
+        /// The flag
+        name: String,
+        /// The unit: a peer's name or address, or two nodes with a bar between them, a|b
+        #[arg(long, value_name = "UNIT")]
+        unit: String,
+    },
+    /// Show the changes of the flags, newest first, with who and why
+    History {
+        /// How many, at most 1024
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u64,
+    },
+    /// Raise the percentage of a flag by a plan
+    #[command(subcommand)]
+    Schedule(FlagSchedule),
+    /// Switch every flag off: all that is done from then on is as v1 does it
+    DisableAll {
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// End the rollback of a flag
+    ClearLatch {
+        /// The flag
+        name: String,
+        /// Why it may be on again; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Throw the kill switch, or take it back: while it is on, every flag is off
+    ///
+    /// It also is on while the file rollout.kill_switch_file is there, and where the node was started
+    /// with DWCP_KILL_SWITCH in its environment.
+    Kill {
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT", required_unless_present = "lift")]
+        reason: Option<String>,
+        /// Take it back
+        #[arg(long)]
+        lift: bool,
+    },
+}
+
+/// `feature-flags schedule` commands.
+#[derive(Subcommand, Debug)]
+pub enum FlagSchedule {
+    /// Begin with the first stage
+    ///
+    /// Each further stage comes when its time has come and nothing that was measured speaks against it.
+    /// It goes on over restarts of the node.
+    Start {
+        /// The flag
+        name: String,
+        /// Stages such as 0s:1,1d:10,7d:100 [default: the flag's own, or the guide's six weeks]
+        #[arg(long, value_name = "AFTER:PERCENT,...")]
+        stages: Option<String>,
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// End it; the percentage stays
+    Stop {
+        /// The flag
+        name: String,
+        /// Why; it is written into the history
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Show the stages, and which have come
+    Show {
+        /// The flag
+        name: String,
+    },
+}
+
+/// Options of `feature-flags set`.
+#[derive(Args, Debug)]
+pub struct SetFlag {
+    /// The flag
+    pub name: String,
+    /// Off for everybody if false
+    #[arg(long, value_name = "true|false")]
+    pub enabled: Option<bool>,
+    /// How many of the units have it, 0 to 100 with at most four decimals
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    pub percent: Option<String>,
+    /// Units, and nodes whose units, have it before all others; empty: none
+    #[arg(long, value_name = "NAME,...")]
+    pub allow_list: Option<String>,
+    /// Units, and nodes whose units, never have it; empty: none
+    #[arg(long, value_name = "NAME,...")]
+    pub deny_list: Option<String>,
+    /// Another number draws the units of a percentage anew
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Flags that must be on for the same unit; empty: none
+    #[arg(long, value_name = "FLAG,...")]
+    pub prerequisites: Option<String>,
+    /// Whom to ask about it
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// When it ends, such as 2027-01-31T00:00:00Z; none: never
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// Why; it is written into the history [default: the options]
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// `v1` commands.

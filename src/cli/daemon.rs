@@ -6,6 +6,7 @@ use crate::config::{Config, ConfigStore, Id, Origin, StoreError};
 use crate::observe::Level;
 use crate::runtime::control::{ControlError, ControlOptions, ControlServer, serve_control};
 use crate::runtime::held::HeldOptions;
+use crate::runtime::rollout::RolloutOptions;
 use crate::runtime::security::identity::IDENTITY_FILE;
 use crate::runtime::security::{EXPIRY_NOTICE_DAYS, SecurityOptions, name_list};
 use crate::{Node, NodeError, NodeOptions};
@@ -191,6 +192,10 @@ fn node_options(config: &Config) -> NodeOptions {
             max_bytes: config.integer(Id::HdeHeldBytes),
         },
         security: security_options(config),
+        rollout: RolloutOptions {
+            kill_switch_file: config.path(Id::RolloutKillSwitchFile),
+            rules: Some(config.flag_rules()),
+        },
     }
 }
 

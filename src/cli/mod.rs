@@ -35,8 +35,16 @@ pub fn operator_main() -> ExitCode {
 /// Codes: 0 done; 1 refused; 2 wrong usage; 3 no daemon; 4 the migration failed and the guest runs
 /// at its source; 5 only the destination can tell who has the guest; 6 cancelled; 130 interrupted.
 pub fn run_operator(args: Vec<OsString>) -> i32 {
-    let operator = match Operator::try_parse_from(args) {
+    let operator = match Operator::try_parse_from(&args) {
         Ok(operator) => operator,
+        Err(error) if error.exit_code() != 0 && asks_for_json(&args) => {
+            let error_code = error.exit_code();
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            // As above.
+            let _ = Output::new(true).value(&CliError::Argument(first.to_owned()).to_json());
+            return error_code;
+        }
         Err(error) => {
             // Without a terminal or pipe to print to, the exit code still tells.
             let _ = error.print();
@@ -46,6 +54,11 @@ pub fn run_operator(args: Vec<OsString>) -> i32 {
     let output = Output::new(operator.json);
     let code = run(operator, &output).unwrap_or_else(|error| output.failed(&error));
     i32::from(code)
+}
+
+/// Whether errors are to be JSON, of arguments that could not be read as a whole.
+fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg == "--json")
 }
 
 fn run(operator: Operator, output: &Output) -> Result<u8, CliError> {

@@ -6,6 +6,7 @@
 use super::value::Kind;
 use crate::base::limits::{MAX_V1_CONNECTIONS, MAX_V1_PEERS, MIN_HELD_BYTES};
 pub use crate::base::text::nearest;
+use crate::rollout::Flag;
 use crate::transport::addresses::MAX_SOURCE_ADDRESSES;
 use crate::transport::path_options::MAX_DSCP;
 
@@ -76,6 +77,40 @@ pub fn find(name: &str) -> Option<Id> {
     Id::ALL.iter().copied().find(|id| matches(id.key()))
 }
 
+impl Id {
+    /// The key that holds a feature flag's rule.
+    pub fn of_flag(flag: Flag) -> Option<Id> {
+        Id::ALL.iter().copied().find(|id| id.key().kind == Kind::Rule(flag))
+    }
+
+    /// Whether it says what this host is to its fleet, and so means nothing on another one: its name, its
+    /// addresses, its directories, how it is secured.
+    pub fn is_of_host(self) -> bool {
+        matches!(
+            self,
+            Id::NodeName
+                | Id::NodeListen
+                | Id::NodeStateDir
+                | Id::NodeControlSocket
+                | Id::NodeMetricsListen
+                | Id::NodeLogDir
+                | Id::SecurityTransport
+                | Id::SecurityIdentityDir
+                | Id::AmstSourceAddresses
+                | Id::V1Listen
+                | Id::RolloutKillSwitchFile
+        )
+    }
+
+    /// The feature flag whose rule the key holds.
+    pub fn flag(self) -> Option<Flag> {
+        match self.key().kind {
+            Kind::Rule(flag) => Some(flag),
+            _ => None,
+        }
+    }
+}
+
 /// The name that a section has in `config set`.
 pub fn short_section(section: &str) -> &str {
     let pair = SECTIONS.iter().find(|(_, file)| *file == section);
@@ -140,6 +175,8 @@ keys! {
         "The unix socket that dwcp-v3-cli talks to.";
     NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
         "Where Prometheus may read /metrics.";
+    NodeShareMetricsWith "node.share_metrics_with" Kind::Networks, "none", Live,
+        "Addresses of nodes that may ask for the metrics of this one, and networks of such.";
     NodeBandwidthLimit "node.bandwidth_limit" Kind::OptionalRate(65_536), "none", Live,
         "Cap on what all migrations that leave the node send together, shared evenly.";
     NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,
@@ -179,16 +216,20 @@ keys! {
     MigrationStallTimeout "migration.stall_timeout" Kind::Duration(1, DAY_MS), "60s", NextMigration,
         "How long a peer may go without any progress.";
 
-    FlagHybridMode "feature_flags.hybrid_mode" Kind::Bool, "false", NotInUse,
-        "Detect and switch the transport's mode.";
-    FlagMlCompression "feature_flags.ml_compression" Kind::Bool, "false", NotInUse,
-        "Choose the codec by a learned selector.";
-    FlagCrdtSync "feature_flags.crdt_sync" Kind::Bool, "false", NotInUse,
-        "Replicate state by CRDTs over the internet.";
-    FlagPbftConsensus "feature_flags.pbft_consensus" Kind::Bool, "false", NotInUse,
-        "Order commands by PBFT over the internet.";
-    FlagInternetOptimization "feature_flags.internet_optimization" Kind::Bool, "false", NotInUse,
-        "Pacing and congestion control for long paths.";
+    FlagHybridMode "feature_flags.hybrid_mode" Kind::Rule(Flag::HybridMode), "true", Live,
+        "Detect and switch the transport's mode; off: it stays datacenter.";
+    FlagMlCompression "feature_flags.ml_compression" Kind::Rule(Flag::MlCompression), "true", Live,
+        "Choose the codec by a learned selector; off: zstd.";
+    FlagCrdtSync "feature_flags.crdt_sync" Kind::Rule(Flag::CrdtSync), "false", Live,
+        "Replicate state by CRDTs over the internet; not built yet.";
+    FlagPbftConsensus "feature_flags.pbft_consensus" Kind::Rule(Flag::PbftConsensus), "false", Live,
+        "Order commands by PBFT over the internet; not built yet.";
+    FlagInternetOptimization "feature_flags.internet_optimization" Kind::Rule(Flag::InternetOptimization), "true", Live,
+        "Congestion control, pacing, numbers of streams and local addresses for long paths; off: the system's.";
+    RolloutKillSwitchFile "rollout.kill_switch_file" Kind::OptionalPath, "none", Restart,
+        "While this file is there, every feature flag is off; none: kill-switch in the state directory.";
+    RolloutMembers "rollout.members" Kind::Text(8192), "", Live,
+        "Names of the nodes that percentages are taken of, separated by commas, so that 10 % of 20 is 2; empty: by hash alone.";
     NetworkMode "network_mode" Kind::Choice(MODES), "hybrid", Live,
         "Kind of network between nodes; hybrid: detect and switch.";
 
@@ -300,14 +341,14 @@ keys! {
     V1TransferTimeout "v1.transfer_timeout" Kind::Duration(1_000, 7 * DAY_MS), "1h", NextMigration,
         "How long a guest may take to come from a v1 peer.";
 
-    RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.0, 100.0), "1", NotInUse,
-        "Roll back above this error rate.";
-    RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(0.0, 10_000.0), "50", NotInUse,
-        "Roll back when latency grows by more.";
-    RollbackMinThroughputRatio "rollback_triggers.min_throughput_ratio" Kind::Number(0.0, 1.0), "0.8", NotInUse,
-        "Roll back below this share of the baseline's throughput.";
-    RollbackMaxModeSwitchRate "rollback_triggers.max_mode_switch_rate" Kind::Integer(0, 100_000), "10", NotInUse,
-        "Roll back above so many mode switches a minute.";
+    RollbackMaxErrorRate "rollback_triggers.max_error_rate" Kind::Percent(0.01, 90.0), "1", Live,
+        "A flag is rolled back where more requests fail with it, in percent.";
+    RollbackMaxLatencyIncrease "rollback_triggers.max_latency_increase" Kind::Percent(1.0, 10_000.0), "50", Live,
+        "A flag is rolled back where it makes round trips longer by more, in percent.";
+    RollbackMinThroughputRatio "rollback_triggers.min_throughput_ratio" Kind::Number(0.01, 0.99), "0.8", Live,
+        "A flag is rolled back where paths carry a smaller share of what they usually do.";
+    RollbackMaxModeSwitchRate "rollback_triggers.max_mode_switch_rate" Kind::Number(0.01, 10_000.0), "10", Live,
+        "A flag is rolled back where modes of its peers change more often in a minute.";
 }
 
 #[cfg(test)]
@@ -342,6 +383,8 @@ mod tests {
         assert_eq!(options, crate::migration::MigrationOptions::default());
         let encoding = crate::config::Config::default().encoding_options();
         assert_eq!(encoding, crate::migration::EncodingOptions::default());
+        let limits = crate::config::Config::default().rollback_limits();
+        assert_eq!(limits, crate::rollout::guard::Limits::default());
         let v1 = crate::config::Config::default().v1_options();
         assert_eq!(v1, crate::migration::V1Options::default());
     }

@@ -2,8 +2,9 @@
 
 use super::keys::{self, Id};
 use super::tree::{self, Content, Entry, Node, Place};
-use super::{Config, Origin};
+use super::{Config, Kind, Origin, Value, flag_rule};
 use crate::config::units::quoted;
+use crate::rollout::Flag;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -55,6 +56,9 @@ pub fn from_text(file: &str, text: &str) -> Result<Config, ConfigError> {
     })?;
     let mut reader = Reader::default();
     reader.root(&root);
+    if reader.problems.is_empty() {
+        reader.check_flags();
+    }
     match reader.problems.is_empty() {
         true => Ok(reader.config),
         false => Err(ConfigError { file: file.to_owned(), problems: reader.problems }),
@@ -79,6 +83,11 @@ pub fn apply_environment(
                 problems.push(Problem { line: 0, column: 0, text: format!("{variable}: {text}") })
             }
         }
+    }
+    if problems.is_empty()
+        && let Err(error) = config.flag_set().check()
+    {
+        problems.push(Problem { line: 0, column: 0, text: error.to_string() });
     }
     if problems.is_empty() {
         return Ok(());
@@ -139,7 +148,13 @@ impl Reader {
 
     fn value(&mut self, id: Id, entry: &Entry) {
         let key = id.key();
-        let text = match &entry.node.content {
+        let text = match (&entry.node.content, key.kind) {
+            (Content::Map(entries), Kind::Rule(flag)) => {
+                return self.rule((id, flag), entry, entries);
+            }
+            (content, _) => content,
+        };
+        let text = match text {
             Content::Scalar(text) => text,
             Content::Empty => {
                 let text = format!("{} has no value; it takes: {}", key.name, key.kind.describe());
@@ -154,6 +169,25 @@ impl Reader {
             Ok(value) => self.config.set(id, value, Origin::File { line: entry.place.line }),
             Err(text) => self.problem(&entry.node.place, format!("{}: {text}", key.name)),
         }
+    }
+
+    fn rule(&mut self, (id, flag): (Id, Flag), entry: &Entry, entries: &[Entry]) {
+        match flag_rule::from_entries(flag, &entry.place, entries) {
+            Ok(rule) => {
+                let origin = Origin::File { line: entry.place.line };
+                self.config.set(id, Value::Rule(Box::new(rule)), origin);
+            }
+            Err((place, text)) => self.problem(&place, format!("{}: {text}", id.key().name)),
+        }
+    }
+
+    /// What each flag's rule says may be right, and all of them together still wrong.
+    fn check_flags(&mut self) {
+        let Err(error) = self.config.flag_set().check() else { return };
+        let first = Flag::ALL.iter().find(|flag| error.to_string().contains(flag.name()));
+        let key = first.and_then(|flag| Id::of_flag(*flag)).map_or("", |id| id.key().name);
+        let place = self.seen.get(key).cloned().unwrap_or_default();
+        self.problem(&place, error.to_string());
     }
 
     fn unknown(&mut self, name: &str, entry: &Entry) {
@@ -188,7 +222,6 @@ fn section_names() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Value;
 
     fn refused(text: &str) -> String {
         from_text("v3.yaml", text).unwrap_err().to_string()

@@ -1,8 +1,10 @@
 //! L4: the YAML configuration, read with file and line, and changed key by key.
 
 pub mod edit;
+pub mod flag_rule;
 pub mod keys;
 pub mod load;
+pub mod replace;
 pub mod scenario;
 pub mod store;
 pub mod tree;
@@ -16,6 +18,8 @@ pub use value::{Kind, Value};
 
 use crate::base::Networks;
 use crate::migration::{CodecPolicy, EncodingOptions, MigrationOptions, V1Options};
+use crate::rollout::guard::Limits;
+use crate::rollout::{Flag, FlagRule, FlagRules, FlagSet};
 use crate::transport::mode::{ModeEffects, ModePolicy, Thresholds};
 use crate::transport::{Mode, PathOptions, RdmaOptions};
 use std::net::SocketAddr;
@@ -174,6 +178,11 @@ impl Config {
         self.text(Id::ModeShareWith).parse().unwrap_or_default()
     }
 
+    /// Who may ask for this node's metrics.
+    pub fn metrics_shared_with(&self) -> Networks {
+        self.text(Id::NodeShareMetricsWith).parse().unwrap_or_default()
+    }
+
     /// What modes change.
     pub fn mode_effects(&self) -> ModeEffects {
         let default = ModeEffects::default();
@@ -223,6 +232,44 @@ impl Config {
             max_connections: self.integer(Id::V1MaxConnections) as usize,
             idle_timeout: duration(Id::V1IdleTimeout, default.idle_timeout),
             transfer_timeout: duration(Id::V1TransferTimeout, default.transfer_timeout),
+        }
+    }
+
+    /// The rule of each feature flag, in the order of the flags.
+    pub fn flag_rules(&self) -> FlagRules {
+        let rule = |flag| {
+            let setting = Id::of_flag(flag).map(|id| &self.get(id).value);
+            match setting {
+                Some(Value::Rule(rule)) => (flag, FlagRule::clone(rule)),
+                _ => (flag, FlagRule::off()),
+            }
+        };
+        FlagRules { rules: Flag::ALL.into_iter().map(rule).collect() }
+    }
+
+    /// The feature flags as this says, nothing else having happened.
+    pub fn flag_set(&self) -> FlagSet {
+        let mut set = FlagSet::all_off();
+        for (flag, rule) in self.flag_rules().rules {
+            set.state_mut(flag).rule = rule;
+        }
+        set
+    }
+
+    /// The nodes among whom percentages are exact.
+    pub fn rollout_members(&self) -> Vec<String> {
+        let members = self.text(Id::RolloutMembers).split(',').map(str::trim);
+        members.filter(|member| !member.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// What a rollout of a feature flag may not exceed.
+    pub fn rollback_limits(&self) -> Limits {
+        Limits {
+            max_error_rate: self.number(Id::RollbackMaxErrorRate),
+            max_latency_increase: self.number(Id::RollbackMaxLatencyIncrease),
+            min_throughput_ratio: self.number(Id::RollbackMinThroughputRatio),
+            max_mode_switch_rate: self.number(Id::RollbackMaxModeSwitchRate),
+            ..Limits::default()
         }
     }
 

@@ -1,12 +1,13 @@
 //! The configuration file of a running daemon: read, reloaded whole, changed key by key.
 
 use super::load::{self, ConfigError};
+use super::replace::Replacement;
 use super::value::Value;
 use super::{Config, Id, Origin, edit, keys};
 use crate::Status;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use crate::rollout::NotBuilt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +28,9 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// A feature flag without a component cannot be enabled by a command.
+    #[error(transparent)]
+    NotBuilt(#[from] NotBuilt),
     /// An environment variable holds the key.
     #[error("{key} is overridden by the environment variable {variable}")]
     Overridden {
@@ -54,6 +58,7 @@ impl StoreError {
             StoreError::Invalid(_) | StoreError::Value { .. } => Status::Config,
             StoreError::UnknownKey(_) => Status::NotFound,
             StoreError::Overridden { .. } => Status::BadState,
+            StoreError::NotBuilt(_) => Status::Unsupported,
             StoreError::File { .. } => Status::Io,
         }
     }
@@ -65,6 +70,22 @@ pub struct ConfigStore {
     path: PathBuf,
     started: Arc<Config>,
     current: Mutex<Arc<Config>>,
+}
+
+/// Changes of several keys that are written down and not in force.
+#[derive(Debug)]
+pub struct Prepared {
+    before: Arc<Config>,
+    config: Config,
+    replacement: Option<Replacement>,
+    changes: Vec<(Id, Value)>,
+}
+
+impl Prepared {
+    /// The file that holds them until then.
+    pub fn temporary(&self) -> Option<&Path> {
+        self.replacement.as_ref().map(Replacement::temporary)
+    }
 }
 
 impl ConfigStore {
@@ -115,28 +136,77 @@ impl ConfigStore {
         let key = id.key();
         let value =
             key.kind.parse(text).map_err(|reason| StoreError::Value { key: key.name, reason })?;
+        if let (Value::Rule(rule), Some(flag)) = (&value, id.flag())
+            && rule.enabled
+        {
+            flag.demand_built()?;
+        }
         let mut current = self.lock();
         if let Origin::Environment { variable } = &current.get(id).origin {
             return Err(StoreError::Overridden { key: key.name, variable: variable.clone() });
         }
-        let config = self.write(id, &value)?;
+        let (config, replacement) = self.write(&[(id, value)])?;
+        self.put_in_place(replacement)?;
         let changed = current.changed(&config);
         *current = Arc::new(config);
         Ok(changed)
     }
 
-    fn write(&self, id: Id, value: &Value) -> Result<Config, StoreError> {
-        let old = read(&self.path)?;
-        let new = edit::set_key(&self.path.display().to_string(), &old, id, value)?;
-        let config = validate(&self.path, &new)?;
-        if new != old {
-            replace(&self.path, new.as_bytes()).map_err(|source| StoreError::File {
-                what: "write",
-                path: self.path.clone(),
-                source,
-            })?;
+    /// Writes several keys' values down beside the file, to be put in force together or not at all.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn prepare(&self, changes: Vec<(Id, Value)>) -> Result<Prepared, StoreError> {
+        let current = self.lock();
+        let overridden = changes.iter().find_map(|(id, _)| match &current.get(*id).origin {
+            Origin::Environment { variable } => Some((id.key().name, variable.clone())),
+            _ => None,
+        });
+        if let Some((key, variable)) = overridden {
+            return Err(StoreError::Overridden { key, variable });
         }
-        Ok(config)
+        let (config, replacement) = self.write(&changes)?;
+        Ok(Prepared { before: current.clone(), config, replacement, changes })
+    }
+
+    /// Puts what was prepared in force; tells the keys that changed.
+    ///
+    /// # Errors
+    /// The file cannot be written; it is as before.
+    pub fn commit(&self, prepared: Prepared) -> Result<Vec<Id>, StoreError> {
+        let mut current = self.lock();
+        let Prepared { before, mut config, mut replacement, changes } = prepared;
+        if !Arc::ptr_eq(&before, &current) {
+            // Somebody has changed another key meanwhile, which is to stay changed.
+            (config, replacement) = self.write(&changes)?;
+        }
+        self.put_in_place(replacement)?;
+        let changed = current.changed(&config);
+        *current = Arc::new(config);
+        Ok(changed)
+    }
+
+    /// The configuration as it would be, and the file's new content beside it, if it is another.
+    fn write(&self, changes: &[(Id, Value)]) -> Result<(Config, Option<Replacement>), StoreError> {
+        let old = read(&self.path)?;
+        let name = self.path.display().to_string();
+        let mut new = old.clone();
+        for (id, value) in changes {
+            new = edit::set_key(&name, &new, *id, value)?;
+        }
+        let config = validate(&self.path, &new)?;
+        let write = || Replacement::write(&self.path, new.as_bytes(), MODE);
+        let replacement =
+            (new != old).then(write).transpose().map_err(|error| self.failed(error))?;
+        Ok((config, replacement))
+    }
+
+    fn put_in_place(&self, replacement: Option<Replacement>) -> Result<(), StoreError> {
+        replacement.map_or(Ok(()), Replacement::commit).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: io::Error) -> StoreError {
+        StoreError::File { what: "write", path: self.path.clone(), source }
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Config>> {
@@ -166,37 +236,13 @@ fn validate(path: &Path, text: &str) -> Result<Config, StoreError> {
     Ok(config)
 }
 
-/// Replaces a file's content: after a crash or a full disk, it is the old or the new one.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A link stays a link: its target is what is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}.new", std::process::id()));
-    let written = write_like(&target, &temporary, content)
-        .and_then(|()| fs::rename(&temporary, &target))
-        .and_then(|()| File::open(directory)?.sync_all());
-    if written.is_err() {
-        // Nothing more can be done about a leftover; the error that matters is the first.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn write_like(model: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
-    if let Ok(metadata) = fs::metadata(model) {
-        file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-        std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
-    }
-    file.write_all(content)?;
-    file.sync_all()
-}
+/// As many may read a new configuration file as the group has members.
+const MODE: u32 = 0o640;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("dwcp-config-{}-{name}", std::process::id()));

@@ -1,10 +1,11 @@
 //! What a key may hold: kinds with units and ranges, and the values read by them.
 
-use super::units;
+use super::{flag_rule, units};
 use crate::base::Networks;
 use crate::base::address::{check_address, is_public};
 use crate::base::networks::ParseNetworksError;
 use crate::migration::CodecPolicy;
+use crate::rollout::{Flag, FlagRule};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -49,6 +50,8 @@ pub enum Kind {
     LocalPeers(usize),
     /// A page codec.
     Codec,
+    /// The rule of a feature flag.
+    Rule(Flag),
 }
 
 /// A value that its kind accepted.
@@ -70,6 +73,8 @@ pub enum Value {
     Rate(u64),
     /// A word, text, path, address or codec.
     Text(String),
+    /// The rule of a feature flag.
+    Rule(Box<FlagRule>),
 }
 
 impl Kind {
@@ -120,6 +125,9 @@ impl Kind {
             }),
             Kind::LocalPeers(limit) => parse_peers(text, limit),
             Kind::Codec => parse_codec(text),
+            Kind::Rule(flag) => {
+                flag_rule::parse(flag, text).map(|rule| Value::Rule(Box::new(rule)))
+            }
         }
     }
 
@@ -156,6 +164,7 @@ impl Kind {
                 format!("HOST:PORT, at most {limit} with commas between them, or none")
             }
             Kind::Codec => "none, lz4, lz4:ACCELERATION, zstd or zstd:LEVEL".to_owned(),
+            Kind::Rule(_) => format!("true, false, or {}", FlagRule::FIELDS.join(", ")),
         }
     }
 }
@@ -168,6 +177,7 @@ impl Value {
             Value::Integer(number) => (*number).into(),
             Value::Number(number) => (*number).into(),
             Value::None => serde_json::Value::Null,
+            Value::Rule(rule) => serde_json::to_value(rule).unwrap_or_default(),
             other => other.to_string().into(),
         }
     }
@@ -184,6 +194,7 @@ impl fmt::Display for Value {
             Value::Bytes(bytes) => f.write_str(&units::format_bytes(*bytes)),
             Value::Rate(rate) => f.write_str(&units::format_rate(*rate)),
             Value::Text(text) => f.write_str(text),
+            Value::Rule(rule) => f.write_str(&flag_rule::text(rule)),
         }
     }
 }

@@ -354,6 +354,7 @@ unsafe fn facade_options(options: &dwcp_node_options) -> Result<NodeOptions, Fai
         held: held_options(options)?,
         // SAFETY: as above.
         security: unsafe { security_options(options)? },
+        ..NodeOptions::default()
     })
 }
 

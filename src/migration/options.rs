@@ -47,6 +47,15 @@ impl CodecPolicy {
             Self::Fixed(choice) => choice,
         }
     }
+
+    /// The codec where the library is not to decide, because feature flag `ml_compression` is off: that
+    /// of v1.
+    pub fn undecided(self) -> CodecChoice {
+        match self {
+            Self::Auto => CodecChoice::Zstd(1),
+            Self::Fixed(choice) => choice,
+        }
+    }
 }
 
 /// Whether the guest may go on at the destination before all of its memory is there.

@@ -9,6 +9,16 @@ use serde::{Deserialize, Serialize};
 /// Longest record.
 pub const MAX_RECORD_BYTES: usize = 1024;
 
+/// Which side of a migration a record speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Where the guest ran.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
 /// How far the handover had come when the record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +67,35 @@ pub struct Record {
 #[error("ownership record: {0}")]
 pub struct RecordError(String);
 
+impl Side {
+    /// The name as in file names and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Destination => "destination",
+        }
+    }
+}
+
 impl Mark {
+    /// Whether this side writes such a mark.
+    pub fn is_of(self, side: Side) -> bool {
+        match self {
+            Mark::SourceRuns
+            | Mark::CommitSent
+            | Mark::GivenAway
+            | Mark::PostCopySent
+            | Mark::ServingPages => side == Side::Source,
+            Mark::Receiving
+            | Mark::Prepared
+            | Mark::Owned
+            | Mark::OwnedIncomplete
+            | Mark::Arrived
+            | Mark::Discarded => side == Side::Destination,
+            Mark::Lost => true,
+        }
+    }
+
     /// Who owns the guest, given that this is the last thing written down.
     pub fn owner(self) -> Owner {
         match self {

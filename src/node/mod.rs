@@ -4,5 +4,6 @@ pub mod catalog;
 pub mod event_ring;
 pub mod exposition;
 pub mod metrics;
+pub mod state;
 
 pub use event_ring::EventRing;

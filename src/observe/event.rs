@@ -1,8 +1,9 @@
 //! The typed events of a node.
 
-use crate::base::MigrationId;
+use crate::base::{MigrationId, TimeCounts};
 use crate::transport::mode::Transition;
 use crate::transport::stream_tuner::Why;
+use crate::wire::v1::json::Json;
 use serde::Serialize;
 
 /// Which part of the library speaks.
@@ -17,6 +18,8 @@ pub enum Component {
     ModeDetector,
     /// The migration state machines.
     Migration,
+    /// The feature flags.
+    Rollout,
     /// The node itself.
     Node,
 }
@@ -125,6 +128,9 @@ pub enum EventKind {
         /// How it went.
         #[serde(flatten)]
         figures: super::report::PostCopyFigures,
+        /// How long each of these waits was; for metrics alone.
+        #[serde(skip)]
+        waits: Box<TimeCounts>,
     },
     /// A data stream is connected.
     StreamUp {
@@ -204,6 +210,37 @@ pub enum EventKind {
         #[serde(flatten)]
         transition: Box<Transition>,
     },
+    /// The feature flags were changed.
+    FlagsChanged {
+        /// Number of the change in the audit log.
+        seq: u64,
+        /// Who did it.
+        who: String,
+        /// Why.
+        why: String,
+        /// What, in a line.
+        change: String,
+    },
+    /// A feature flag was rolled back, and is off until that is cleared.
+    FlagRolledBack {
+        /// The flag.
+        flag: &'static str,
+        /// Number of the change in the audit log.
+        seq: u64,
+        /// Who did it.
+        who: String,
+        /// Why.
+        why: String,
+        /// What was measured.
+        evidence: Option<Json>,
+    },
+    /// A feature flag stays at its percentage, though its schedule or its health is looked at.
+    FlagHeld {
+        /// The flag.
+        flag: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Something the operator should know, such as a missing congestion control.
     Notice {
         /// The text.
@@ -242,6 +279,9 @@ impl EventKind {
             | EventKind::Notice { .. } => Component::Amst,
             EventKind::ChunkDamaged { .. } => Component::Hde,
             EventKind::ModeTransition { .. } => Component::ModeDetector,
+            EventKind::FlagsChanged { .. }
+            | EventKind::FlagRolledBack { .. }
+            | EventKind::FlagHeld { .. } => Component::Rollout,
             EventKind::Phase { .. }
             | EventKind::PassCompleted { .. }
             | EventKind::Throttled { .. }
@@ -261,6 +301,7 @@ impl EventKind {
             | EventKind::ChunkDamaged { .. }
             | EventKind::PeerRefused { .. }
             | EventKind::Notice { .. }
+            | EventKind::FlagRolledBack { .. }
             | EventKind::Throttled { .. } => Level::Warn,
             EventKind::V1Connection { state: ConnectionState::Refused, .. } => Level::Warn,
             EventKind::MigrationEnded { status, .. } if *status != crate::Status::Ok => {

@@ -1,6 +1,7 @@
 //! Log lines, derived from events, and the ring of the latest ones.
 
 use super::event::{Component, Event, EventKind, Level};
+use super::report::PostCopyFigures;
 use crate::base::MigrationId;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -101,11 +102,12 @@ impl LogRing {
 
 impl Component {
     /// Every component that speaks.
-    pub const ALL: [Component; 5] = [
+    pub const ALL: [Component; 6] = [
         Component::Amst,
         Component::Hde,
         Component::ModeDetector,
         Component::Migration,
+        Component::Rollout,
         Component::Node,
     ];
 
@@ -116,6 +118,7 @@ impl Component {
             Component::Hde => "hde",
             Component::ModeDetector => "mode-detector",
             Component::Migration => "migration",
+            Component::Rollout => "rollout",
             Component::Node => "node",
         }
     }
@@ -137,7 +140,7 @@ impl Level {
 }
 
 /// The names of all kinds of events, as in JSON.
-pub const EVENT_KINDS: [&str; 18] = [
+pub const EVENT_KINDS: [&str; 23] = [
     "node_started",
     "node_stopped",
     "guest_changed",
@@ -150,10 +153,15 @@ pub const EVENT_KINDS: [&str; 18] = [
     "stream_down",
     "stream_retired",
     "streams_tuned",
+    "rdma_up",
+    "rdma_unavailable",
     "chunk_damaged",
     "peer_refused",
     "v1_connection",
     "mode_transition",
+    "flags_changed",
+    "flag_rolled_back",
+    "flag_held",
     "notice",
     "migration_ended",
 ];
@@ -179,6 +187,9 @@ pub fn kind_name(kind: &EventKind) -> &'static str {
         EventKind::PeerRefused { .. } => "peer_refused",
         EventKind::V1Connection { .. } => "v1_connection",
         EventKind::ModeTransition { .. } => "mode_transition",
+        EventKind::FlagsChanged { .. } => "flags_changed",
+        EventKind::FlagRolledBack { .. } => "flag_rolled_back",
+        EventKind::FlagHeld { .. } => "flag_held",
         EventKind::Notice { .. } => "notice",
         EventKind::MigrationEnded { .. } => "migration_ended",
     }
@@ -209,15 +220,7 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::PostCopyBegun { missing_pages, why } => {
             format!("post-copy, because {why}: {missing_pages} pages are missing")
         }
-        EventKind::PostCopyCompleted { figures } => format!(
-            "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
-             99 % up to {:.3} ms, all up to {:.3} ms",
-            figures.faults,
-            figures.missing_pages,
-            milliseconds(&figures.fault_p50_us),
-            milliseconds(&figures.fault_p99_us),
-            milliseconds(&figures.fault_max_us)
-        ),
+        EventKind::PostCopyCompleted { figures, .. } => post_copy_completed(figures),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
         EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
@@ -228,14 +231,11 @@ pub fn describe(kind: &EventKind) -> String {
             format!("pages go by TCP: RDMA is unavailable, because {reason}")
         }
         EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
-            let rate = *rate_bytes_per_s as f64 * 8e-6;
-            let why = why.describe();
-            let carried = if rate > 0.0 {
-                format!("; {from} carried {rate:.1} Mbit/s")
-            } else {
-                String::new()
+            let carried = match *rate_bytes_per_s {
+                0 => String::new(),
+                rate => format!("; {from} carried {:.1} Mbit/s", rate as f64 * 8e-6),
             };
-            format!("{from} to {to} streams of at most {limit}: {why}{carried}")
+            format!("{from} to {to} streams of at most {limit}: {}{carried}", why.describe())
         }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
@@ -243,6 +243,15 @@ pub fn describe(kind: &EventKind) -> String {
             format!("v1 connection with {peer} ({dialect}) {}: {detail}", state.name())
         }
         EventKind::ModeTransition { peer, transition } => format!("peer {peer}: {transition}"),
+        EventKind::FlagsChanged { seq, who, why, change } => {
+            format!("feature flags, change {seq} by {who}: {change} ({why})")
+        }
+        EventKind::FlagRolledBack { flag, who, why, .. } => {
+            format!("feature flag {flag} is rolled back by {who}: {why}")
+        }
+        EventKind::FlagHeld { flag, reason } => {
+            format!("feature flag {flag} stays as it is: {reason}")
+        }
         EventKind::Notice { text } => text.clone(),
         EventKind::MigrationEnded { status, owner, reason, total_us, downtime_us } => {
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
@@ -253,6 +262,19 @@ pub fn describe(kind: &EventKind) -> String {
             )
         }
     }
+}
+
+fn post_copy_completed(figures: &PostCopyFigures) -> String {
+    let milliseconds = |us: u64| us as f64 / 1e3;
+    format!(
+        "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
+         99 % up to {:.3} ms, all up to {:.3} ms",
+        figures.faults,
+        figures.missing_pages,
+        milliseconds(figures.fault_p50_us),
+        milliseconds(figures.fault_p99_us),
+        milliseconds(figures.fault_max_us)
+    )
 }
 
 /// The text with control characters escaped, so that no peer can forge lines.
@@ -323,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_change_of_mode_tells_its_evidence() {
-        let mut detector = ModeDetector::new(&ModePolicy::default());
+        let mut detector = ModeDetector::new(&ModePolicy::default(), true);
         let forced = detector.force(Some(Mode::Internet), &ModePolicy::default()).unwrap();
         let kind = EventKind::ModeTransition { peer: "b".into(), transition: Box::new(forced) };
         let event = Event { kind, ..notice("") };

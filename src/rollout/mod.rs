@@ -43,8 +43,8 @@ pub mod v1;
 
 mod by_flag;
 mod guide;
+mod lists;
 mod ramp;
-mod unit_set;
 mod wall_time;
 
 pub use change::{Change, ChangeAction, ChangeError, apply};

@@ -87,6 +87,11 @@ impl Schedule {
         Self { start_s: Some(start_s), ..self }
     }
 
+    /// The same stages, to be started anew.
+    pub fn not_started(self) -> Self {
+        Self { start_s: None, ..self }
+    }
+
     /// When it starts or started, in seconds since 1970; none until it is put into force.
     pub fn start_s(&self) -> Option<u64> {
         self.start_s

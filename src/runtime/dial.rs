@@ -5,10 +5,12 @@ use crate::base::limits::{MAX_BASELINE_PAGES, MAX_CHUNK_BYTES, MAX_MULTIFD_CHANN
 use crate::base::{MigrationId, StreamId};
 use crate::encoding::Codec;
 use crate::qemu::PAGE_BYTES;
+use crate::rollout::Flag;
 use crate::runtime::channel::Channel;
 use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
 use crate::runtime::lane::{self, Lane};
 use crate::runtime::lock::lock;
+use crate::runtime::rollout::Decider;
 use crate::runtime::security::{Security, SecurityError, check_claim};
 use crate::runtime::sources::Sources;
 use crate::runtime::steering::Steering;
@@ -38,6 +40,7 @@ pub const FEATURES: Features = Features {
     post_copy: true,
     rdma: false,
     recovers: None,
+    flags: u32::MAX,
 };
 
 const _: () = assert!(CHUNK_BYTES <= MAX_CHUNK_BYTES);
@@ -122,7 +125,9 @@ impl Dialer {
         stall_timeout: Duration,
     ) -> Self {
         let opened = Mutex::new(Opened::No);
-        let sources = Sources::new(steering.options().source_addresses);
+        let rollout = steering.modes().rollout().clone();
+        let gate = Decider::for_peer(rollout, Flag::InternetOptimization, &to);
+        let sources = Sources::new(steering.options().source_addresses).gated(gate);
         let lane = None;
         Self { id, opening, features, node, to, stall_timeout, steering, sources, lane, opened }
     }
@@ -130,6 +135,16 @@ impl Dialer {
     /// With a lane for pages beside its connections.
     pub fn with_lane(self, lane: Arc<Lane>) -> Self {
         Self { lane: Some(lane), ..self }
+    }
+
+    /// A connection has served and ended, well or not.
+    pub fn served(&self, ended_well: bool) {
+        self.steering.modes().rollout().served(&self.to, ended_well);
+    }
+
+    /// What decides about a flag for the peer that is dialed.
+    pub fn decider(&self, flag: Flag) -> Decider {
+        Decider::for_peer(self.steering.modes().rollout().clone(), flag, &self.to)
     }
 
     /// The guest's page size, for chunks that come back, which none should.
@@ -205,7 +220,9 @@ impl Dialer {
         };
         let (migration, node) = (self.id, self.node.clone());
         let lane = self.lane.as_ref().filter(|lane| lane.is_open());
-        let ours = Features { rdma: lane.is_some(), ..self.features };
+        let rollout = modes.rollout();
+        let flags = rollout.wishes(&self.to);
+        let ours = Features { rdma: lane.is_some(), flags, ..self.features };
         let hello = Hello { migration, stream, node, features: ours, purpose };
         let (mut writer, mut reader) = (FrameWriter::new(writer), FrameReader::new(reader));
         writer.open(&Frame { kind: FrameKind::Hello, payload: hello.encode() })?;
@@ -218,7 +235,9 @@ impl Dialer {
                 check_node(opened, peer.as_deref(), &node)?;
                 *lock(&self.opened) = Opened::Yes(token, node.clone());
                 self.sources.worked(slot);
+                rollout.heard(&self.to, &node, flags & !features.flags);
                 modes.watch(&self.to, &socket);
+                modes.note_name(&self.to, &node);
                 let features = ours.common(features);
                 match lane {
                     Some(lane) if features.rdma => {

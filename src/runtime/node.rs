@@ -15,23 +15,24 @@ use crate::observe::{Event, EventKind};
 use crate::runtime::clock::wall_clock_us;
 use crate::runtime::compression::sample::{GuestMemory, Sample, SampleError, take_sample};
 use crate::runtime::dial::{Dialer, FEATURES};
-use crate::runtime::held::{HeldCheck, HeldOptions, HeldStore, HeldTotals};
+use crate::runtime::held::{HeldOptions, HeldStore};
 use crate::runtime::journal::Journal;
 use crate::runtime::lane::{self, Lane};
-use crate::runtime::listener::Listener;
+use crate::runtime::listener::{Listener, Tellers};
 use crate::runtime::lock::lock;
 use crate::runtime::migration_handle::Migration;
 use crate::runtime::modes::transfer::TransferError;
 use crate::runtime::modes::{Modes, PeerError, ProbeError};
 use crate::runtime::outgoing::Outgoing;
-use crate::runtime::path_teller::PathTeller;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
 use crate::runtime::record_keeper::{self, InDoubt, RecordKeeper, SettleError, read_all};
 use crate::runtime::registry::{GuestEntry, Leaving, Registry, random_bytes};
+use crate::runtime::rollout::{Rollout, RolloutError, RolloutOptions};
 use crate::runtime::security::{CertificateFacts, Security, SecurityError, SecurityOptions};
 use crate::runtime::state_file::Side;
+use crate::runtime::state_transfer;
 use crate::runtime::steering::{Steered, Steering};
 use crate::runtime::v1::V1Error;
 use crate::runtime::v1::facade::{Route, V1};
@@ -60,6 +61,8 @@ pub struct NodeOptions {
     pub held: HeldOptions,
     /// How connections are secured.
     pub security: SecurityOptions,
+    /// How feature flags are watched.
+    pub rollout: RolloutOptions,
 }
 
 /// An operation on a node failed.
@@ -184,6 +187,9 @@ pub enum NodeError {
     /// Something that v1 cannot do, or that is not done with v1 peers.
     #[error(transparent)]
     V1(#[from] V1Error),
+    /// The feature flags.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
     /// A record that is in doubt.
     #[error(transparent)]
     Settle(#[from] SettleError),
@@ -242,6 +248,7 @@ impl NodeError {
             NodeError::TransportTest { source, .. } => source.status(),
             NodeError::WhichGuest(_) => Status::NotFound,
             NodeError::V1(error) => error.status(),
+            NodeError::Rollout(error) => error.status(),
             NodeError::Settle(SettleError::Keep(_)) => Status::StateFile,
             NodeError::Settle(SettleError::NotInDoubt(_)) => Status::NotFound,
             NodeError::Settle(SettleError::UnderWay(_)) => Status::Busy,
@@ -283,7 +290,7 @@ struct Inner {
     address: Option<SocketAddr>,
     steering: Arc<Steering>,
     security: Arc<Security>,
-    teller: Arc<PathTeller>,
+    tellers: Tellers,
     v1: Arc<V1>,
 }
 
@@ -304,6 +311,10 @@ impl Node {
         if let Some(path) = &options.state_dir {
             let unusable = |source| NodeError::StateDir { path: path.clone(), source };
             std::fs::create_dir_all(path).map_err(unusable)?;
+            let remark = state_transfer::recover(path);
+            remark.into_iter().for_each(|text| {
+                journal.publish(None, None, EventKind::Notice { text });
+            });
         }
         let held = HeldStore::open(options.state_dir.as_deref(), options.held, journal.clone());
         let registry = Registry::new(options.name.clone(), journal.clone(), held);
@@ -312,11 +323,13 @@ impl Node {
             let kept = read_all(path).map_err(|error| unusable(io::Error::other(error)))?;
             registry.remember(path.clone(), kept);
         }
-        let modes = Modes::new(journal.clone(), security.clone());
-        let teller = Arc::new(PathTeller::new(modes.clone()));
+        let (state_dir, flags) = (options.state_dir.as_deref(), &options.rollout);
+        let rollout = Rollout::open(&options.name, state_dir, flags, journal.clone())?;
+        let modes = Modes::new(journal.clone(), security.clone(), rollout.clone());
+        let tellers = Tellers::new(modes.clone());
         let listener = match options.listen {
             Some(address) => {
-                Some(listen(address, &registry, (&security, &teller), journal.clone())?)
+                Some(listen(address, &registry, (&security, &tellers), journal.clone())?)
             }
             None => None,
         };
@@ -325,9 +338,12 @@ impl Node {
         journal.publish(None, None, EventKind::NodeStarted { listen });
         let v1 = V1::new(registry.clone(), journal.clone(), modes.clone());
         let steering = Steering::new(journal, modes);
+        rollout.start().map_err(|source| NodeError::Io { what: "watching the flags", source })?;
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, steering, security, teller, v1 };
-        Ok(Node { inner: Arc::new(inner) })
+        let inner = Inner { options, registry, listener, address, steering, security, tellers, v1 };
+        let node = Node { inner: Arc::new(inner) };
+        state_transfer::carry_through(&node, None);
+        Ok(node)
     }
 
     /// The node's name.
@@ -430,33 +446,6 @@ impl Node {
         self.remove_guest(name)
     }
 
-    /// Whether pages of guests that left or came are kept.
-    pub fn holds_departed_guests(&self) -> bool {
-        self.inner.options.held.enabled
-    }
-
-    /// How much is held of the pages of guests that left or came, so that they need not travel
-    /// again: of one guest or of all.
-    pub fn held(&self, guest: Option<&str>) -> HeldTotals {
-        self.inner.registry.held().totals(guest)
-    }
-
-    /// Reads all held pages back, and drops what is damaged.
-    pub(crate) fn check_held(&self) -> HeldCheck {
-        self.inner.registry.held().check()
-    }
-
-    /// Memory that held pages take, or their indexes where a disk has the pages.
-    pub(crate) fn held_memory_bytes(&self) -> u64 {
-        self.inner.registry.held().memory_bytes()
-    }
-
-    /// Lets go of held pages: of one guest or of all, of every age or of those held at least for
-    /// `older_than`. Says how much that was.
-    pub fn clear_held(&self, guest: Option<&str>, older_than: Option<Duration>) -> HeldTotals {
-        self.inner.registry.held().clear(guest, older_than)
-    }
-
     /// Takes pages from all over the memory of a guest that runs here; of the only one, if none is
     /// named. Gives its name too. QEMU serves one client at a time, so its guest cannot be sampled
     /// while it moves.
@@ -547,6 +536,14 @@ impl Node {
         started
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    pub(crate) fn options(&self) -> &NodeOptions {
+        &self.inner.options
+    }
+
     /// What it keeps for v1 peers.
     pub(crate) fn v1(&self) -> &Arc<V1> {
         &self.inner.v1
@@ -562,16 +559,16 @@ impl Node {
         &self.inner.steering
     }
 
-    /// What tells other nodes of the paths to its peers.
-    pub(crate) fn teller(&self) -> &PathTeller {
-        &self.inner.teller
+    /// What tells other nodes about it.
+    pub(crate) fn tellers(&self) -> &Tellers {
+        &self.inner.tellers
     }
 
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let Inner { registry, security, teller, .. } = self.inner.as_ref();
-        listen(address, registry, (security, teller), registry.journal().clone())
+        let Inner { registry, security, tellers, .. } = self.inner.as_ref();
+        listen(address, registry, (security, tellers), registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -641,7 +638,7 @@ impl Node {
         Ok(settled)
     }
 
-    fn is_under_way(&self, id: MigrationId) -> bool {
+    pub(crate) fn is_under_way(&self, id: MigrationId) -> bool {
         let migration = self.inner.registry.migration(id);
         migration.is_some_and(|migration| migration.report().is_none())
     }
@@ -717,6 +714,7 @@ impl Node {
         let release = self.inner.registry.on_end(guest, id);
         let (modes, peer) = (self.modes().clone(), to.to_string());
         Box::new(move |report| {
+            modes.rollout().migrated(&peer, report);
             if report.rdma_bytes > 0 && report.status == Status::Ok {
                 modes.rdma_worked(&peer);
             }
@@ -798,7 +796,7 @@ impl Node {
         let (guest_name, channels) = (guest.to_string(), multifd_channels);
         let setup = RelaySetup { id, guest: guest_name, facts, channels, post_copy, recovers };
         let registry = &self.inner.registry;
-        let on_end = registry.on_end(guest, id);
+        let on_end = self.on_end(guest, id, to);
         let held =
             held_pages.then(|| registry.held().begin(guest, setup.facts.ram_bytes)).flatten();
         let journal = registry.journal().clone();
@@ -823,6 +821,7 @@ impl Inner {
         self.registry.stop();
         self.registry.held().stop();
         self.steering.modes().stop();
+        self.steering.modes().rollout().stop();
         self.steering.stop();
         // Only now: before, they may still have served migrations past their commit point.
         connections.iter().chain(&v1_connections).for_each(|connections| connections.close());
@@ -842,11 +841,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
-    (security, teller): (&Arc<Security>, &Arc<PathTeller>),
+    (security, tellers): (&Arc<Security>, &Tellers),
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, security.clone(), teller.clone(), journal)
+    Listener::start(address, reception, security.clone(), tellers.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 

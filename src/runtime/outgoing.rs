@@ -17,6 +17,7 @@ use crate::migration::source::{
 use crate::migration::stats::Traffic;
 use crate::migration::{Failure, GuestError, GuestSource, Owner, Progress, Report};
 use crate::observe::EventKind;
+use crate::rollout::Flag;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::{Dialer, FEATURES};
@@ -27,6 +28,7 @@ use crate::runtime::lane::Lane;
 use crate::runtime::lock::lock;
 use crate::runtime::outcome::Outcome;
 use crate::runtime::record_keeper::RecordKeeper;
+use crate::runtime::rollout::Decider;
 use crate::runtime::stream_slots::{Carrier, StreamMachine, StreamSlots};
 use crate::runtime::sys::thread::spawn_named;
 use crate::transport::SessionError;
@@ -49,6 +51,8 @@ pub struct Outgoing {
     slots: Arc<StreamSlots<Source>>,
     outcome: Outcome,
     encoding: Mutex<HdeStats>,
+    /// Whether the library may decide how pages are packed.
+    gate: Decider,
 }
 
 impl Outgoing {
@@ -62,10 +66,11 @@ impl Outgoing {
         let digest = Arc::new(ImageDigest::new(setup.layout.page_count()));
         let source = Source::new(setup.clone(), digest.clone(), FEATURES.chunk_bytes, now());
         let dialer = dialer.with_lane(lane.clone());
+        let gate = dialer.decider(Flag::MlCompression);
         let slots = StreamSlots::new(source, dialer, setup.options.streams);
         let (guest, digest) = (Mutex::new(Some(guest)), Mutex::new(digest));
         let (outcome, encoding) = (Outcome::default(), Mutex::default());
-        Arc::new(Self { setup, guest, digest, journal, lane, slots, outcome, encoding })
+        Arc::new(Self { setup, guest, digest, journal, lane, slots, outcome, encoding, gate })
     }
 
     /// Starts the driver. `on_end` runs on its thread when all is over.
@@ -263,8 +268,10 @@ impl Carrier for Outgoing {
         socket: &mut FrameWriter,
         writer: &mut ChunkWriter,
     ) -> Option<io::Result<()>> {
+        let policy = self.setup.options.codec;
+        let wanted = if self.gate.is_on() { policy.one() } else { policy.undecided() };
         let source = self.slots.machine();
-        let (codec, is_still) = (source.codec(), source.is_still());
+        let (codec, is_still) = (source.agreed(wanted), source.is_still());
         drop(source);
         let carriage = match socket.has_pair() && self.lane.is_wanted() {
             true => Carriage::Read { is_still },

@@ -23,6 +23,12 @@ pub fn setting(name: &str) -> Option<Vec<u64>> {
     text.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
+/// The first word of a setting below `/proc/sys`, such as `net/ipv4/tcp_congestion_control`.
+pub fn word(name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
 /// A line of `/proc/meminfo` in bytes.
 pub fn memory(name: &str) -> Option<u64> {
     parse_memory(&fs::read_to_string("/proc/meminfo").ok()?, name)

@@ -245,6 +245,52 @@ pub fn settle(
     Ok(settled)
 }
 
+/// Every record of a directory that can be read, also of those that are in use.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn all(directory: &Path) -> Result<Vec<(MigrationId, Side, Record)>, KeepError> {
+    let mut found = Vec::new();
+    for (migration, side) in StateFile::list(directory)? {
+        let Ok(Some(content)) = StateFile::check(directory, migration, side) else { continue };
+        found.extend(Record::decode(&content).ok().map(|record| (migration, side, record)));
+    }
+    Ok(found)
+}
+
+/// Writes down a record of which there is none yet; it is on disk on return.
+///
+/// # Errors
+/// There is one, or it cannot be written; then nothing is left behind.
+pub fn add(
+    directory: &Path,
+    migration: MigrationId,
+    side: Side,
+    record: &Record,
+) -> Result<(), KeepError> {
+    let content = record.encode()?;
+    let mut file = StateFile::create(directory, migration, side)?;
+    match file.write(&content) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // The error that matters is the first.
+            let _ = file.remove();
+            Err(error.into())
+        }
+    }
+}
+
+/// Removes a record that says just this; another one stays.
+pub fn take_back(directory: &Path, migration: MigrationId, side: Side, record: &Record) {
+    let Ok((file, content)) = StateFile::open(directory, migration, side) else { return };
+    let says = content.map(|content| Record::decode(&content).ok());
+    // One that a crash left empty was to say this too.
+    if says.is_none_or(|says| says.as_ref() == Some(record)) {
+        // A file that stays behind repeats what the other side knows.
+        let _ = file.remove();
+    }
+}
+
 /// Reads the records of a directory; the oldest beyond a limit are deleted.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use crate::Status;
 use crate::base::limits::MAX_FINISHED_MIGRATIONS;
 use crate::base::{MachineFacts, MemoryLayout, MigrationId, RegionLayout};
 use crate::migration::destination::DestinationSetup;
+use crate::migration::ownership::Mark;
 use crate::migration::relay::destination::Patience;
 use crate::migration::relay::{RelaySetup, UNKNOWN};
 use crate::migration::{EncodingOptions, GuestSink, GuestSource, Owner, Report};
@@ -203,6 +204,15 @@ impl Registry {
         let mut tables = lock(&self.tables);
         tables.state_dir = Some(state_dir);
         (tables.ended, tables.lost) = (kept.incoming, kept.lost);
+    }
+
+    /// Takes in what a further record on the destination's side says.
+    pub fn remember_record(&self, id: MigrationId, mark: Mark) {
+        let mut tables = lock(&self.tables);
+        tables.ended.entry(id).or_insert(mark.owner());
+        if mark.is_loss() {
+            tables.lost.insert(id);
+        }
     }
 
     /// Adds a guest.

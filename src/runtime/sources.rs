@@ -5,6 +5,7 @@ use crate::runtime::clock::now;
 use crate::runtime::connection::ConnectionError;
 use crate::runtime::dial::{CONNECT_TIMEOUT, addresses, connect_first};
 use crate::runtime::lock::lock;
+use crate::runtime::rollout::Decider;
 use crate::runtime::security::Security;
 use crate::runtime::tuning;
 use crate::transport::Addresses;
@@ -18,6 +19,8 @@ use std::sync::Mutex;
 pub struct Sources {
     list: Vec<IpAddr>,
     state: Mutex<State>,
+    /// Whether streams are spread over them; none: they are.
+    gate: Option<Decider>,
 }
 
 #[derive(Default)]
@@ -31,7 +34,13 @@ impl Sources {
     /// These addresses; none: the system chooses.
     pub fn new(list: Vec<IpAddr>) -> Self {
         let state = State { addresses: Addresses::new(list.len()), used: BTreeMap::new() };
-        Self { list, state: Mutex::new(state) }
+        Self { list, state: Mutex::new(state), gate: None }
+    }
+
+    /// With the flag that decides whether streams are spread: where it is off, all use the first address
+    /// that is fit.
+    pub fn gated(self, gate: Decider) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// Connects a slot, from the first address that is fit and gets there.
@@ -84,16 +93,22 @@ impl Sources {
     pub fn may_go_home(&self, slot: usize) -> bool {
         let state = lock(&self.state);
         let used = state.used.get(&slot).copied();
-        used.zip(state.addresses.home(slot))
+        used.zip(state.addresses.home(self.row(slot)))
             .is_some_and(|(used, home)| used != home && state.addresses.is_fit(home, now()))
     }
 
     fn choose(&self, slot: usize) -> Option<(usize, IpAddr)> {
         let mut state = lock(&self.state);
-        let at = state.addresses.choose(slot, now())?;
+        let at = state.addresses.choose(self.row(slot), now())?;
         let source = self.list.get(at).copied()?;
         state.used.insert(slot, at);
         Some((at, source))
+    }
+
+    /// The slot by which an address is chosen.
+    fn row(&self, slot: usize) -> usize {
+        let is_spread = self.gate.as_ref().is_none_or(Decider::is_on);
+        if is_spread { slot } else { 0 }
     }
 
     fn with_used(&self, slot: usize, note: impl FnOnce(&mut Addresses, usize)) {
@@ -120,6 +135,8 @@ fn connect_from(source: Option<IpAddr>, to: SocketAddr, dscp: u8) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::Flag;
+    use crate::runtime::rollout::Rollout;
     use crate::runtime::security::SecurityOptions;
     use std::net::TcpListener;
     use std::sync::Arc;
@@ -147,6 +164,22 @@ mod tests {
         assert_eq!(source_of(&sources, &to, 1), "127.0.0.1");
         sources.worked(1);
         assert_eq!(source_of(&Sources::new(Vec::new()), &to, 5), "127.0.0.1");
+    }
+
+    #[test]
+    fn where_the_flag_is_off_all_use_the_first_address_and_go_back_to_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap().to_string();
+        let list = ["127.0.0.1", "127.0.0.2"].map(|text| text.parse().unwrap());
+        let rollout = Rollout::in_memory("a");
+        let gate = Decider::for_peer(rollout.clone(), Flag::InternetOptimization, &to);
+        let sources = Sources::new(list.into()).gated(gate);
+        assert_eq!(source_of(&sources, &to, 1), "127.0.0.2");
+        rollout.set_kill_switch("test", Some("drill")).unwrap();
+        assert!(sources.may_go_home(1));
+        assert_eq!(source_of(&sources, &to, 1), "127.0.0.1");
+        rollout.set_kill_switch("test", None).unwrap();
+        assert!(sources.may_go_home(1) && !sources.may_go_home(0));
     }
 
     #[test]

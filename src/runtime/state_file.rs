@@ -13,6 +13,7 @@
 //! before it intact.)
 
 use crate::base::MigrationId;
+pub use crate::migration::ownership::Side;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -27,15 +28,6 @@ const SLOT_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 28;
 const CRC_AT: usize = 24;
 const SUFFIX: &str = ".state";
-
-/// Which side of a migration a record speaks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// Where the guest ran.
-    Source,
-    /// Where it goes.
-    Destination,
-}
 
 /// A state file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -196,16 +188,6 @@ impl StateFile {
             .and_then(|()| self.file.sync_all())
             .and_then(|()| sync_directory(Some(directory)))
             .map_err(|source| io_error("create", &self.path, source))
-    }
-}
-
-impl Side {
-    /// The name as in file names and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Source => "source",
-            Side::Destination => "destination",
-        }
     }
 }
 

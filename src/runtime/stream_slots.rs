@@ -321,8 +321,13 @@ impl<M: StreamMachine> StreamSlots<M> {
                 Some((socket, reader)) => {
                     let served_since = now();
                     let id = (StreamId(number), slot);
-                    if !self.serve(id, socket, reader, carrier, &mut scratch) {
+                    let ended_well = self.serve(id, socket, reader, carrier, &mut scratch);
+                    if !ended_well {
                         self.dialer.sources().failed(slot);
+                    }
+                    // Once it is over, the other side may end it in whatever way.
+                    if ended_well || self.machine().wants_streams() {
+                        self.dialer.served(ended_well);
                     }
                     if now() - served_since > BACKOFF.1 {
                         backoff = BACKOFF.0;
@@ -566,6 +571,7 @@ mod tests {
     use crate::base::MigrationId;
     use crate::runtime::dial::FEATURES;
     use crate::runtime::modes::Modes;
+    use crate::runtime::rollout::Rollout;
     use crate::runtime::security::{Security, SecurityOptions};
     use crate::runtime::steering::Steering;
     use crate::wire::hello::Purpose;
@@ -610,7 +616,8 @@ mod tests {
 
     fn slots() -> Arc<StreamSlots<Speaker>> {
         let security = Security::open(SecurityOptions::Plain).unwrap();
-        let steering = Steering::new(Arc::default(), Modes::new(Arc::default(), security));
+        let modes = Modes::new(Arc::default(), security, Rollout::in_memory("a"));
+        let steering = Steering::new(Arc::default(), modes);
         let opening = (Purpose::Join { token: [0; 16] }, FEATURES);
         let to = ("127.0.0.1:1".to_owned(), steering);
         let id = MigrationId([1; 16]);

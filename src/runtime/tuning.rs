@@ -1,6 +1,6 @@
 //! Socket options of data streams, one place for both sides.
 
-use crate::runtime::proc_files::setting;
+use crate::runtime::proc_files::{setting, word};
 use crate::runtime::sys::socket::{self, SocketError};
 use crate::transport::StreamShape;
 use crate::transport::mode::{Mode, ModeEffects};
@@ -106,6 +106,19 @@ pub fn choose_congestion_control(
     match effects.congestion(mode, rtt_us, &current) {
         Some(wanted) => socket::set_congestion_control(stream, wanted),
         None => Ok(current),
+    }
+}
+
+/// Gives a connection the congestion control that the system gives to new ones. Gives the one in use
+/// afterwards.
+///
+/// # Errors
+/// The kernel's refusal; what was in use stays.
+pub fn restore_congestion_control(stream: &TcpStream) -> Result<String, SocketError> {
+    let current = socket::congestion_control(stream)?;
+    match word("net/ipv4/tcp_congestion_control") {
+        Some(own) if own != current => socket::set_congestion_control(stream, &own),
+        _ => Ok(current),
     }
 }
 

@@ -79,6 +79,8 @@ pub enum Why {
     Scout,
     /// It has not.
     ScoutInVain,
+    /// Feature flag `internet_optimization` is off: there are as many as may be.
+    FlagOff,
 }
 
 impl Why {
@@ -93,6 +95,7 @@ impl Why {
             Why::NotFilled => "there was too little to send to tell",
             Why::Scout => "to see whether the path is as fast again as before",
             Why::ScoutInVain => "it is not as fast again",
+            Why::FlagOff => "feature flag internet_optimization is off for the path",
         }
     }
 }

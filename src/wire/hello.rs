@@ -16,6 +16,7 @@ const FEATURE_MULTIFD_CHANNELS: u16 = 5;
 const FEATURE_POST_COPY: u16 = 6;
 const FEATURE_RDMA: u16 = 7;
 const FEATURE_RECOVERS: u16 = 8;
+const FEATURE_FLAGS: u16 = 9;
 const MAX_FEATURES: usize = 64;
 const MAX_FEATURE_BYTES: usize = 1024;
 
@@ -44,6 +45,9 @@ pub struct Features {
     /// hypervisors have what they have, and tell each other. The id is zero where the source does not
     /// know it. Critical: a destination that cannot must not take it for a migration from the beginning.
     pub recovers: Option<MigrationId>,
+    /// Feature flags, a bit each by their order: what the source would have on for this peer, and what of
+    /// that the destination takes part in. One that does not speak of flags takes part in all.
+    pub flags: u32,
 }
 
 /// What the connection is for.
@@ -132,6 +136,7 @@ impl Features {
             post_copy: self.post_copy && other.post_copy,
             rdma: self.rdma && other.rdma,
             recovers: self.recovers.and(other.recovers),
+            flags: self.flags & other.flags,
         }
     }
 
@@ -145,6 +150,7 @@ impl Features {
             (FEATURE_MULTIFD_CHANNELS, CRITICAL, channels),
             (FEATURE_POST_COPY, CRITICAL, self.post_copy.into()),
             (FEATURE_RDMA, 0, self.rdma.into()),
+            (FEATURE_FLAGS, 0, self.flags),
         ];
         // A critical feature that is not used is not named, nor is one that came later.
         let is_named = |(id, flags, value): &&(u16, u16, u32)| {
@@ -177,6 +183,7 @@ impl Features {
             post_copy: false,
             rdma: false,
             recovers: None,
+            flags: u32::MAX,
         };
         for _ in 0..reader.count("features", MAX_FEATURES)? {
             let (id, flags) = (reader.u16("feature id")?, reader.u16("feature flags")?);
@@ -191,6 +198,7 @@ impl Features {
                     let channels = value.u32("multifd channels")?;
                     features.multifd_channels = u8::try_from(channels).unwrap_or(u8::MAX);
                 }
+                FEATURE_FLAGS => features.flags = value.u32("feature flags")?,
                 FEATURE_RDMA => features.rdma = value.u32("rdma")? != 0,
                 FEATURE_POST_COPY => features.post_copy = value.u32("post-copy")? != 0,
                 FEATURE_RECOVERS => {
@@ -355,6 +363,7 @@ mod tests {
         post_copy: true,
         rdma: true,
         recovers: Some(MigrationId([8; 16])),
+        flags: 0b10110,
     };
 
     fn hello() -> Hello {
@@ -431,6 +440,19 @@ mod tests {
         unknown[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
         assert_eq!(Hello::decode(&unknown), Err(WireError::UnknownFeature(999)));
         assert!(FEATURES.common(none).recovers.is_none());
+    }
+
+    #[test]
+    fn who_does_not_speak_of_flags_takes_part_in_all() {
+        let mut bytes = hello().encode();
+        let id = FEATURE_FLAGS.to_le_bytes();
+        let named = [&id[..], &0_u16.to_le_bytes(), &4_u32.to_le_bytes()].concat();
+        let at = bytes.windows(8).rposition(|bytes| bytes == named).unwrap();
+        assert_eq!(Hello::decode(&bytes).unwrap().features.flags, 0b10110);
+        bytes[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
+        assert_eq!(Hello::decode(&bytes).unwrap().features.flags, u32::MAX);
+        let other = Features { flags: 0b01100, ..FEATURES };
+        assert_eq!(FEATURES.common(other).flags, 0b00100);
     }
 
     #[test]

@@ -28,6 +28,11 @@ impl Child {
         })
     }
 
+    /// One that changes a feature flag as fast as it can.
+    pub fn changer(state: &Path) -> Self {
+        Self::with("changer", "", Some(state), None)
+    }
+
     /// A destination at `listen` that stands still when it enters the phase; and its address.
     pub fn destination(
         listen: &str,
@@ -58,6 +63,9 @@ fn be_a_child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let address = std::env::var(ADDRESS).unwrap();
     let state = std::env::var_os(STATE).map(PathBuf::from);
+    if role == "changer" {
+        crate::flags::be_changer(&state.unwrap());
+    }
     let guest = Guest::new(PAGES, 1000);
     let _node = match role.as_str() {
         "source" => be_source(&guest, &address, state.as_deref()),

@@ -25,6 +25,7 @@ pub const FEATURES: Features = Features {
     post_copy: false,
     rdma: false,
     recovers: None,
+    flags: u32::MAX,
 };
 
 /// One connection, either end.

@@ -9,6 +9,7 @@ mod support;
 mod callbacks;
 mod child;
 mod destination_lies;
+mod flags;
 mod hand;
 mod kills;
 mod limits;

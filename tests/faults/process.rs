@@ -42,10 +42,12 @@ impl Child {
         }
     }
 
-    /// Kills it with no chance to say or write anything more.
-    pub fn kill(&mut self) {
+    /// Kills it with no chance to say or write anything more; gives what it had said and nobody has
+    /// waited for.
+    pub fn kill(&mut self) -> Vec<String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+        self.lines.iter().collect()
     }
 }
 

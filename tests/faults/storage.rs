@@ -12,7 +12,7 @@ fn stage_with_state(source: Option<&Path>, destination: Option<&Path>) -> Stage 
 }
 
 /// Runs `test` with a directory of 64 KiB, in a mount namespace that ends with the test's threads.
-fn on_small_disk(name: &str, test: impl FnOnce(&Path) + Send) {
+pub fn on_small_disk(name: &str, test: impl FnOnce(&Path) + Send) {
     let directory = Directory::new(name);
     std::thread::scope(|scope| {
         scope.spawn(|| match mount_small_tmpfs(&directory.0) {
@@ -35,7 +35,7 @@ fn mount_small_tmpfs(at: &Path) -> bool {
     }
 }
 
-fn fill(path: &Path) {
+pub fn fill(path: &Path) {
     let mut file = std::fs::File::create(path).unwrap();
     while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
 }

@@ -791,6 +791,7 @@ fn features() -> Features {
     Features {
         rdma: false,
         recovers: None,
+        flags: u32::MAX,
         codecs: 7,
         chunk_bytes: 1 << 18,
         baseline_pages: 0,

@@ -4,8 +4,10 @@ mod chaos_test;
 mod cleanup_baselines;
 mod compression;
 mod config;
+mod drill;
 mod encoding_test;
 mod events;
+mod feature_flags;
 pub mod generate;
 mod guests;
 mod identity;
@@ -20,6 +22,7 @@ mod resource_check;
 mod rollout;
 mod settle;
 mod soak_test;
+mod state;
 mod status;
 mod v1;
 mod vm;
@@ -55,9 +58,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Events { filter, follow } => {
             events::run(filter.as_deref(), follow, client, output).await?;
         }
-        Command::Metrics { name, component, watch } => {
-            metrics::run(name.as_deref(), component.as_deref(), watch, client, output).await?;
-        }
+        Command::Metrics(options) => metrics::run(&options, client, output).await?,
         Command::CompressionStats { migration } => {
             compression::stats(migration.as_deref(), client, output).await?;
         }
@@ -70,9 +71,12 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         }
         Command::DataIntegrityCheck => return integrity::run(client, output).await,
         Command::Modes(command) => modes::run(command, client, output).await?,
+        Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
-        Command::Rollout(command) => rollout::run(command, output)?,
+        Command::Rollout(command) => return rollout::run(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
+        Command::ExportState(options) => state::export(options, client, output).await?,
+        Command::ImportState(options) => state::import(options, client, output).await?,
         Command::BaselinesCount => memory::baselines(client, output).await?,
         Command::MemoryUsage { breakdown } => memory::usage(breakdown, client, output).await?,
         Command::Config(command) => config::run(command, client, output).await?,

@@ -1,19 +1,63 @@
-//! `rollout`: a rollout played on a simulated cluster.
+//! `rollout`: how rollouts stand, one played on a simulated cluster, and one on nodes of this machine.
 
+use super::drill;
 use crate::cli::args::Rollout;
+use crate::cli::client::Client;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, row};
+use crate::cli::output::{Output, row, text};
 use crate::cli::rollout_plot;
 use crate::config::scenario;
 use crate::rollout::guard::evidence::{count, rounded};
 use crate::rollout::simulator::{ArmPoint, FlagPoint, Outcome, play};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
-pub fn run(command: Rollout, output: &Output) -> Result<(), CliError> {
+pub async fn run(command: Rollout, client: &Client, output: &Output) -> Result<u8, CliError> {
     match command {
-        Rollout::Simulate { scenario, seed } => simulate(&scenario, seed, output),
+        Rollout::Status => status(&client.get("/v3/rollout").await?, output)?,
+        Rollout::Simulate { scenario, seed } => simulate(&scenario, seed, output)?,
+        Rollout::Drill(options) => return drill::run(options, output).await,
     }
+    Ok(0)
+}
+
+fn status(answer: &Value, output: &Output) -> Result<(), CliError> {
+    if output.json() {
+        return output.value(answer);
+    }
+    if let Some(why) = answer["killed"].as_str() {
+        output.line(&format!("the kill switch is on, every flag is off: {why}"))?;
+    }
+    let mut rows = vec![row(["FLAG", "PERCENT", "WATCHED", "REQUESTS", "FAILED", "WHAT HOLDS IT"])];
+    let flags = answer["flags"].as_array().into_iter().flatten();
+    let rollouts = answer["rollouts"].as_array().into_iter().flatten();
+    for (flag, ramp) in flags.zip(rollouts) {
+        let is_watched = if ramp["is_in_flight"] == true { "yes" } else { "no" };
+        let held = match (&flag["latch"]["reason"], &ramp["hold"]) {
+            (Value::String(reason), _) => format!("rolled back: {reason}"),
+            (_, Value::Null) => "-".to_owned(),
+            (_, hold) => hold.as_str().map_or_else(|| hold.to_string(), str::to_owned),
+        };
+        rows.push(vec![
+            text(&flag["name"]),
+            text(&ramp["percent"]),
+            is_watched.to_owned(),
+            text(&ramp["requests"]),
+            text(&ramp["failures"]),
+            held,
+        ]);
+    }
+    output.table(&rows)?;
+    let limits = &answer["limits"];
+    output.line("")?;
+    output.line(&format!(
+        "rolled back where more than {} % of requests fail, round trips are longer by {} %, less than {} of the \
+         throughput is left, or modes change more than {} times a minute",
+        limits["max_error_rate"],
+        limits["max_latency_increase"],
+        limits["min_throughput_ratio"],
+        limits["max_mode_switch_rate"],
+    ))
 }
 
 fn simulate(file: &Path, seed: Option<u64>, output: &Output) -> Result<(), CliError> {

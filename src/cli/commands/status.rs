@@ -54,11 +54,16 @@ fn details(status: &Value, output: &Output) -> Result<(), CliError> {
     }
     output.table(&rows)?;
     output.line("")?;
-    let mut rows = vec![row(["FLAG", "SET TO", "STATE"])];
+    let mut rows = vec![row(["FLAG", "ENABLED", "PERCENT", "STATE"])];
     for flag in status["flags"].as_array().into_iter().flatten() {
-        let in_use = flag["in_use"].as_bool().unwrap_or(false);
-        let state = if in_use { "in use" } else { "not in use yet" };
-        rows.push(vec![text(&flag["name"]), text(&flag["enabled"]), state.to_owned()]);
+        let state = match (&flag["in_use"], &flag["is_latched"], &flag["is_in_force"]) {
+            (Value::Bool(false), ..) => "not built yet",
+            (_, Value::Bool(true), _) => "rolled back",
+            (.., Value::Bool(true)) => "in force",
+            _ => "off",
+        };
+        let fields = ["name", "enabled", "rollout_percent"].map(|field| text(&flag[field]));
+        rows.push([&fields[..], &[state.to_owned()]].concat());
     }
     output.table(&rows)
 }

@@ -23,6 +23,7 @@ fn source(held_pages: bool) -> RelaySource {
         post_copy: false,
         rdma: false,
         recovers: None,
+        flags: u32::MAX,
     };
     source.agree(features, Time(1));
     source.stream_up(STREAM, "destination", Time(1));

@@ -162,7 +162,8 @@ struct Flight {
 pub struct Source {
     setup: SourceSetup,
     chunk_pages: u32,
-    codec: CodecChoice,
+    /// Codecs that the peer can undo, a bit each.
+    codecs: u32,
     session: Session,
     plan: PagePlan,
     digest: Arc<ImageDigest>,
@@ -224,7 +225,7 @@ impl Source {
         let has_deadline = options.deadline.is_some();
         let mut source = Self {
             chunk_pages: chunk_pages(chunk_bytes, &setup.layout),
-            codec: CodecChoice::None,
+            codecs: 0,
             session: Session::default(),
             plan: PagePlan::new(setup.layout.page_count()),
             digest,
@@ -328,12 +329,18 @@ impl Source {
             return self.fail(Failure::new(Status::Unsupported, text), now);
         }
         self.chunk_pages = chunk_pages(features.chunk_bytes, &self.setup.layout);
-        self.codec = agreed_codec(self.setup.options.codec.one(), features);
+        self.codecs = features.codecs;
     }
 
     /// How pages are packed: as the caller wants it, if the peer can unpack that.
     pub fn codec(&self) -> CodecChoice {
-        self.codec
+        self.agreed(self.setup.options.codec.one())
+    }
+
+    /// The wanted codec if the peer can unpack it.
+    pub fn agreed(&self, wanted: CodecChoice) -> CodecChoice {
+        let decodes = self.codecs >> wanted.codec() as u8 & 1 == 1;
+        if decodes { wanted } else { CodecChoice::None }
     }
 
     /// Changes the bandwidth cap.
@@ -483,10 +490,4 @@ impl Source {
 /// Pages of one chunk: even if every second one is zero, the extents fit.
 fn chunk_pages(chunk_bytes: u32, layout: &MemoryLayout) -> u32 {
     (chunk_bytes / layout.page_bytes()).clamp(1, MAX_CHUNK_EXTENTS as u32)
-}
-
-/// The wanted codec if the peer can decode it.
-fn agreed_codec(wanted: CodecChoice, features: Features) -> CodecChoice {
-    let decodes = features.codecs >> wanted.codec() as u8 & 1 == 1;
-    if decodes { wanted } else { CodecChoice::None }
 }

@@ -256,7 +256,7 @@ impl Source {
         while let Some(from) = self.post_copy.next_piece_page
             && self.session.has_room()
         {
-            match next_piece(self.plan.pending_pages(), from, self.codec) {
+            match next_piece(self.plan.pending_pages(), from, self.codec()) {
                 Ok(piece) => {
                     piece.iter().for_each(|(message, _)| self.session.send(message));
                     self.post_copy.next_piece_page = piece.map(|(_, next)| next);

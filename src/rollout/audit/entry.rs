@@ -146,6 +146,11 @@ impl Entry {
         serde_json::from_slice(line).map_err(|error| error.to_string())
     }
 
+    /// Whether its hash is its own.
+    pub fn is_sound(&self) -> bool {
+        self.clone().sealed().is_ok_and(|sealed| sealed.hash == self.hash)
+    }
+
     /// With its hash.
     fn sealed(mut self) -> Result<Self, EntryError> {
         let line = encode(&self)?;

@@ -1,7 +1,7 @@
 //! Whether the treated arm's latency or throughput has shifted by more than a limit.
 //!
 //! A round is as much as one bet needs: some samples from at least five units of each arm. Of each
-//! unit it takes the median, relative to the unit's own [`Past`], and of each arm the mean over the
+//! unit it takes the median, relative to the unit's own [`Past`](super::past::Past), and of each arm the mean over the
 //! units in the middle. So heavy tails weigh nothing, no unit says more than another, and what
 //! shifts both arms, such as the time of day, cancels out. The bet is on the difference beyond the
 //! limit, all logarithms: while the treated arm is at the limit the difference is as likely above

@@ -4,10 +4,12 @@ use super::Context;
 use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
-use super::{compression, doubts, integrity, memory, modes, resources, status, v1, vm, watch};
+use super::{
+    compression, doubts, flags, integrity, memory, metrics, modes, resources, state, status, v1,
+    vm, watch,
+};
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
-use crate::node::exposition;
 use crate::{Migration, Status};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -27,17 +29,22 @@ pub(super) async fn handle(
     let get = request.method == Method::GET || request.method == Method::HEAD;
     let (post, put) = (request.method == Method::POST, request.method == Method::PUT);
     match parts.as_slice() {
-        ["metrics"] if get => prometheus(context),
+        ["metrics"] if get => metrics::prometheus(context),
         ["v3", "events"] if get => watch::events(context, &request).await,
         ["v3", "logs"] if get => watch::logs(context, &request).await,
         ["v3", "config", key] if put => set_config(context, key, &request).await,
         ["v3", "vms", "status"] if get => vm::status(context, &request).await,
         ["v3", "vms", "attach"] if post => vm::attach(context, &request).await,
+        ["v3", "state"] if get => state::export(context, &request).await,
+        ["v3", "state", "import"] if post => state::import(context, &request).await,
         ["v3", "resources"] if get => resources::answer(context, &request).await,
         ["v3", "integrity"] if get => integrity::check(context, &request).await,
+        ["v3", "metrics", "nodes"] if post => metrics::of_nodes(context, &request).await,
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
+        ["v3", "flags", name, action] if post => flags::act(context, name, action, &request).await,
+        ["v3", "flags", action] if post => flags::act_on_all(context, action, &request).await,
         ["v3", "doubts"] if get => doubts::list(context, &request).await,
         ["v3", "doubts", "settle"] if post => doubts::settle(context, &request).await,
         ["v3", "compatibility"] if get => v1::compatibility(context, &request),
@@ -53,6 +60,11 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
         ["guests"] => request.allow(&[], &[]).map(|()| json!({ "guests": context.node.guests() })),
         ["held"] => request.allow(&[], &[]).map(|()| json!(context.node.held(None))),
         ["vms"] => request.allow(&[], &[]).and_then(|()| vm::list(context)),
+        ["rollout"] => request.allow(&[], &[]).and_then(|()| flags::status(context)),
+        ["flags"] => request.allow(&[], &[]).and_then(|()| flags::list(context)),
+        ["flags", "history"] => flags::history(context, request),
+        ["flags", name] => flags::one(context, name, request),
+        ["flags", name, "explain"] => flags::explain(context, name, request),
         ["modes", "check"] => request.allow(&[], &[]).and_then(|()| modes::check(context)),
         ["modes"] => request.allow(&[], &[]).and_then(|()| modes::list(context)),
         ["migrations"] => {
@@ -61,7 +73,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
             Ok(json!({ "migrations": list.iter().map(migration_json).collect::<Vec<_>>() }))
         }
         ["migrations", id] => Ok(migration_json(&find_migration(context, id)?)),
-        ["metrics"] => metrics(context, request),
+        ["metrics"] => metrics::own(context, request),
         ["compression"] => compression::stats(context, request),
         ["baselines"] => request.allow(&[], &[]).map(|()| memory::baselines(context)),
         ["memory"] => request.allow(&[], &[]).and_then(|()| memory::breakdown(context)),
@@ -160,31 +172,6 @@ fn migration_json(migration: &Migration) -> Value {
     })
 }
 
-fn prometheus(context: &Context) -> Result<Reply, ApiError> {
-    let text = context.telemetry.prometheus_text()?;
-    Ok(Reply::Text { content_type: exposition::CONTENT_TYPE, text })
-}
-
-fn metrics(context: &Context, request: &Request) -> Result<Value, ApiError> {
-    request.allow(&["name", "component"], &[])?;
-    let component = request.query("component").map(watch::parse_component).transpose()?;
-    let name = request.query("name");
-    let in_component = |known: &crate::node::catalog::Declaration| {
-        component.is_none_or(|component| known.component == component)
-    };
-    let found = context
-        .telemetry
-        .metrics_json(|known| in_component(known) && name.is_none_or(|name| known.name == name));
-    if let Some(name) = name.filter(|_| found.as_array().is_some_and(Vec::is_empty)) {
-        let all = crate::node::catalog::Metric::ALL.iter().map(|metric| metric.declaration());
-        let names: Vec<_> =
-            all.filter(|known| in_component(known)).map(|known| known.name).collect();
-        let text = format!("unknown metric {name:?}; known here: {}", names.join(", "));
-        return Err(ApiError::new(Status::NotFound, text));
-    }
-    Ok(json!({ "metrics": found }))
-}
-
 fn list_config(context: &Context) -> Result<Value, ApiError> {
     let config = context.config();
     let keys: Vec<_> = Id::ALL.iter().map(|id| setting_json(context, &config, *id)).collect();
@@ -223,11 +210,16 @@ async fn set_config(
     let id = store::find(key)?;
     let text = request.scalar("value")?;
     let text = text.ok_or_else(|| ApiError::argument("field value is missing"))?;
-    let key = key.to_owned();
+    let (key, before) = (key.to_owned(), context.config().get(id).value.to_string());
     // It waits for the disk, which must not hold up everyone else.
     let set = tokio::task::spawn_blocking(move || store.set(&key, &text)).await;
     let changed = set.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
     context.config_changed("set", &changed);
+    if changed.iter().any(|id| id.flag().is_some() || *id == Id::RolloutMembers) {
+        let shared = context.clone();
+        let applied = tokio::task::spawn_blocking(move || shared.take_up_flags(id, &before)).await;
+        applied.map_err(|error| ApiError::new(Status::Panic, error.to_string()))??;
+    }
     let mut answer = setting_json(context, &context.config(), id);
     answer["changed"] = changed.iter().map(|id| id.key().name).collect();
     Ok(Reply::Json(answer))

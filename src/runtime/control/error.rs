@@ -1,6 +1,8 @@
 //! A refused request: a status of the library's table, a text, and the HTTP code that goes with it.
 
 use crate::config::StoreError;
+use crate::runtime::rollout::RolloutError;
+use crate::runtime::state_transfer::StateError;
 use crate::{NodeError, Status};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -34,7 +36,9 @@ impl ApiError {
     /// The HTTP code.
     pub fn http_code(&self) -> StatusCode {
         match self.status {
-            Status::InvalidArgument | Status::Config => StatusCode::BAD_REQUEST,
+            Status::InvalidArgument | Status::Config | Status::BadVersion => {
+                StatusCode::BAD_REQUEST
+            }
             Status::NotFound => StatusCode::NOT_FOUND,
             Status::Busy | Status::AlreadyExists | Status::BadState => StatusCode::CONFLICT,
             Status::LimitReached => StatusCode::TOO_MANY_REQUESTS,
@@ -48,6 +52,18 @@ impl ApiError {
 
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}
+
+impl From<RolloutError> for ApiError {
+    fn from(error: RolloutError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
         Self::new(error.status(), error.to_string())
     }
 }

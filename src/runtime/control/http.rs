@@ -141,7 +141,7 @@ async fn answer(
     door: Door,
     request: hyper::Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let reply = match Request::read(request).await {
+    let reply = match Request::read(request, door).await {
         Ok(request) => api::handle(context, door, request).await,
         Err(error) => Err(error),
     };

@@ -1,5 +1,5 @@
-//! Whether what the node keeps and moved is as it was: records, remembered and held pages, images,
-//! arrivals.
+//! Whether what the node keeps and moved is as it was: records, the log of the flags, remembered and held
+//! pages, images, arrivals.
 
 use super::Context;
 use super::error::ApiError;
@@ -43,6 +43,7 @@ fn document(context: &Context) -> Result<Value, ApiError> {
         images(context),
         arrivals(context),
         held(&context.node),
+        flag_log(&context.node),
     ];
     let sound = checks.iter().all(|check| check.failed == 0);
     Ok(json!({ "sound": sound, "checks": in_json(&checks)? }))
@@ -76,6 +77,16 @@ fn records(directory: Option<&Path>) -> Check {
 fn is_gone(error: &crate::runtime::state_file::StateFileError) -> bool {
     use crate::runtime::state_file::StateFileError::Io;
     matches!(error, Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// The log of the feature flags: a chain of hashes.
+fn flag_log(node: &Node) -> Check {
+    let (checked, details) = match node.rollout().verify_log() {
+        Ok(entries) => (entries, Vec::new()),
+        Err(error) => (0, vec![error.to_string()]),
+    };
+    let failed = details.len() as u64;
+    Check { what: "changes of flags", checked: Some(checked), failed, made_good: 0, details }
 }
 
 /// Pages that running migrations remember: at the sending side each has its hash.

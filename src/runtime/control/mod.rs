@@ -8,12 +8,15 @@ mod bind;
 mod compression;
 mod doubts;
 mod error;
+mod flags;
 mod http;
 mod integrity;
 mod memory;
+mod metrics;
 mod modes;
 mod request;
 pub mod resources;
+mod state;
 mod status;
 mod v1;
 mod vm;
@@ -23,6 +26,8 @@ pub use error::ApiError;
 
 use super::log_file::LogFile;
 use super::modes::TransportOptions;
+use super::rollout::RolloutError;
+use super::state_transfer;
 use super::sys::thread::spawn_named;
 use super::telemetry::Telemetry;
 use crate::config::{Config, ConfigStore, Id, StoreError};
@@ -32,7 +37,7 @@ use bind::BoundSocket;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::watch as channel;
@@ -102,7 +107,7 @@ pub struct ControlServer {
 /// What every request may use.
 struct Context {
     node: Node,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     config: Option<Arc<ConfigStore>>,
     started: Instant,
     /// The number of the newest event.
@@ -172,7 +177,12 @@ impl ControlServer {
         let Some(store) = &self.context.config else { return Ok(Vec::new()) };
         let reloaded = store.reload();
         match &reloaded {
-            Ok(changed) => self.context.config_changed("reloaded", changed),
+            Ok(changed) => {
+                self.context.config_changed("reloaded", changed);
+                if let Err(error) = self.context.flags_changed() {
+                    self.log(Level::Error, format!("feature flags not reloaded: {error}"));
+                }
+            }
             Err(error) => self.log(Level::Error, format!("configuration not reloaded: {error}")),
         }
         reloaded
@@ -199,15 +209,23 @@ impl Drop for ControlServer {
 impl Context {
     fn new(node: &Node, config: Option<Arc<ConfigStore>>) -> Self {
         let (sender, events) = channel::channel(0);
+        // Before the configuration is used: an import that a crash has interrupted may change it.
+        state_transfer::carry_through(node, config.as_deref());
         if let Some(store) = &config {
             apply(node, &store.config());
+            if let Err(error) = apply_flags(node, &store.config()) {
+                node.notice(format!("feature flags of the configuration: {error}"));
+            }
         }
         node.observe(Arc::new(move |event| {
             sender.send_replace(event.sequence);
         }));
+        let telemetry = Arc::new(Telemetry::new(node));
+        let keeper: Weak<Telemetry> = Arc::downgrade(&telemetry);
+        node.set_metrics_keeper(keeper);
         Self {
             node: node.clone(),
-            telemetry: Telemetry::new(node),
+            telemetry,
             config,
             started: Instant::now(),
             events,
@@ -229,6 +247,26 @@ impl Context {
 
     fn config(&self) -> Arc<Config> {
         self.config.as_ref().map_or_else(Arc::default, |store| store.config())
+    }
+
+    /// Hands the flags of the configuration to the node; they alone can be refused.
+    fn flags_changed(&self) -> Result<(), RolloutError> {
+        self.config.as_ref().map_or(Ok(()), |store| apply_flags(&self.node, &store.config()))
+    }
+
+    /// Hands the flags over after a key was set; where that is refused, the file gets back what it had,
+    /// so that it says what holds.
+    fn take_up_flags(&self, id: Id, before: &str) -> Result<(), ApiError> {
+        let taken = self.flags_changed();
+        if let (Err(_), Some(store)) = (&taken, &self.config) {
+            match store.set(id.key().name, before) {
+                Ok(changed) => self.config_changed("put back", &changed),
+                Err(error) => {
+                    self.log(Level::Error, format!("configuration not put back: {error}"))
+                }
+            }
+        }
+        Ok(taken?)
     }
 
     fn config_changed(&self, how: &str, changed: &[Id]) {
@@ -263,13 +301,22 @@ fn apply(node: &Node, config: &Config) {
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
     node.share_paths_with(config.paths_shared_with());
+    node.share_metrics_with(config.metrics_shared_with());
     // Every key has been checked against the same bounds.
     let _ = node.set_paths(config.path_options());
     node.set_rdma(config.rdma_options());
+    // As above.
+    let _ = node.set_rollback_limits(config.rollback_limits());
     if let Err(error) = node.set_v1(config.v1_options()) {
         // What the keys' kinds let pass: peers beyond what the table of modes holds.
         node.notice(format!("v1 peers: {error}"));
     }
+}
+
+/// Hands the flags of a configuration to the node.
+fn apply_flags(node: &Node, config: &Config) -> Result<(), RolloutError> {
+    node.set_rollout_members(&config.rollout_members())?;
+    node.configure_flags(&config.flag_rules()).map(|_| ())
 }
 
 fn log_settings(config: &Config) -> (u64, u64, Level) {

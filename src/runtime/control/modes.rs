@@ -9,6 +9,8 @@ use super::http::Reply;
 use super::request::Request;
 use super::vm::{aside, in_json};
 use crate::config::Id;
+use crate::rollout::Flag;
+use crate::runtime::modes::PeerMode;
 use crate::runtime::modes::facade::LONGEST_TEST;
 use crate::transport::Mode;
 use crate::{Node, Status};
@@ -34,31 +36,80 @@ pub(super) fn list(context: &Context) -> Result<Value, ApiError> {
 /// `GET /v3/modes/check`.
 pub(super) fn check(context: &Context) -> Result<Value, ApiError> {
     let node = &context.node;
-    let (forced, peers) = (node.transport().policy.forced, node.peers());
+    let peers = node.peers();
+    let parts = parts(node, &peers);
+    Ok(json!({
+        "forced": node.transport().policy.forced,
+        "is_v1_compat": parts.iter().all(|part| part.is_v1),
+        "components": parts.iter().map(Part::to_json).collect::<Vec<_>>(),
+        "flags": node.flags().iter().map(|flag| json!({
+            "name": flag.name,
+            "is_in_force": flag.is_in_force,
+        })).collect::<Vec<_>>(),
+        "peers": in_json(&peers)?,
+    }))
+}
+
+/// A component, and whether all that it does is as v1 does it.
+struct Part {
+    name: &'static str,
+    is_v1: bool,
+    /// What it is called otherwise.
+    mode: &'static str,
+    detail: String,
+}
+
+impl Part {
+    fn to_json(&self) -> Value {
+        let mode = if self.is_v1 { Mode::V1Compat.name() } else { self.mode };
+        json!({ "name": self.name, "mode": mode, "detail": self.detail })
+    }
+}
+
+fn parts(node: &Node, peers: &[PeerMode]) -> Vec<Part> {
+    let forced = node.transport().policy.forced;
     // A peer's own mode goes before that of all.
     let others = peers.iter().filter(|peer| peer.mode != Mode::V1Compat).count();
     let is_forced = forced == Some(Mode::V1Compat);
     let is_v1 = is_forced && others == 0;
-    let mode = forced.map_or("measured", Mode::name);
-    let what = |v1: &'static str, v3: &'static str| if is_v1 { v1 } else { v3 };
-    let detail = match is_forced && others > 0 {
-        true => format!("v1, and v3 to peers whose own mode says so ({others})"),
-        false => {
-            what("v1 to peers that are named, refused to others", "v3, and v1 to v1 peers").into()
+    let is_on = |flag| node.flag(flag).is_in_force;
+    let (hybrid, learned) = (is_on(Flag::HybridMode), is_on(Flag::MlCompression));
+    let tuned = is_on(Flag::InternetOptimization);
+    let is_off = !hybrid && !learned && !tuned;
+    let part = |name, is_v1, mode, detail: &str| Part { name, is_v1, mode, detail: detail.into() };
+    let amst = match (is_v1, is_forced, hybrid || tuned) {
+        (true, ..) => "v1 to peers that are named, refused to others".to_owned(),
+        (_, true, _) => format!("v1, and v3 to peers whose own mode says so ({others})"),
+        (.., true) => "v3, and v1 to v1 peers".to_owned(),
+        (.., false) => {
+            "one local address, a fixed number of streams, the system's congestion control"
+                .to_owned()
         }
     };
-    let coded = what("whole images, zstd", "what the peer agrees to; whole images to v1 peers");
-    let moved = what("the guest stands still", "pre-copy; to v1 peers the guest stands still");
-    Ok(json!({
-        "forced": forced,
-        "is_v1_compat": is_v1,
-        "components": [
-            { "name": "amst", "mode": mode, "detail": detail },
-            { "name": "hde", "mode": what("v1-compat", "v3"), "detail": coded },
-            { "name": "migration", "mode": what("v1-compat", "v3"), "detail": moved },
-        ],
-        "peers": in_json(&peers)?,
-    }))
+    let detected = match (forced.is_some(), hybrid) {
+        (true, _) => "the mode is forced",
+        (false, true) => "modes are measured",
+        (false, false) => "every peer is in datacenter mode",
+    };
+    let coded = match (is_v1, learned) {
+        (true, _) => "whole images, zstd",
+        (false, true) => "what the peer agrees to; whole images to v1 peers",
+        (false, false) => "zstd, whatever the content",
+    };
+    let moved = match (is_v1, is_off) {
+        (true, _) => "the guest stands still",
+        (false, true) => "pre-copy, which no flag decides; to v1 peers the guest stands still",
+        (false, false) => "pre-copy; to v1 peers the guest stands still",
+    };
+    let mode = forced.map_or("measured", Mode::name);
+    vec![
+        Part { name: "amst", is_v1: is_v1 || !hybrid && !tuned, mode, detail: amst },
+        part("mode-detector", is_v1 || !hybrid, mode, detected),
+        part("hde", is_v1 || !learned, "v3", coded),
+        part("migration", is_v1 || is_off, "v3", moved),
+        part("ass", true, "v3", "crdt_sync is not built yet"),
+        part("acp", true, "v3", "pbft_consensus is not built yet"),
+    ]
 }
 
 /// `POST /v3/modes/ACTION`.

@@ -1,7 +1,9 @@
 //! A request as the handlers see it: method, path, query and a JSON body, all bounded.
 
 use super::error::ApiError;
+use super::http::Door;
 use crate::Status;
+use crate::base::limits::MAX_STATE_BYTES;
 use crate::config::units::quoted;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Method;
@@ -19,14 +21,18 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub async fn read(request: hyper::Request<Incoming>) -> Result<Self, ApiError> {
+    pub async fn read(request: hyper::Request<Incoming>, door: Door) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
+        let limit = match (door, parts.uri.path()) {
+            (Door::Control, STATE_PATH) => MAX_STATE_BODY_BYTES,
+            _ => MAX_BODY_BYTES,
+        };
         let query = parts.uri.query().unwrap_or_default();
         Ok(Self {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
-            body: read_body(body).await?,
+            body: read_body(body, limit).await?,
         })
     }
 
@@ -74,6 +80,11 @@ impl Request {
         }
     }
 
+    /// All fields of the body, for those that are read as a whole.
+    pub fn body(&self) -> &Map<String, Value> {
+        &self.body
+    }
+
     /// A field as the text that a configuration file would hold.
     pub fn scalar(&self, name: &str) -> Result<Option<String>, ApiError> {
         match self.body.get(name) {
@@ -98,14 +109,13 @@ fn refuse_unknown<'a>(
     Err(ApiError::argument(format!("unknown {what} {}; known here: {list}", quoted(name))))
 }
 
-async fn read_body(body: Incoming) -> Result<Map<String, Value>, ApiError> {
+async fn read_body(body: Incoming, limit: usize) -> Result<Map<String, Value>, ApiError> {
     let collected =
-        tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect())
-            .await
-            .map_err(|_| {
-                ApiError::new(Status::Timeout, "the request's body did not come in time")
-            })?;
-    let bytes = collected.map_err(|error| body_error(error.as_ref()))?.to_bytes();
+        tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await.map_err(
+            |_| ApiError::new(Status::Timeout, "the request's body did not come in time"),
+        )?;
+    let collected = collected.map_err(|error| body_error(error.as_ref(), limit))?;
+    let bytes = collected.to_bytes();
     if bytes.is_empty() {
         return Ok(Map::new());
     }
@@ -113,14 +123,18 @@ async fn read_body(body: Incoming) -> Result<Map<String, Value>, ApiError> {
         .map_err(|error| ApiError::argument(format!("the body is not a JSON object: {error}")))
 }
 
-fn body_error(error: &(dyn std::error::Error + 'static)) -> ApiError {
+fn body_error(error: &(dyn std::error::Error + 'static), limit: usize) -> ApiError {
     if error.is::<LengthLimitError>() {
-        let text = format!("the request's body is longer than {MAX_BODY_BYTES} bytes");
+        let text = format!("the request's body is longer than {limit} bytes");
         return ApiError::argument(text);
     }
     ApiError::argument(format!("the request's body cannot be read: {error}"))
 }
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The one request that brings a file along.
+const STATE_PATH: &str = "/v3/state/import";
+/// A document as a JSON text, whose quotes and line breaks take two bytes each.
+const MAX_STATE_BODY_BYTES: usize = 2 * MAX_STATE_BYTES + MAX_BODY_BYTES;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(60);

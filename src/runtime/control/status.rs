@@ -1,7 +1,6 @@
 //! The status document: the node, its components and what is not built yet, the flags.
 
 use super::Context;
-use crate::config::{Applies, Id};
 use crate::transport::Mode;
 use crate::{Migration, Node, VERSION};
 use serde_json::{Value, json};
@@ -51,6 +50,7 @@ fn components(node: &Node, migrations: &[Migration]) -> Vec<Value> {
         ("hde", "page encoding", "zero pages, references, differences, none, lz4, zstd".to_owned()),
         ("mode-detector", "mode detection", modes_state(node)),
         ("migration", "pre-copy migration", format!("{} running", running.len())),
+        ("rollout", "feature flags and rollback", flags_state(node)),
     ];
     let built = built.into_iter().map(|(name, title, state)| {
         json!({ "name": name, "title": title, "built": true, "state": state })
@@ -75,15 +75,29 @@ fn modes_state(node: &Node) -> String {
     }
 }
 
+/// How many flags are in force.
+fn flags_state(node: &Node) -> String {
+    let flags = node.flags();
+    if let Some(why) = flags.iter().find_map(|flag| flag.killed.as_ref()) {
+        return format!("kill switch on: {why}");
+    }
+    let in_force = flags.iter().filter(|flag| flag.is_in_force).count();
+    let latched = flags.iter().filter(|flag| flag.latch.is_some()).count();
+    let latched = if latched > 0 { format!(", {latched} rolled back") } else { String::new() };
+    format!("{in_force} of {} flags in force{latched}", flags.len())
+}
+
 fn flags(context: &Context) -> Vec<Value> {
-    let config = context.config();
-    let flags = Id::ALL.iter().filter(|id| id.key().name.starts_with("feature_flags."));
+    let flags = context.node.flags().into_iter();
     flags
-        .map(|id| {
+        .map(|flag| {
             json!({
-                "name": id.key().name.trim_start_matches("feature_flags."),
-                "enabled": config.truth(*id),
-                "in_use": id.key().applies != Applies::NotInUse,
+                "name": flag.name,
+                "enabled": flag.rule.enabled,
+                "rollout_percent": flag.rule.rollout_percent,
+                "is_latched": flag.latch.is_some(),
+                "is_in_force": flag.is_in_force,
+                "in_use": flag.is_built,
             })
         })
         .collect()
@@ -94,5 +108,4 @@ pub(super) const NOT_BUILT: &[(&str, &str)] = &[
     ("ass", "state synchronization"),
     ("acp", "consensus"),
     ("itp", "placement"),
-    ("rollout", "feature flags and rollback"),
 ];

@@ -11,6 +11,7 @@
 //! migration: what cannot be written in time, or at all, is not held.
 
 mod check;
+pub mod facade;
 mod reader;
 mod section;
 mod writer;

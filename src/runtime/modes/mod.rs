@@ -16,19 +16,23 @@ pub use probe::{ProbeError, ProbeSeries, random_number};
 pub use transfer::TransportTest;
 
 use crate::base::limits::MAX_PEERS;
-use crate::base::{StreamId, Time};
+use crate::base::{StreamId, Time, TimeCounts};
 use crate::observe::EventKind;
+use crate::rollout::Flag;
+use crate::rollout::guard::Measured;
 use crate::runtime::clock::now;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
 use crate::runtime::path_reader::PathReader;
+use crate::runtime::rollout::Rollout;
 use crate::runtime::security::Security;
+use crate::runtime::sys::socket::SocketError;
 use crate::runtime::sys::spawn_named;
 use crate::runtime::sys::thread::is_current;
 use crate::runtime::tuning;
 use crate::transport::mode::{
-    Mode, ModeEffects, ModePolicy, ModeTable, PathSample, PeerView, Reachability, TableError,
-    Transition, verdict,
+    Cause, Mode, ModeEffects, ModePolicy, ModeTable, PathSample, PeerView, Reachability,
+    TableError, Transition, verdict,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -41,6 +45,11 @@ use std::time::Duration;
 
 /// How often the sockets of streams are read.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often samples and answers of one peer are handed to the guards of the flags, at most.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often changes of modes are.
+const SWITCHES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A peer's address as it is dialed.
 type Peer = Arc<str>;
@@ -59,6 +68,8 @@ pub struct Modes {
     journal: Arc<Journal>,
     /// For tests of paths.
     security: Arc<Security>,
+    /// Which peers are measured, and which paths tuned.
+    rollout: Arc<Rollout>,
     state: Mutex<State>,
     /// Who is to hear that a mode has changed, or what modes change.
     on_change: OnceLock<OnChange>,
@@ -76,14 +87,31 @@ struct State {
     streams_made: u32,
     readers: BTreeMap<Peer, PathReader>,
     next_sample: Time,
+    /// When samples are handed to the guards of the flags next: more often they say the same.
+    next_report: Time,
+    /// Measured changes of modes since they were last handed over.
+    switches: BTreeMap<Peer, u32>,
+    switches_since: Time,
     /// Congestion control of the newest connection to each peer, as read back.
     congestions: BTreeMap<Peer, String>,
     /// Why the last probe of a peer failed; those that answered have none.
     failures: BTreeMap<Peer, String>,
+    /// What peers were last called by themselves, or by their certificates.
+    names: BTreeMap<Peer, String>,
+    probes: ProbeCounts,
     thread: Option<Thread>,
     stopped: bool,
     /// A refused congestion control has been told of.
     has_complained: bool,
+}
+
+/// Probes of idle paths, by what came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// Those that came back.
+    pub answered: u64,
+    /// Those that did not.
+    pub failed: u64,
 }
 
 /// The thread that measures.
@@ -107,9 +135,12 @@ struct DueProbe {
     number: u64,
 }
 
+/// What was read of peers' paths.
+type Samples = Vec<(Peer, PathSample)>;
+
 impl Modes {
     /// No peers yet.
-    pub fn new(journal: Arc<Journal>, security: Arc<Security>) -> Arc<Self> {
+    pub fn new(journal: Arc<Journal>, security: Arc<Security>, rollout: Arc<Rollout>) -> Arc<Self> {
         let options = TransportOptions::default();
         let state = State {
             table: ModeTable::new(options.policy),
@@ -118,14 +149,65 @@ impl Modes {
             streams_made: 0,
             readers: BTreeMap::new(),
             next_sample: Time(0),
+            next_report: Time(0),
+            switches: BTreeMap::new(),
+            switches_since: now(),
             congestions: BTreeMap::new(),
             failures: BTreeMap::new(),
+            names: BTreeMap::new(),
+            probes: ProbeCounts::default(),
             thread: None,
             stopped: false,
             has_complained: false,
         };
         let (state, on_change, dscp) = (Mutex::new(state), OnceLock::new(), AtomicU8::new(0));
-        Arc::new(Self { journal, security, state, on_change, dscp })
+        Arc::new_cyclic(|me: &Weak<Self>| {
+            let me = me.clone();
+            rollout
+                .on_change(Arc::new(move || me.upgrade().iter().for_each(|modes| modes.regate())));
+            Self { journal, security, rollout, state, on_change, dscp }
+        })
+    }
+
+    /// The flags that decide what is done for which peer.
+    pub fn rollout(&self) -> &Arc<Rollout> {
+        &self.rollout
+    }
+
+    /// Whether the path to a peer is tuned: paced, with as many streams as it is worth, over all local
+    /// addresses.
+    pub fn is_optimized(&self, peer: &str) -> bool {
+        self.rollout.is_on_for(Flag::InternetOptimization, peer)
+    }
+
+    /// Takes up what the flags say now: modes and open connections follow at once.
+    fn regate(&self) {
+        let mut state = lock(&self.state);
+        let at = now();
+        let peers: Vec<Peer> = state.table.peers().cloned().collect();
+        let mut changes = Vec::new();
+        for peer in peers {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, &peer);
+            let change = state.table.set_may_measure(&peer, may_measure, at);
+            changes.extend(change.map(|transition| (peer, transition)));
+        }
+        let open = state.streams.iter();
+        let open: Vec<_> = open
+            .filter_map(|stream| Some((stream.peer.clone(), stream.socket.upgrade()?)))
+            .collect();
+        self.settle(state, changes);
+        for (peer, socket) in open {
+            self.tune(&peer, &socket);
+        }
+        self.on_change.get().into_iter().for_each(|listener| listener());
+        // Peers that are measured again are due earlier than the thread knows.
+        lock(&self.state).thread.iter().for_each(|thread| tell(&thread.news));
+    }
+
+    /// Takes a peer into the table.
+    fn admit(&self, state: &mut State, peer: &Peer, at: Time) -> Result<(), TableError> {
+        let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+        state.table.add_as(peer.clone(), may_measure, at)
     }
 
     /// How connections to peers are secured.
@@ -171,7 +253,7 @@ impl Modes {
     /// # Errors
     /// There is no room.
     pub fn add(self: &Arc<Self>, peer: &str) -> Result<(), TableError> {
-        lock(&self.state).table.add(peer.into(), now())?;
+        self.admit(&mut lock(&self.state), &peer.into(), now())?;
         self.wake();
         Ok(())
     }
@@ -182,11 +264,48 @@ impl Modes {
         state.table.remove(&Peer::from(peer));
         state.failures.remove(peer);
         state.congestions.remove(peer);
+        state.names.remove(peer);
+    }
+
+    /// A known peer is called so, by its certificate where there is one.
+    pub fn note_name(&self, peer: &str, name: &str) {
+        let mut state = lock(&self.state);
+        if state.table.view(&peer.into(), now()).is_some() {
+            state.names.insert(peer.into(), name.to_owned());
+        }
+    }
+
+    /// Addresses of the peers that are called so, those that were heard last first.
+    pub fn called(&self, name: &str) -> Vec<String> {
+        let state = lock(&self.state);
+        let named = state.names.iter().filter(|(_, known)| *known == name);
+        let heard = |peer| state.table.view(peer, now()).and_then(|view| view.heard);
+        let mut found: Vec<_> = named.map(|(peer, _)| (heard(peer), peer.to_string())).collect();
+        found.sort_by(|one, other| other.cmp(one));
+        found.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// Every round trip that was measured, by the mode in which the peer was.
+    pub fn round_trips(&self) -> Vec<(Mode, TimeCounts)> {
+        lock(&self.state).table.round_trips().map(|(mode, times)| (mode, *times)).collect()
+    }
+
+    /// What came of the probes of idle paths.
+    pub fn probe_counts(&self) -> ProbeCounts {
+        lock(&self.state).probes
     }
 
     /// The mode of a peer, known or not.
     pub fn mode(&self, peer: &str) -> Mode {
-        lock(&self.state).table.mode(&peer.into())
+        self.mode_in(&lock(&self.state), &peer.into())
+    }
+
+    fn mode_in(&self, state: &State, peer: &Peer) -> Mode {
+        let known = state.table.view(peer, now()).map(|view| view.mode);
+        known.unwrap_or_else(|| {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+            state.table.policy().beginning(may_measure)
+        })
     }
 
     /// Whether pages should go to a peer by RDMA.
@@ -250,7 +369,7 @@ impl Modes {
         let mut state = lock(&self.state);
         let (peer, at) = (Peer::from(peer), now());
         // Under one lock: one that is to be v1 must not be probed before.
-        state.table.add(peer.clone(), at)?;
+        self.admit(&mut state, &peer, at)?;
         let change = state.table.force(&peer, mode, at).map(|transition| (peer, transition));
         self.settle(state, change.into_iter().collect());
         self.wake();
@@ -279,7 +398,8 @@ impl Modes {
         }
         let mut named = Ok(());
         for peer in peers {
-            match table.add(peer.as_str().into(), at) {
+            let may_measure = self.rollout.is_on_for(Flag::HybridMode, peer);
+            match table.add_as(peer.as_str().into(), may_measure, at) {
                 Ok(_) => set(table, peer, true),
                 Err(error) => named = Err(error),
             }
@@ -298,17 +418,18 @@ impl Modes {
     /// How many streams a peer gets when so many are wanted.
     pub fn stream_count(&self, peer: &str, wanted: u16) -> u16 {
         let state = lock(&self.state);
-        state.effects.streams(state.table.mode(&peer.into()), wanted)
+        state.effects.streams(self.mode_in(&state, &peer.into()), wanted)
     }
 
     /// Sets up a new connection to a peer as its mode says; gives the congestion control in use.
     pub fn tune(&self, peer: &str, socket: &TcpStream) -> Option<String> {
+        let peer = Peer::from(peer);
         let state = lock(&self.state);
-        let (mode, effects) = (state.table.mode(&peer.into()), state.effects);
+        let (mode, effects) = (self.mode_in(&state, &peer), state.effects);
         drop(state);
-        match tuning::choose_congestion_control(socket, mode, &effects) {
+        match self.choose(socket, &peer, mode, &effects) {
             Ok(name) => {
-                self.note_congestion(&peer.into(), &name);
+                self.note_congestion(&peer, &name);
                 Some(name)
             }
             Err(error) => {
@@ -323,7 +444,7 @@ impl Modes {
         let mut state = lock(&self.state);
         let peer = Peer::from(peer);
         // In a table that is full the migration goes on, only without being looked at.
-        if state.table.add(peer.clone(), now()).is_err() {
+        if self.admit(&mut state, &peer, now()).is_err() {
             return;
         }
         state.table.set_in_use(&peer, true, now());
@@ -382,9 +503,16 @@ impl Modes {
     }
 
     /// Applies changes of modes to the open streams, and tells of them.
-    fn settle(&self, state: std::sync::MutexGuard<'_, State>, changes: Vec<(Peer, Transition)>) {
+    fn settle(
+        &self,
+        mut state: std::sync::MutexGuard<'_, State>,
+        changes: Vec<(Peer, Transition)>,
+    ) {
         let mut sockets = Vec::new();
         for (peer, transition) in &changes {
+            if transition.cause == Cause::Measured {
+                *state.switches.entry(peer.clone()).or_default() += 1;
+            }
             let of_peer = state.streams.iter().filter(|stream| stream.peer == *peer);
             let open = of_peer.filter_map(|stream| stream.socket.upgrade());
             sockets.extend(open.map(|socket| (peer.clone(), socket, transition.to)));
@@ -395,7 +523,7 @@ impl Modes {
             self.on_change.get().into_iter().for_each(|listener| listener());
         }
         for (peer, socket, mode) in sockets {
-            match tuning::choose_congestion_control(&socket, mode, &effects) {
+            match self.choose(&socket, &peer, mode, &effects) {
                 Ok(name) => self.note_congestion(&peer, &name),
                 // A socket that has just been closed needs nothing any more.
                 Err(error) => self.complain(&error.to_string()),
@@ -404,6 +532,21 @@ impl Modes {
         for (peer, transition) in changes {
             let (peer, transition) = (peer.to_string(), Box::new(transition));
             self.journal.publish(None, None, EventKind::ModeTransition { peer, transition });
+        }
+    }
+
+    /// Has a connection's congestion controlled as its mode says, or as the system does where the path
+    /// is not tuned.
+    fn choose(
+        &self,
+        socket: &TcpStream,
+        peer: &str,
+        mode: Mode,
+        effects: &ModeEffects,
+    ) -> Result<String, SocketError> {
+        match self.is_optimized(peer) {
+            true => tuning::choose_congestion_control(socket, mode, effects),
+            false => tuning::restore_congestion_control(socket),
         }
     }
 
@@ -429,7 +572,9 @@ impl Modes {
             return None;
         }
         let at = now();
-        let changes = if state.next_sample <= at { state.sample(at) } else { Vec::new() };
+        let (changes, samples) =
+            if state.next_sample <= at { state.sample(at) } else { Default::default() };
+        let switches = state.switches(at);
         let mut due = Vec::new();
         while due.len() < MAX_PEERS {
             let number = random();
@@ -439,19 +584,39 @@ impl Modes {
         let sample = Some(state.next_sample).filter(|_| !state.streams.is_empty());
         let next = state.table.next_deadline().into_iter().chain(sample).min();
         self.settle(state, changes);
+        samples.iter().for_each(|(peer, sample)| self.report(peer, sample));
+        for (peer, kind) in switches {
+            self.rollout.measured_of_mode(&peer, kind);
+        }
         Some((due, next))
+    }
+
+    /// Hands a sample to the guards of the flags.
+    fn report(&self, peer: &str, sample: &PathSample) {
+        if let Some(rtt_us) = sample.rtt_us.filter(|rtt_us| *rtt_us > 0) {
+            self.rollout.measured(peer, Measured::Latency { us: rtt_us.into() });
+        }
+        if let Some(rate) = sample.rate_bytes_per_s.filter(|rate| *rate > 0) {
+            let (bytes_per_s, is_application_limited) = (rate as f64, sample.rate_is_floor);
+            let kind = Measured::Throughput { bytes_per_s, is_application_limited };
+            self.rollout.measured(peer, kind);
+        }
     }
 
     /// A probe came back, or did not.
     fn probed(&self, probe: &DueProbe, outcome: Result<Option<u32>, ProbeError>) {
         let mut state = lock(&self.state);
         let peer = &probe.peer;
+        let is_failed = outcome.is_err();
+        let timed = outcome.as_ref().ok().copied().flatten();
         let change = match outcome {
             Ok(rtt_us) => {
+                state.probes.answered += 1;
                 state.failures.remove(peer);
                 state.table.on_timed_answer(peer, probe.number, rtt_us, now())
             }
             Err(error) => {
+                state.probes.failed += 1;
                 if state.table.view(peer, now()).is_some() {
                     state.failures.insert(peer.clone(), error.to_string());
                 }
@@ -460,6 +625,8 @@ impl Modes {
         };
         let change = change.map(|transition| (peer.clone(), transition));
         self.settle(state, change.into_iter().collect());
+        self.rollout.measured_of_mode(peer, Measured::Detection { is_failed });
+        self.report(peer, &PathSample { rtt_us: timed, ..PathSample::default() });
     }
 }
 
@@ -470,9 +637,29 @@ fn tell(mut news: &UnixStream) {
 }
 
 impl State {
-    /// Reads all streams, peer by peer.
-    fn sample(&mut self, at: Time) -> Vec<(Peer, Transition)> {
+    /// How often each peer's mode has changed, now and then.
+    fn switches(&mut self, at: Time) -> Vec<(Peer, Measured)> {
+        let took = at.since(self.switches_since);
+        if took < SWITCHES_INTERVAL {
+            return Vec::new();
+        }
+        self.switches_since = at;
+        let mut counted = std::mem::take(&mut self.switches);
+        let count = |peer: &Peer| {
+            let (count, seconds) = (counted.remove(peer).unwrap_or(0), took.as_secs_f64());
+            (peer.clone(), Measured::ModeSwitches { count, seconds })
+        };
+        self.table.peers().map(count).collect()
+    }
+
+    /// Reads all streams, peer by peer; gives the samples too, where they are to be handed over.
+    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Samples) {
         self.next_sample = at + SAMPLE_INTERVAL;
+        let is_reported = at >= self.next_report;
+        if is_reported {
+            self.next_report = at + REPORT_INTERVAL;
+        }
+        let mut samples = Vec::new();
         let mut open: BTreeMap<Peer, Vec<(StreamId, Arc<TcpStream>)>> = BTreeMap::new();
         let mut closed = Vec::new();
         self.streams.retain(|stream| match stream.socket.upgrade() {
@@ -493,14 +680,18 @@ impl State {
         // What a full table has forgotten has no failures either.
         self.failures.retain(|peer, _| table.view(peer, at).is_some());
         self.congestions.retain(|peer, _| table.view(peer, at).is_some());
+        self.names.retain(|peer, _| table.view(peer, at).is_some());
         let mut changes = Vec::new();
         for (peer, streams) in open {
             let reader = self.readers.entry(peer.clone()).or_default();
             let sample = reader.sample(streams.iter().map(|(id, socket)| (*id, socket.as_ref())));
             let change = table.on_sample(&peer, &sample, at);
+            if is_reported {
+                samples.push((peer.clone(), sample));
+            }
             changes.extend(change.map(|transition| (peer, transition)));
         }
-        changes
+        (changes, samples)
     }
 }
 
@@ -515,7 +706,8 @@ mod tests {
     const PEER: &str = "127.0.0.1:1";
 
     fn modes() -> Arc<Modes> {
-        Modes::new(Arc::default(), Security::open(SecurityOptions::Plain).unwrap())
+        let security = Security::open(SecurityOptions::Plain).unwrap();
+        Modes::new(Arc::default(), security, Rollout::in_memory("a"))
     }
 
     fn pair() -> (Arc<TcpStream>, TcpStream) {
@@ -566,7 +758,12 @@ mod tests {
         let modes = modes();
         modes.add(PEER).unwrap();
         until(|| modes.views()[0].2.as_ref().is_some_and(|why| why.contains("refused")));
+        assert!(modes.probe_counts().failed > 0 && modes.probe_counts().answered == 0);
+        modes.note_name(PEER, "beta");
+        modes.note_name("127.0.0.1:2", "beta");
+        assert_eq!(modes.called("beta"), [PEER], "of peers that are known");
         modes.remove(PEER);
+        assert!(modes.called("beta").is_empty());
         assert_eq!((modes.views().len(), modes.verdict(PEER)), (0, None));
         modes.stop();
     }

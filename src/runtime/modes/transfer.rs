@@ -110,7 +110,7 @@ pub fn run(
     (mode, wanted_streams): (Mode, u16),
     duration: Duration,
 ) -> Result<TransportTest, TransferError> {
-    let effects = modes.options().effects;
+    let (effects, is_optimized) = (modes.options().effects, modes.is_optimized(peer));
     let streams = effects.streams(mode, wanted_streams);
     let mut connections = Vec::new();
     for _ in 0..streams {
@@ -118,7 +118,10 @@ pub fn run(
             Arc::new(dial::connect(peer, modes.security()).map_err(TransferError::connecting)?);
         tuning::tune_sender(&socket, STALL_TIMEOUT)?;
         // Read back below; what the kernel does not have is told there by its absence.
-        let _ = tuning::choose_congestion_control(&socket, mode, &effects);
+        let _ = match is_optimized {
+            true => tuning::choose_congestion_control(&socket, mode, &effects),
+            false => tuning::restore_congestion_control(&socket),
+        };
         let channel = modes.security().dial(socket, peer, STALL_TIMEOUT);
         let channel = channel.map_err(ConnectionError::from)?;
         channel.socket().set_read_timeout(Some(STALL_TIMEOUT))?;

@@ -7,6 +7,7 @@ use crate::encoding::{Codec, CodecChoice};
 use crate::migration::CodecPolicy;
 use crate::migration::relay::segment_io::{Packed, Packer, Prepared};
 use crate::runtime::lock::lock;
+use crate::runtime::rollout::Decider;
 use crate::runtime::sys::thread::processor_time;
 use std::sync::Mutex;
 
@@ -17,18 +18,23 @@ const SEED: u64 = 0x6477_6370;
 pub struct CodecChooser {
     selector: Mutex<Box<dyn Selector>>,
     stats: Mutex<HdeStats>,
+    /// Where the library may not decide, this is taken.
+    undecided: CodecChoice,
+    gate: Decider,
 }
 
 impl CodecChooser {
-    /// Chooses by this policy; `learning_rate` is the least weight of a new observation.
-    pub fn new(policy: CodecPolicy, learning_rate: f64) -> Self {
+    /// Chooses by this policy; `learning_rate` is the least weight of a new observation. `gate` says
+    /// for each segment whether what was learned counts.
+    pub fn new(policy: CodecPolicy, learning_rate: f64, gate: Decider) -> Self {
         let selector: Box<dyn Selector> = match policy {
             CodecPolicy::Auto => {
                 Box::new(CostSelector::new(SEED).with_learning_rate(learning_rate))
             }
             CodecPolicy::Fixed(choice) => Box::new(FixedSelector(choice)),
         };
-        Self { selector: Mutex::new(selector), stats: Mutex::default() }
+        let (selector, stats) = (Mutex::new(selector), Mutex::default());
+        Self { selector, stats, undecided: policy.undecided(), gate }
     }
 
     /// Packs a segment by the codec that fits the link as it stands; `codecs` are those that the
@@ -44,7 +50,11 @@ impl CodecChooser {
         codecs: u32,
     ) -> Result<Packed, crate::encoding::codec::EncodeError> {
         let sample = BlockSample::of(prepared.fresh());
-        let wanted = lock(&self.selector).choose(&sample, link);
+        let is_learned = self.gate.is_on();
+        let wanted = match is_learned {
+            true => lock(&self.selector).choose(&sample, link),
+            false => self.undecided,
+        };
         let known = codecs >> wanted.codec() as u8 & 1 == 1;
         let choice = if known { wanted } else { CodecChoice::None };
         // By the thread's own time: with others on its processor, the time of day would make every
@@ -59,7 +69,9 @@ impl CodecChooser {
             let class = sample.class;
             let outcome =
                 BlockOutcome { class, choice, codec_used, raw_bytes, packed_bytes, encode_ns };
-            lock(&self.selector).learn(&outcome);
+            if is_learned {
+                lock(&self.selector).learn(&outcome);
+            }
         }
         let used = if codec_used == Codec::None { CodecChoice::None } else { choice };
         let mut stats = lock(&self.stats);

@@ -20,6 +20,7 @@ use crate::migration::{EncodingOptions, Ending, Failure, MigrationOptions};
 use crate::migration::{Owner, Progress, Report};
 use crate::observe::EventKind;
 use crate::qemu::{PAGE_BYTES, ReturnPath, SHUT, SHUT_IN_VAIN};
+use crate::rollout::Flag;
 use crate::runtime::clock::now;
 use crate::runtime::connection::{FrameWriter, READ_BUFFER_BYTES};
 use crate::runtime::dial::Dialer;
@@ -125,8 +126,9 @@ impl QemuOutgoing {
             true => RelaySource::recovering(setup.clone(), options.clone(), now()),
             false => RelaySource::new(setup.clone(), options.clone(), now()),
         };
+        let gate = dialer.decider(Flag::MlCompression);
         let slots = StreamSlots::new(machine, dialer, options.streams);
-        let chooser = CodecChooser::new(options.codec, encoding.learning_rate);
+        let chooser = CodecChooser::new(options.codec, encoding.learning_rate, gate);
         let told_downtime = Mutex::new(LEAST_DOWNTIME);
         let setup_channels = setup.channels;
         Arc::new(Self {

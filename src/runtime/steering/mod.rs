@@ -25,7 +25,7 @@ use crate::runtime::tuning;
 use crate::transport::fair_share::{Want, divide};
 use crate::transport::mode::Congestion;
 use crate::transport::mode::effects::is_long;
-use crate::transport::stream_tuner::FIRST_STREAMS;
+use crate::transport::stream_tuner::{FIRST_STREAMS, Why};
 use crate::transport::{PathOptions, PathUse, StreamShape};
 use path::Path;
 use std::collections::BTreeMap;
@@ -153,8 +153,11 @@ impl Steering {
     /// How many streams a migration to a peer begins with, of as many as it may have.
     pub fn first_streams(&self, peer: &str, most_streams: u16) -> u16 {
         let known = lock(&self.state).paths.get(peer).map(Path::streams);
-        let limit = self.modes.stream_count(peer, most_streams);
-        known.unwrap_or(FIRST_STREAMS).clamp(1, limit.max(1))
+        let limit = self.modes.stream_count(peer, most_streams).max(1);
+        match self.modes.is_optimized(peer) {
+            true => known.unwrap_or(FIRST_STREAMS).clamp(1, limit),
+            false => limit,
+        }
     }
 
     /// Steers a migration that has begun, with so many streams, until it is over.
@@ -290,7 +293,10 @@ impl State {
                 cap_bytes_per_s: traffic.limit_bytes_per_s.into_iter().chain(share).min(),
                 round_trip: traffic.round_trip,
                 streams: member.streams,
-                is_paced: self.options.pacing && is_long(mode, rtt_us) && is_bbr,
+                is_paced: self.options.pacing
+                    && is_long(mode, rtt_us)
+                    && is_bbr
+                    && modes.is_optimized(&member.peer),
                 own_buffer_bytes: tuning::own_send_buffer_bytes(),
                 dscp: self.options.dscp,
             }));
@@ -393,15 +399,21 @@ fn tune(
         let copying = group.iter().filter(|(_, member)| member.traffic.is_copying);
         let copying: Vec<(&Member, &Look)> =
             copying.map(|(at, member)| (&**member, &looks[*at])).collect();
-        let change = path.look(most, &copying, now);
+        let is_tuned = modes.is_optimized(&peer);
+        let (change, why) = match is_tuned {
+            true => (path.look(most, &copying, now), Why::Limit),
+            false => (path.rest(), Why::FlagOff),
+        };
         let mean = path::mean_rate(&copying);
         for (at, member) in group {
             member.even = path::even_part(member, &looks[at], mean);
             let limit = limit(member);
-            let (from, to) = (member.streams, path.streams().min(limit));
+            let wanted = if is_tuned { path.streams() } else { limit };
+            let (from, to) = (member.streams, wanted.min(limit));
             if from != to {
                 member.streams = to;
-                orders[at].streams = Some((to, path::event((from, to, limit), change.as_ref())));
+                let event = path::event((from, to, limit), change.as_ref(), why);
+                orders[at].streams = Some((to, event));
             }
         }
     }

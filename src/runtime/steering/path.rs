@@ -33,6 +33,12 @@ impl Path {
         self.tuner.count()
     }
 
+    /// It is not tuned now; once it is again, the tuner begins anew.
+    pub fn rest(&mut self) -> Option<Change> {
+        self.copying = 0;
+        None
+    }
+
     /// Takes in what the migrations that are copying did. Others say nothing about the path.
     pub fn look(&mut self, limit: u16, copying: &[(&Member, &Look)], now: Time) -> Option<Change> {
         let limited = self.tuner.set_limit(limit);
@@ -86,14 +92,14 @@ pub fn even_part(member: &Member, look: &Look, mean: Option<u64>) -> Option<u64>
 /// Nobody is held to less.
 const LEAST_EVEN_BYTES_PER_S: u64 = 256 << 10;
 
-/// The event of a migration whose number of streams changes.
-pub fn event((from, to, limit): (u16, u16, u16), change: Option<&Change>) -> EventKind {
+/// The event of a migration whose number of streams changes; `why` counts where the tuner says nothing.
+pub fn event((from, to, limit): (u16, u16, u16), change: Option<&Change>, why: Why) -> EventKind {
     let figures = |of: fn(&Change) -> u64| change.map_or(0, of);
     EventKind::StreamsTuned {
         from,
         to,
         limit,
-        why: change.map_or(Why::Limit, |change| change.why),
+        why: change.map_or(why, |change| change.why),
         rate_bytes_per_s: figures(|change| change.rate_bytes_per_s),
         rate_before_bytes_per_s: figures(|change| change.rate_before_bytes_per_s),
     }

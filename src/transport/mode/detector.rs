@@ -46,6 +46,8 @@ pub struct ModeDetector {
     mode: Mode,
     forced: Option<Mode>,
     peer_is_v1: bool,
+    /// Whether figures may bring a mode into force.
+    may_measure: bool,
     /// Whether the mode in force is measured, or waits for it.
     is_automatic: bool,
     first_verdict: Option<Time>,
@@ -58,14 +60,15 @@ pub struct ModeDetector {
 }
 
 impl ModeDetector {
-    /// A detector that knows nothing yet.
-    pub fn new(policy: &ModePolicy) -> Self {
+    /// A detector that knows nothing yet; figures bring a mode into force only if they may.
+    pub fn new(policy: &ModePolicy, may_measure: bool) -> Self {
         Self {
             estimate: PathEstimate::default(),
-            mode: policy.forced.unwrap_or(policy.start),
+            mode: policy.beginning(may_measure),
             forced: None,
             peer_is_v1: false,
-            is_automatic: policy.forced.is_none(),
+            may_measure,
+            is_automatic: policy.forced.is_none() && may_measure,
             first_verdict: None,
             has_measured: false,
             cases: Cases::default(),
@@ -162,15 +165,33 @@ impl ModeDetector {
         self.apply(policy)
     }
 
+    /// Whether figures may bring a mode into force. Where they may not they are still kept, so that the
+    /// right mode is known at once when they may again.
+    pub fn set_may_measure(
+        &mut self,
+        may_measure: bool,
+        policy: &ModePolicy,
+    ) -> Option<Transition> {
+        if std::mem::replace(&mut self.may_measure, may_measure) == may_measure {
+            return None;
+        }
+        let mut transition = self.apply(policy)?;
+        if transition.cause == Cause::Released {
+            transition.cause = Cause::FlagOn;
+        }
+        Some(transition)
+    }
+
     /// Applies what does not wait for samples: a peer that speaks v1 alone, then the mode forced for
-    /// it, then the one forced for all, then what is allowed.
+    /// it, then the one forced for all, then that of peers that are not measured, then what is allowed.
     pub fn apply(&mut self, policy: &ModePolicy) -> Option<Transition> {
         let forced = self.forced.or(policy.forced);
         let was_automatic = self.is_automatic;
-        self.is_automatic = !self.peer_is_v1 && forced.is_none();
+        self.is_automatic = !self.peer_is_v1 && forced.is_none() && self.may_measure;
         let (to, cause) = match forced {
             _ if self.peer_is_v1 => (Mode::V1Compat, Cause::PeerIsV1),
             Some(mode) => (mode, Cause::Forced),
+            None if !self.may_measure => (policy.unmeasured(), Cause::FlagOff),
             None if was_automatic => (policy.allowed(self.mode), Cause::NotAllowed),
             None => (self.verdict(policy).unwrap_or(policy.start), Cause::Released),
         };

@@ -63,6 +63,17 @@ impl Default for ModePolicy {
 }
 
 impl ModePolicy {
+    /// The mode of a peer that is neither measured nor forced: v1 knew no other networks.
+    pub fn unmeasured(&self) -> Mode {
+        self.allowed(Mode::Datacenter)
+    }
+
+    /// The mode of a peer of which nothing is known yet.
+    pub fn beginning(&self, may_measure: bool) -> Mode {
+        let start = || if may_measure { self.start } else { self.unmeasured() };
+        self.forced.unwrap_or_else(start)
+    }
+
     /// The mode, or hybrid in place of one that is not allowed.
     pub fn allowed(&self, mode: Mode) -> Mode {
         match mode {

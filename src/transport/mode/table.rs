@@ -12,8 +12,8 @@ use super::policy::ModePolicy;
 use super::probes::Probes;
 use super::sample::PathSample;
 use super::transition::Transition;
-use crate::base::Time;
 use crate::base::limits::MAX_PEERS;
+use crate::base::{Time, TimeCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::time::Duration;
@@ -63,6 +63,7 @@ pub struct ModeTable<K> {
     deadlines: BTreeSet<(Time, K)>,
     added: u64,
     stray_answers: u64,
+    round_trips: BTreeMap<Mode, TimeCounts>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +89,7 @@ impl<K: Ord + Clone> ModeTable<K> {
             deadlines: BTreeSet::new(),
             added: 0,
             stray_answers: 0,
+            round_trips: BTreeMap::new(),
         }
     }
 
@@ -97,6 +99,14 @@ impl<K: Ord + Clone> ModeTable<K> {
     /// # Errors
     /// [`TableError::Full`].
     pub fn add(&mut self, peer: K, now: Time) -> Result<(), TableError> {
+        self.add_as(peer, true, now)
+    }
+
+    /// As [`Self::add`]; figures bring a mode into force only if they may.
+    ///
+    /// # Errors
+    /// [`TableError::Full`].
+    pub fn add_as(&mut self, peer: K, may_measure: bool, now: Time) -> Result<(), TableError> {
         if self.peers.contains_key(&peer) {
             return Ok(());
         }
@@ -107,7 +117,7 @@ impl<K: Ord + Clone> ModeTable<K> {
         self.added += 1;
         let spread_us = self.added.wrapping_mul(SPREAD_PRIME) % SPREAD_US;
         let entry = Peer {
-            detector: ModeDetector::new(&self.policy),
+            detector: ModeDetector::new(&self.policy, may_measure),
             probes: Probes::default(),
             is_in_use: false,
             idle: IDLE - Duration::from_micros(spread_us),
@@ -159,6 +169,11 @@ impl<K: Ord + Clone> ModeTable<K> {
         self.stray_answers
     }
 
+    /// Every round trip that was measured, by the mode in which the peer was.
+    pub fn round_trips(&self) -> impl Iterator<Item = (Mode, &TimeCounts)> {
+        self.round_trips.iter().map(|(mode, times)| (*mode, times))
+    }
+
     /// What holds for all peers.
     pub fn policy(&self) -> &ModePolicy {
         &self.policy
@@ -191,6 +206,21 @@ impl<K: Ord + Clone> ModeTable<K> {
     /// Whether a peer speaks v1 alone.
     pub fn set_peer_is_v1(&mut self, peer: &K, is_v1: bool, now: Time) -> Option<Transition> {
         self.change(peer, now, |detector, policy| detector.set_peer_is_v1(is_v1, policy))
+    }
+
+    /// Whether figures may bring a mode into force for a peer.
+    pub fn set_may_measure(
+        &mut self,
+        peer: &K,
+        may_measure: bool,
+        now: Time,
+    ) -> Option<Transition> {
+        self.change(peer, now, |detector, policy| detector.set_may_measure(may_measure, policy))
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> impl Iterator<Item = &K> {
+        self.peers.keys()
     }
 
     /// Whether anything travels to or from a peer: then its path is watched closely.
@@ -264,6 +294,11 @@ impl<K: Ord + Clone> ModeTable<K> {
     }
 
     fn take(&mut self, peer: &K, sample: &PathSample, now: Time) -> Option<Transition> {
+        let mode = self.peers.get(peer)?.detector.mode();
+        // 0 is what nobody measured.
+        if let Some(rtt_us) = sample.rtt_us.filter(|rtt_us| *rtt_us > 0) {
+            self.round_trips.entry(mode).or_default().add_us(rtt_us.into());
+        }
         self.change(peer, now, |detector, policy| detector.on_sample(sample, policy, now))
     }
 
@@ -429,6 +464,8 @@ mod tests {
         table.next_probe(9, later).unwrap();
         table.on_timed_answer(&0, 9, Some(9_000_000), later + Duration::from_millis(4));
         assert_eq!(rtt_us(&table), Some(4_000), "no path is longer than the wait for its answer");
+        let (mode, times) = table.round_trips().next().unwrap();
+        assert_eq!((mode, times.sum_us()), (Mode::Hybrid, 6_000), "the stray one does not count");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub enum Cause {
     PeerIsV1,
     /// The mode before is no longer allowed.
     NotAllowed,
+    /// Feature flag `hybrid_mode` is off for the peer: its mode is not measured any more.
+    FlagOff,
+    /// Feature flag `hybrid_mode` is on for the peer again.
+    FlagOn,
 }
 
 /// A figure that can decide.
@@ -131,6 +135,8 @@ impl fmt::Display for Transition {
             Cause::Released => write!(f, "no longer forced"),
             Cause::PeerIsV1 => write!(f, "the peer speaks v1 alone"),
             Cause::NotAllowed => write!(f, "{} is not allowed", self.from),
+            Cause::FlagOff => write!(f, "feature flag hybrid_mode is off for this peer"),
+            Cause::FlagOn => write!(f, "feature flag hybrid_mode is on for this peer"),
             Cause::Measured => {
                 for ground in &self.grounds {
                     write!(f, "{ground}; ")?;

@@ -6,14 +6,20 @@ use dwcp::base::{ChunkId, MemoryLayout, MigrationId, PageBitmap, RegionLayout, S
 use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
 use dwcp::migration::missing::next_piece;
-use dwcp::migration::ownership::{Mark, Record};
+use dwcp::migration::ownership::{Mark, Record, Side};
+use dwcp::node::catalog::Metric;
+use dwcp::node::exposition::told;
+use dwcp::node::metrics::Metrics;
+use dwcp::node::state::{self, AuditTail, Guest, KeptRecord, Origin, Peer, Setting, State};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
+use dwcp::rollout::audit::{Entry, Tip};
+use dwcp::rollout::{Flag, FlagSet, Latch, Schedule};
 use dwcp::wire::hello::{Ended, Features, Purpose};
 use dwcp::wire::rdma::{Endpoint, Link, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
-    PageRequest, PathRow, Paths, Preface,
+    PageRequest, PathRow, Paths, Preface, ToldMetrics,
 };
 
 #[path = "../../support/qemu_stream.rs"]
@@ -30,6 +36,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "hello" => hellos(),
         "hello_reply" => replies(),
         "paths" => vec![paths()],
+        "metrics" => vec![metrics()],
         "tls_records" => vec![
             [&[23, 9][..], b"some data", &[22, 5, 24, 0, 0, 1, 1], &[23, 4], b"more"].concat(),
             vec![23, 0, 21, 2, 1, 0, 0, 5, 23, 3, 3, 0, 9],
@@ -54,6 +61,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "session_hostile" => hostile_frames(),
         "config" => configurations(),
         "record" => vec![record()],
+        "state_document" => states(),
         "store" => vec![stored_chunks()],
         "c_calls" => vec![c_call_sequence()],
         "qemu_stream" => qemu_streams(),
@@ -62,6 +70,40 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "audit_log" => rollout::audit_log(),
         _ => vec![Vec::new()],
     }
+}
+
+/// A state with something of everything, as it is and to be sealed anew; v1's flags.
+fn states() -> Vec<Vec<u8>> {
+    let record = KeptRecord {
+        migration: "09".repeat(16),
+        side: Side::Destination,
+        guest: "web-1".into(),
+        peer: "host-b:4040".into(),
+        mark: Mark::Owned,
+    };
+    let mut flags = FlagSet::default();
+    let rule = &mut flags.state_mut(Flag::HybridMode).rule;
+    rule.allow_list = vec!["host-a".into(), "host-a|host-b".into()];
+    rule.schedule = Some(Schedule::guide(Flag::HybridMode).started_at(1_798_761_600));
+    let latch = Latch { since_us: 7, reason: "errors".into(), evidence: None };
+    flags.state_mut(Flag::MlCompression).latch = Some(latch);
+    let first = Entry::first(&flags, "host-a", "begun", Tip::default(), 5);
+    let state = State {
+        origin: Origin { node: "host-a".into(), library: "0.1.0".into(), at_us: 9 },
+        flags,
+        audit: AuditTail { left_out: 0, entries: first.into_iter().collect() },
+        settings: Some(vec![Setting { key: "amst.dscp".into(), value: "8".into() }]),
+        forced_mode: None,
+        peers: vec![Peer {
+            peer: "host-b:4040".into(),
+            forced: Some(dwcp::transport::Mode::Internet),
+        }],
+        records: vec![record],
+        guests: vec![Guest { name: "web-1".into(), role: Side::Source }],
+    };
+    let document = state::encode(&state).unwrap_or_default();
+    let v1 = dwcp::wire::v1::flags::Flags::INITIAL.encode().unwrap_or_default();
+    vec![[&[0], &document[..]].concat(), [&[1], &document[..]].concat(), [&[0], &v1[..]].concat()]
 }
 
 fn frames() -> Vec<Vec<u8>> {
@@ -76,6 +118,8 @@ fn frames() -> Vec<Vec<u8>> {
         body(FrameKind::Filler, vec![7; 64]),
         body(FrameKind::AskPaths, Vec::new()),
         body(FrameKind::Paths, paths()),
+        body(FrameKind::AskMetrics, Vec::new()),
+        body(FrameKind::Metrics, metrics()),
         body(FrameKind::Control, Control::Commit.encode(1)),
         body(FrameKind::ChunkAck, ack()),
     ]
@@ -123,6 +167,14 @@ fn paths() -> Vec<u8> {
     Paths { node: "host-a".into(), left_out: 1, rows: vec![far, bare] }.encode()
 }
 
+fn metrics() -> Vec<u8> {
+    let mut measured = Metrics::new();
+    measured.set(Metric::AmstReconnects, "source", 4.0);
+    let families = told(&measured).into_iter().filter(|family| family.name.starts_with("amst.r"));
+    let families = families.collect();
+    ToldMetrics { node: "host-a".into(), time_us: 1 << 50, since_us: 1 << 49, families }.encode()
+}
+
 fn features() -> Features {
     Features {
         codecs: 7,
@@ -133,6 +185,7 @@ fn features() -> Features {
         post_copy: true,
         rdma: true,
         recovers: None,
+        flags: 0b10011,
     }
 }
 

@@ -10,6 +10,8 @@ use dwcp::encoding::{
 };
 use dwcp::migration::missing::take_in;
 use dwcp::migration::ownership::Record;
+use dwcp::node::exposition::family_json;
+use dwcp::node::state;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::runtime::security::records::{KeySchedule, Opened, halves};
 use dwcp::transport::session::Session;
@@ -19,7 +21,7 @@ use dwcp::wire::rdma::{Endpoint, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, PageRequest,
-    Paths, Preface,
+    Paths, Preface, ToldMetrics,
 };
 use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, ProtocolVersion};
@@ -48,6 +50,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("hello", hello),
     ("hello_reply", hello_reply),
     ("paths", paths),
+    ("metrics", metrics),
     ("tls_records", tls_records),
     ("control", control),
     ("chunk", chunk),
@@ -68,6 +71,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("session", session),
     ("session_hostile", session_hostile),
     ("record", record),
+    ("state_document", state_document),
     ("store", store),
     ("config", config),
     ("c_calls", c_calls),
@@ -110,6 +114,15 @@ pub fn hello_reply(data: &[u8]) {
 /// What another node tells of its paths.
 pub fn paths(data: &[u8]) {
     survives(data, Paths::decode, Paths::encode);
+}
+
+/// What another node tells of its metrics.
+pub fn metrics(data: &[u8]) {
+    survives(data, ToldMetrics::decode, ToldMetrics::encode);
+    if let Ok(told) = ToldMetrics::decode(data) {
+        let shown = told.families.iter().map(family_json);
+        assert!(shown.into_iter().all(|metric| metric["series"].is_array()));
+    }
 }
 
 /// What a member of the fleet sends within its TLS: records of any kind and content, as `kind, length,
@@ -178,6 +191,30 @@ impl KeySchedule for CountedKeys {
             iv: [self.0; 12].into(),
         })
     }
+}
+
+/// A node's state as a file, or v1's flags; what is accepted is written again as the same state. Half of the
+/// time the checksum is made right, so that what lies behind it is reached.
+pub fn state_document(data: &[u8]) {
+    let Some((choice, text)) = data.split_first() else { return };
+    let sealed = if choice & 1 == 1 { sealed_state(text) } else { None };
+    match state::decode(sealed.as_deref().unwrap_or(text)) {
+        Ok(state::Input::State(state)) => {
+            let bytes = state::encode(&state).expect("what is read can be written");
+            assert_eq!(state::decode(&bytes), Ok(state::Input::State(state.clone())));
+            assert!(state::compare(&state, &state, state::Terms::default()).is_empty());
+        }
+        Ok(state::Input::V1(flags)) => drop(dwcp::rollout::v1::from_v1(&flags)),
+        Err(error) => assert!(error.to_string().len() < 4096, "{error}"),
+    }
+}
+
+/// The document with the checksum of what its content says now, where that can be told.
+fn sealed_state(text: &[u8]) -> Option<Vec<u8>> {
+    let error = state::decode(text).err()?;
+    let state::DocumentError::Checksum { stated, computed } = error else { return None };
+    let text = std::str::from_utf8(text).ok()?;
+    Some(text.replacen(&stated, &computed, 1).into_bytes())
 }
 
 /// A control message; its bytes have one spelling.

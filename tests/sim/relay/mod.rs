@@ -783,6 +783,7 @@ fn features(held_pages: bool) -> Features {
         post_copy: false,
         rdma: false,
         recovers: None,
+        flags: u32::MAX,
     }
 }
 

@@ -29,6 +29,7 @@ fn source(rule: PostCopyRule) -> RelaySource {
         post_copy,
         rdma: false,
         recovers: None,
+        flags: u32::MAX,
     };
     source.agree(features, Time(1));
     source.stream_up(STREAM, "destination", Time(1));

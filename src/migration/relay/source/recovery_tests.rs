@@ -21,6 +21,7 @@ fn features(recovers: Option<MigrationId>) -> Features {
         post_copy: true,
         rdma: false,
         recovers,
+        flags: u32::MAX,
     }
 }
 
