@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 /// Reads a scenario from a file's text.
 ///
 /// # Errors
-/// The first mistake: text that is neither, a key that is unknown or there twice, a value that cannot be.
+/// The first mistake: text that is neither, a key that is unknown or there twice, a value that
+/// cannot be.
 pub fn from_text(file: &str, text: &str) -> Result<Scenario, ConfigError> {
     let problem = |line, column, text| ConfigError {
         file: file.to_owned(),

@@ -44,6 +44,7 @@ pub mod v1;
 mod by_flag;
 mod guide;
 mod lists;
+mod ramp;
 mod wall_time;
 
 pub use change::{Change, ChangeAction, ChangeError, apply};

@@ -1,8 +1,8 @@
 //! A clock that only goes forward by steps that can be believed.
 //!
-//! A jump, back or far ahead, says that something is wrong with the machine or with whoever tells the
-//! time, and nothing about a flag. The steady time stands still over it, so no schedule comes closer
-//! by one, and for a while after it nothing that was measured counts.
+//! A jump, back or far ahead, says that something is wrong with the machine or with whoever tells
+//! the time, and nothing about a flag. The steady time stands still over it, so no schedule comes
+//! closer by one, and for a while after it nothing that was measured counts.
 
 use crate::base::Time;
 use std::time::Duration;

@@ -29,7 +29,8 @@ impl Counts {
         Self { requests: self.requests / 2, failures: self.failures / 2 }
     }
 
-    /// Whether failures are no more than chance makes of `rate`, at two standard deviations and one.
+    /// Whether failures are no more than chance makes of `rate`, at two standard deviations and
+    /// one.
     pub fn is_within(&self, rate: f64) -> bool {
         let expected = rate * self.requests as f64;
         self.failures as f64 <= expected + 2.0 * expected.sqrt() + 1.0
@@ -42,9 +43,9 @@ impl Counts {
     }
 }
 
-/// The natural logarithm of the odds that the treated arm fails more often than `other`, which is its
-/// requests and failures: of all failures, more are the treated arm's than its share of the requests
-/// says. While both fail equally often it exceeds `n` with a chance of about `exp(-n)`.
+/// The natural logarithm of the odds that the treated arm fails more often than `other`, which is
+/// its requests and failures: of all failures, more are the treated arm's than its share of the
+/// requests says. While both fail equally often it exceeds `n` with a chance of about `exp(-n)`.
 pub fn contrast(treated: Counts, (requests, failures): (f64, f64)) -> f64 {
     let all = treated.requests as f64 + requests;
     let share = treated.requests as f64 / all;

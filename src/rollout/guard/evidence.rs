@@ -35,8 +35,8 @@ pub struct ArmFigures {
     pub samples: u64,
 }
 
-/// A verdict's reasons. The figures are those from when the flag was first suspected; as text it is a
-/// sentence.
+/// A verdict's reasons. The figures are those from when the flag was first suspected; as text it is
+/// a sentence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The flag that is blamed.

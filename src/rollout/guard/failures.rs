@@ -1,9 +1,9 @@
 //! Whether requests of the treated arm fail more often than a limit, and than those beside them.
 //!
-//! Two things must speak against the flag. The treated arm is above the limit: shown by bets on each
-//! request ([`Wealth`]), or by too many failures among the first requests after a raise. And nobody
-//! else suffers so: requests without the flag in the same time fail less often ([`contrast`]), or, with
-//! the flag on everywhere, those from before it was raised.
+//! Two things must speak against the flag. The treated arm is above the limit: shown by bets on
+//! each request ([`Wealth`]), or by too many failures among the first requests after a raise. And
+//! nobody else suffers so: requests without the flag in the same time fail less often
+//! ([`contrast`]), or, with the flag on everywhere, those from before it was raised.
 //!
 //! A unit that fails several times in a row says no more until a minute has passed, if there are
 //! enough others: a host that died is not the flag's fault.
@@ -272,8 +272,8 @@ enum Suspected {
 }
 
 impl Suspected {
-    /// How much likelier an outcome is at that rate than at the limit: a fair bet at the limit, and a
-    /// poor one below it.
+    /// How much likelier an outcome is at that rate than at the limit: a fair bet at the limit, and
+    /// a poor one below it.
     fn factor(self, limit: f64, is_failed: bool) -> f64 {
         let rate = match self {
             Suspected::Times(times) => (limit * times).min((1.0 + limit) / 2.0),

@@ -1,8 +1,8 @@
 //! What was usual for one unit before its flag was raised, hour by hour of the day.
 //!
-//! Paths differ by far more than any limit, and most have their busy hours, so a unit is held against
-//! itself: with a control arm beside it, which has the same busy hours, against its whole past; alone,
-//! against the same hour of earlier days.
+//! Paths differ by far more than any limit, and most have their busy hours, so a unit is held
+//! against itself: with a control arm beside it, which has the same busy hours, against its whole
+//! past; alone, against the same hour of earlier days.
 
 use crate::base::Time;
 

@@ -1,19 +1,22 @@
 //! Whether the treated arm's latency or throughput has shifted by more than a limit.
 //!
-//! A round is as much as one bet needs: some samples from at least five units of each arm. Of each unit it
-//! takes the median, relative to the unit's own [`Past`], and of each arm the mean over the units in the middle.
-//! So heavy tails weigh nothing, no unit says more than another, and what shifts both arms, such as the time
-//! of day, cancels out. The bet is on the difference beyond the limit, all logarithms: while the treated
-//! arm is at the limit the difference is as likely above as below, so no bet on it wins on average.
+//! A round is as much as one bet needs: some samples from at least five units of each arm. Of each
+//! unit it takes the median, relative to the unit's own [`Past`](super::past::Past), and of each arm the mean over the
+//! units in the middle. So heavy tails weigh nothing, no unit says more than another, and what
+//! shifts both arms, such as the time of day, cancels out. The bet is on the difference beyond the
+//! limit, all logarithms: while the treated arm is at the limit the difference is as likely above
+//! as below, so no bet on it wins on average.
 //!
-//! What is measured at one moment is not independent, hence at most one bet a second. With the flag on
-//! everywhere there is no control arm: units are then held against the same hour of their own past, and
-//! one bet a minute is made.
+//! What is measured at one moment is not independent, hence at most one bet a second. With the flag
+//! on everywhere there is no control arm: units are then held against the same hour of their own
+//! past, and one bet a minute is made.
 
 use super::observation::{Arm, Beside};
-use super::past::{HOUR_US, Past};
+use super::past::HOUR_US;
+pub use super::shift_bets::{ArmShift, ShiftVerdict, Worse};
+use super::shift_bets::{ENOUGH_UNITS, ShiftBets};
 use super::spending;
-use super::wealth::Wealth;
+use super::unit_log::{Found, Hour, UnitLog, median};
 use crate::base::Time;
 use crate::base::limits::MAX_GUARD_UNITS;
 use std::collections::BTreeMap;
@@ -23,80 +26,15 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct ShiftGuard {
     worse: Worse,
-    test: Test,
+    bets: ShiftBets,
     /// The tighter one of a stage, once an hour.
-    stage: Option<Test>,
+    stage: Option<ShiftBets>,
     least_samples: u32,
     units: BTreeMap<u64, UnitLog>,
     /// Since the last raise.
     has_treated: bool,
     round: Round,
     hour: u64,
-}
-
-/// Which way harm lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worse {
-    /// Latency.
-    Higher,
-    /// Throughput.
-    Lower,
-}
-
-/// What speaks against the flag; arms as ratios to their past.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ShiftVerdict {
-    /// The treated arm.
-    pub treated: ArmShift,
-    /// Those that it was held against.
-    pub beside: Beside,
-    /// Them.
-    pub other: ArmShift,
-    /// The ratio of treated to other that was allowed.
-    pub limit: f64,
-    /// How many to one.
-    pub odds: f64,
-    /// How many to one suffice.
-    pub odds_needed: f64,
-}
-
-/// One arm while the treated one was suspected.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ArmShift {
-    /// To its past.
-    pub ratio: f64,
-    /// Measured values.
-    pub samples: u64,
-    /// Units in the last round.
-    pub units: u32,
-}
-
-/// A limit and the wealth of the bets against it.
-#[derive(Clone, Debug)]
-struct Test {
-    /// How far the arms may lie apart, as a logarithm.
-    limit_nats: f64,
-    alpha: f64,
-    wealth: Wealth<3>,
-    suspicion: Suspicion,
-}
-
-/// Since the treated arm last looked well.
-#[derive(Clone, Copy, Debug, Default)]
-struct Suspicion {
-    nats: f64,
-    rounds: u32,
-    treated: Side,
-    other: Side,
-    beside: Option<Beside>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Side {
-    /// Sum of what each round found.
-    nats: f64,
-    samples: u64,
-    units: u32,
 }
 
 /// The round that is open.
@@ -113,39 +51,6 @@ struct Tally {
     units: u32,
 }
 
-#[derive(Clone, Debug)]
-struct UnitLog {
-    arm: Arm,
-    samples: Samples,
-    hour: Hour,
-    past: Past,
-    /// The past of the next raise.
-    learning: Past,
-}
-
-/// The last samples of a round, as logarithms.
-#[derive(Clone, Copy, Debug, Default)]
-struct Samples {
-    values: [f32; MAX_SAMPLES],
-    count: u32,
-}
-
-/// Rounds of an hour.
-#[derive(Clone, Copy, Debug, Default)]
-struct Hour {
-    sum: f32,
-    rounds: u32,
-}
-
-/// What a round or an hour found in one arm.
-#[derive(Clone, Debug, Default)]
-struct Found {
-    values: Vec<f32>,
-    /// Rounds of all the units' pasts.
-    past_rounds: u64,
-    samples: u64,
-}
-
 impl ShiftGuard {
     /// Latency may be so many times that of the control arm; a tighter limit may hold for a stage.
     pub fn of_latency(limit: f64, stage_limit: Option<f64>) -> Self {
@@ -160,8 +65,8 @@ impl ShiftGuard {
     fn new(worse: Worse, limit: f64, stage_limit: Option<f64>, least_samples: u32) -> Self {
         Self {
             worse,
-            test: Test::new(worse, limit, spending::SHIFT),
-            stage: stage_limit.map(|limit| Test::new(worse, limit, spending::STAGE_SHIFT)),
+            bets: ShiftBets::new(worse, limit, spending::SHIFT),
+            stage: stage_limit.map(|limit| ShiftBets::new(worse, limit, spending::STAGE_SHIFT)),
             least_samples,
             units: BTreeMap::new(),
             has_treated: false,
@@ -176,14 +81,14 @@ impl ShiftGuard {
         self.interrupt();
         self.has_treated = false;
         let worse = self.worse;
-        self.test.raise(worse, limit);
+        self.bets.raise(worse, limit);
         let kept = self.stage.take().map_or_else(
-            || stage_limit.map(|limit| Test::new(worse, limit, spending::STAGE_SHIFT)),
-            |test| stage_limit.is_some().then_some(test),
+            || stage_limit.map(|limit| ShiftBets::new(worse, limit, spending::STAGE_SHIFT)),
+            |bets| stage_limit.is_some().then_some(bets),
         );
         self.stage = kept;
-        if let (Some(test), Some(limit)) = (&mut self.stage, stage_limit) {
-            test.raise(worse, limit);
+        if let (Some(bets), Some(limit)) = (&mut self.stage, stage_limit) {
+            bets.raise(worse, limit);
         }
     }
 
@@ -196,10 +101,8 @@ impl ShiftGuard {
     /// What was weighed so far is explained by something else.
     pub fn weigh_anew(&mut self) {
         self.interrupt();
-        for test in [Some(&mut self.test), self.stage.as_mut()].into_iter().flatten() {
-            test.wealth.forgo_winnings();
-            test.suspicion = Suspicion::default();
-        }
+        let bets = [Some(&mut self.bets), self.stage.as_mut()];
+        bets.into_iter().flatten().for_each(ShiftBets::weigh_anew);
     }
 
     /// A positive, finite value of a unit. `is_alone`: whether the flag is on everywhere.
@@ -245,14 +148,13 @@ impl ShiftGuard {
 
     /// The verdict, if it is one.
     pub fn verdict(&self) -> Option<ShiftVerdict> {
-        let stage = self.stage.as_ref().and_then(|test| test.verdict(self.worse));
-        self.test.verdict(self.worse).or(stage)
+        let stage = self.stage.as_ref().and_then(|bets| bets.verdict(self.worse));
+        self.bets.verdict(self.worse).or(stage)
     }
 
     /// Whether harm is being weighed.
     pub fn is_suspicious(&self) -> bool {
-        let tests = [Some(&self.test), self.stage.as_ref()];
-        tests.into_iter().flatten().any(|test| test.wealth.odds() >= SUSPICIOUS_ODDS)
+        self.bets.is_suspicious() || self.stage.as_ref().is_some_and(ShiftBets::is_suspicious)
     }
 
     fn close(&mut self, now: Time, beside: Beside) {
@@ -275,14 +177,14 @@ impl ShiftGuard {
         }
         self.round = Round::default();
         match beside {
-            Beside::Control => self.test.bet(self.worse, &treated, &control, beside),
-            Beside::Past => self.test.bet(self.worse, &treated, &Found::default(), beside),
+            Beside::Control => self.bets.bet(self.worse, &treated, &control, beside),
+            Beside::Past => self.bets.bet(self.worse, &treated, &Found::default(), beside),
         }
         self.close_hour(now, beside);
     }
 
-    /// The tighter test takes an hour of rounds for one bet: the closer the limit, the more it needs
-    /// rounds that do not share the same weather.
+    /// The tighter test takes an hour of rounds for one bet: the closer the limit, the more it
+    /// needs rounds that do not share the same weather.
     fn close_hour(&mut self, now: Time, beside: Beside) {
         let hour = now.0 / HOUR_US;
         if hour == self.hour {
@@ -318,169 +220,14 @@ impl ShiftGuard {
     }
 }
 
-impl Worse {
-    fn limit_nats(self, limit: f64) -> f64 {
-        match self {
-            Worse::Higher => limit.max(1.0).ln(),
-            Worse::Lower => -limit.clamp(LEAST_RATIO, 1.0).ln(),
-        }
-    }
-}
-
-impl Test {
-    fn new(worse: Worse, limit: f64, alpha: f64) -> Self {
-        let (wealth, suspicion) = (Wealth::new([1.0 / 3.0; 3]), Suspicion::default());
-        Self { limit_nats: worse.limit_nats(limit), alpha, wealth, suspicion }
-    }
-
-    fn raise(&mut self, worse: Worse, limit: f64) {
-        self.limit_nats = worse.limit_nats(limit);
-        self.wealth.raise();
-        self.suspicion = Suspicion::default();
-    }
-
-    fn bet(&mut self, worse: Worse, treated: &Found, other: &Found, beside: Beside) {
-        let (few, of) = (ENOUGH_UNITS as usize, treated.values.len());
-        if of < few || beside == Beside::Control && other.values.len() < few {
-            return;
-        }
-        let (here, there) = (treated.middle(), other.middle());
-        let apart = match worse {
-            Worse::Higher => here - there,
-            Worse::Lower => there - here,
-        };
-        let beyond = apart - self.limit_nats - uncertainty(treated) - uncertainty(other);
-        let scale = (self.limit_nats / 2.0).max(LEAST_SCALE);
-        let payoff = (beyond / scale).clamp(-1.0, 1.0);
-        let factors = BOLDNESS.map(|boldness| 1.0 + boldness * payoff);
-        self.wealth.bet(factors);
-        let Suspicion { nats, rounds, .. } = &mut self.suspicion;
-        *nats += factors[STEADY].ln();
-        *rounds += 1;
-        self.suspicion.beside = Some(beside);
-        self.suspicion.treated.add(here, treated);
-        self.suspicion.other.add(there, other);
-        if self.suspicion.nats <= 0.0 {
-            self.suspicion = Suspicion::default();
-            self.wealth.forgo_winnings();
-        }
-    }
-
-    fn verdict(&self, worse: Worse) -> Option<ShiftVerdict> {
-        let odds_needed = 1.0 / self.alpha;
-        let odds = self.wealth.odds();
-        let Suspicion { rounds, treated, other, beside, .. } = self.suspicion;
-        let beside = beside.filter(|_| odds >= odds_needed && rounds >= LEAST_ROUNDS)?;
-        let limit_nats = if worse == Worse::Higher { self.limit_nats } else { -self.limit_nats };
-        let (treated, other) = (treated.shift(rounds), other.shift(rounds));
-        Some(ShiftVerdict { treated, beside, other, limit: limit_nats.exp(), odds, odds_needed })
-    }
-}
-
-impl UnitLog {
-    fn new(arm: Arm) -> Self {
-        let (past, learning) = (Past::default(), Past::default());
-        Self { arm, samples: Samples::default(), hour: Hour::default(), past, learning }
-    }
-}
-
-impl Samples {
-    fn push(&mut self, value: f32) {
-        self.values[self.count as usize % MAX_SAMPLES] = value;
-        self.count = self.count.saturating_add(1);
-    }
-
-    /// The median and how many there were.
-    fn take(&mut self) -> Option<(f32, u32)> {
-        let count = std::mem::take(&mut self.count);
-        let kept = (count as usize).min(MAX_SAMPLES);
-        median(&mut self.values[..kept]).map(|median| (median, count))
-    }
-}
-
-impl Hour {
-    fn add(&mut self, value: f32) {
-        self.sum += value;
-        self.rounds += 1;
-    }
-
-    fn take(&mut self) -> Option<(f32, u32)> {
-        let Hour { sum, rounds } = std::mem::take(self);
-        (rounds > 0).then(|| (sum / rounds as f32, rounds))
-    }
-}
-
-impl Found {
-    fn add(&mut self, value: f32, past_rounds: u32, samples: u32) {
-        self.values.push(value);
-        self.past_rounds += u64::from(past_rounds);
-        self.samples += u64::from(samples);
-    }
-
-    /// The mean of the units in the middle, without a quarter at either end; zero of nothing, which
-    /// stands for the past itself.
-    fn middle(&self) -> f64 {
-        let mut values = self.values.clone();
-        values.sort_by(f32::total_cmp);
-        let ends = values.len() / 4;
-        let middle = &values[ends..values.len() - ends];
-        f64::from(middle.iter().sum::<f32>()) / middle.len().max(1) as f64
-    }
-}
-
-impl Side {
-    fn add(&mut self, nats: f64, found: &Found) {
-        self.nats += nats;
-        self.samples += found.samples;
-        self.units = found.values.len() as u32;
-    }
-
-    fn shift(&self, rounds: u32) -> ArmShift {
-        let ratio = (self.nats / f64::from(rounds.max(1))).exp();
-        ArmShift { ratio, samples: self.samples, units: self.units }
-    }
-}
-
-/// How far an arm's median may be off because its units' pasts are short.
-fn uncertainty(found: &Found) -> f64 {
-    2.0 * ROUND_SPREAD / (found.past_rounds.max(1) as f64).sqrt()
-        * f64::from(!found.values.is_empty())
-}
-
-fn median(values: &mut [f32]) -> Option<f32> {
-    let middle = values.len() / 2;
-    if values.is_empty() {
-        return None;
-    }
-    let is_even = values.len().is_multiple_of(2);
-    let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
-    let upper = *upper;
-    let lower = below.iter().copied().max_by(f32::total_cmp).filter(|_| is_even);
-    Some(lower.map_or(upper, |lower| (lower + upper) / 2.0))
-}
-
-/// From so many units an arm is judged.
-const ENOUGH_UNITS: u32 = 5;
 /// Latencies of the treated arm in a round.
 const LEAST_LATENCIES: u32 = 20;
-/// Samples of a unit in a round that are kept.
-const MAX_SAMPLES: usize = 15;
 const ROUND: Duration = Duration::from_secs(1);
 const ROUND_ALONE: Duration = Duration::from_secs(60);
 /// While no unit has the flag.
 const ROUND_LEARNING: Duration = Duration::from_secs(10);
 /// A round that gets no more by then is judged by what it has, if that is enough.
 const LONGEST_ROUND: Duration = Duration::from_secs(3600);
-/// How much of what is at stake a bet risks.
-const BOLDNESS: [f64; 3] = [0.3, 0.6, 0.9];
-/// The one of them by which it is told since when the arm is suspected.
-const STEADY: usize = 1;
-/// Rounds of a unit differ by so much, as a logarithm.
-const ROUND_SPREAD: f64 = 0.3;
-const LEAST_SCALE: f64 = 0.2;
-const LEAST_RATIO: f64 = 0.01;
-const LEAST_ROUNDS: u32 = 3;
-const SUSPICIOUS_ODDS: f64 = 40.0;
 
 #[cfg(test)]
 #[path = "shift_tests.rs"]

@@ -202,11 +202,3 @@ fn units_are_bounded() {
     (0..10_000).for_each(|unit| guard.observe(Time(0), Arm::Control, unit, 1.0, false));
     assert_eq!(guard.units.len(), MAX_GUARD_UNITS);
 }
-
-#[test]
-fn medians() {
-    assert_eq!(median(&mut []), None);
-    assert_eq!(median(&mut [3.0]), Some(3.0));
-    assert_eq!(median(&mut [4.0, 1.0]), Some(2.5));
-    assert_eq!(median(&mut [9.0, 1.0, 2.0]), Some(2.0));
-}

@@ -1,7 +1,7 @@
 //! How much of the allowed chance of a false alarm each guard may spend, and when.
 //!
-//! One healthy rollout in a hundred may at most be rolled back by chance: three flags have a component
-//! and so can be on, each may spend a third of a percent, and its guards share that.
+//! One healthy rollout in a hundred may at most be rolled back by chance: three flags have a
+//! component and so can be on, each may spend a third of a percent, and its guards share that.
 //!
 //! | guard | chance of a false alarm in a whole ramp |
 //! |---|---|
@@ -12,13 +12,15 @@
 //! | latency of a stage | [`STAGE_SHIFT`] |
 //! | mode switches, all units together | [`SWITCHES`] |
 //!
-//! Within a guard, the stake goes where harm is likeliest to begin: at the raises of the percentage. A
-//! quarter is left for what begins in between, of which ever less is placed with each bet, but never
-//! so little that harm after a hundred thousand bets would need many more to be found.
+//! Within a guard, the stake goes where harm is likeliest to begin: at the raises of the
+//! percentage. A quarter is left for what begins in between, of which ever less is placed with each
+//! bet, but never so little that harm after a hundred thousand bets would need many more to be
+//! found.
 
 /// Of errors, by bets.
 pub const ERRORS: f64 = 6e-4;
-/// Of errors, by the count among the first requests after a raise; the third raise has half, and so on.
+/// Of errors, by the count among the first requests after a raise; the third raise has half, and so
+/// on.
 pub const FIRST_REQUESTS: f64 = 7e-4;
 /// Of the tighter limits on failures that hold for a stage.
 pub const STAGE_FAILURES: f64 = 5e-5;

@@ -1,8 +1,8 @@
 //! Whether a unit with the flag changes its mode more often than a limit.
 //!
-//! One pair of nodes that flaps is harm enough, so each has its own bets; the chance of a false alarm
-//! is shared among as many as are remembered. If as large a part of the units without the flag flaps, the
-//! network does it and not the flag.
+//! One pair of nodes that flaps is harm enough, so each has its own bets; the chance of a false
+//! alarm is shared among as many as are remembered. If as large a part of the units without the
+//! flag flaps, the network does it and not the flag.
 
 use super::observation::Arm;
 use super::spending;

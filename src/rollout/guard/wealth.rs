@@ -1,10 +1,11 @@
 //! A bettor against "all is well", whose wealth is the evidence: what an e-process is.
 //!
 //! Each bet is fair or worse for the bettor while all is well, so by Ville's inequality wealth that
-//! began at one ever reaches `n` with a probability of at most `1/n`, however often somebody looks. Who
-//! does not know when harm begins must not stake everything at the start, where it would be lost by
-//! the time that it matters. So stakes are placed bit by bit: a large one whenever a percentage is raised,
-//! and a small one before every bet. What has not been placed yet counts as wealth too.
+//! began at one ever reaches `n` with a probability of at most `1/n`, however often somebody looks.
+//! Who does not know when harm begins must not stake everything at the start, where it would be
+//! lost by the time that it matters. So stakes are placed bit by bit: a large one whenever a
+//! percentage is raised, and a small one before every bet. What has not been placed yet counts as
+//! wealth too.
 
 use super::spending;
 
@@ -35,8 +36,8 @@ impl<const N: usize> Wealth<N> {
         self.place(stake);
     }
 
-    /// Places a bit more, then multiplies what is at stake: each factor must be at most one on average
-    /// while all is well.
+    /// Places a bit more, then multiplies what is at stake: each factor must be at most one on
+    /// average while all is well.
     pub fn bet(&mut self, factors: [f64; N]) {
         self.bets = self.bets.saturating_add(1);
         let rest = spending::rest_after(self.bets);

@@ -115,8 +115,8 @@ impl<'a> Cluster<'a> {
         (self.links[link].latency_us * ratio, ratio)
     }
 
-    /// What a link delivers, in bytes per second, as a ratio to its median, and whether the sender had
-    /// little to send.
+    /// What a link delivers, in bytes per second, as a ratio to its median, and whether the sender
+    /// had little to send.
     pub fn throughput(&mut self, link: usize, effects: &[Effect]) -> (f64, f64, bool) {
         let model = self.scenario.throughput;
         if self.random.happens(model.application_limited_percent / 100.0) {

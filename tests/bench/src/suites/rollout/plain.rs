@@ -1,7 +1,7 @@
 //! The rival: plain thresholds on the last 100 samples, as most rollouts are guarded.
 //!
-//! It is spared the worst: latency and throughput are ratios to what each unit had on average before the
-//! flag, or paths of different length alone would fire it.
+//! It is spared the worst: latency and throughput are ratios to what each unit had on average
+//! before the flag, or paths of different length alone would fire it.
 
 use dwcp::rollout::Flag;
 use dwcp::rollout::guard::{Arm, Limits, Measured, Observation};

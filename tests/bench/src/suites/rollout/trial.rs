@@ -1,4 +1,5 @@
-//! One rollout in which something goes wrong, and what was measured of the canary until that was found.
+//! One rollout in which something goes wrong, and what was measured of the canary until that was
+//! found.
 
 use dwcp::base::Time;
 use dwcp::rollout::guard::{Arm, Measured, Observation};
@@ -83,7 +84,8 @@ impl Trial {
         let mut schedules = vec![(FLAG, ramp)];
         schedules.extend(others.map(|flag| (flag, never.clone())));
         let (share, wanted) = (f64::from(self.percent) / 100.0, self.wanted);
-        // The canary makes one request a second, but a late trial gets through its healthy ones faster.
+        // The canary makes one request a second, but a late trial gets through its healthy ones
+        // faster.
         let per_s = if self.is_late { LATE_PER_S } else { 1.0 };
         let harmful_s = if self.reach == Reach::All { DAY_S / 4.0 } else { wanted * 3.0 / per_s };
         let interval_s = if self.counted == Counted::Seconds { 1 } else { 300 };
