@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 STAGES ?=
 
-.PHONY: help demo demo-qemu build test test-integration test-rdma bench bless install clean
+.PHONY: help demo demo-qemu demo-rollback build test test-integration test-rdma bench bless install clean
 
 help: ## List what make can do
 	@echo "usage: make TARGET"
@@ -19,6 +19,10 @@ demo: ## Build, then migrate a running guest between two processes and prove tha
 demo-qemu: ## Move a Linux guest between two unmodified QEMUs, and have it prove its memory
 	@scripts/bootstrap.sh packages
 	@scripts/demo-qemu.sh
+
+demo-rollback: ## Let a fault strike half of a rollout, and see it rolled back with guests on the move
+	@scripts/bootstrap.sh packages
+	@scripts/demo-rollback.sh
 
 build: ## Build the library and the programs, optimised, into target/release
 	@scripts/bootstrap.sh packages

@@ -613,6 +613,23 @@
 #define DWCP_EVENT_RDMA_UNAVAILABLE 19
 
 /**
+ * The feature flags were changed; the event's JSON says who, why and what.
+ */
+#define DWCP_EVENT_FLAGS_CHANGED 20
+
+/**
+ * A feature flag was rolled back, and is off until that is cleared; value is its DWCP_FLAG_, the event's
+ * JSON has the evidence.
+ */
+#define DWCP_EVENT_FLAG_ROLLED_BACK 21
+
+/**
+ * A feature flag stays at its percentage though its schedule would have it higher, or its health is in
+ * question; value is its DWCP_FLAG_, the event's JSON says why.
+ */
+#define DWCP_EVENT_FLAG_HELD 22
+
+/**
  * An event that is newer than this list; its JSON says what it is.
  */
 #define DWCP_EVENT_OTHER 0
@@ -678,6 +695,176 @@
 #define DWCP_OWNER_IN_DOUBT 3
 
 /**
+ * A feature flag: the mode of a peer follows the network.
+ */
+#define DWCP_FLAG_HYBRID_MODE 1
+
+/**
+ * A feature flag: codecs are chosen by what is learned.
+ */
+#define DWCP_FLAG_ML_COMPRESSION 2
+
+/**
+ * A feature flag: replicated state without coordination; declared, its component is not built yet.
+ */
+#define DWCP_FLAG_CRDT_SYNC 3
+
+/**
+ * A feature flag: Byzantine consensus; declared, its component is not built yet.
+ */
+#define DWCP_FLAG_PBFT_CONSENSUS 4
+
+/**
+ * A feature flag: pacing, stream tuning and several paths.
+ */
+#define DWCP_FLAG_INTERNET_OPTIMIZATION 5
+
+/**
+ * dwcp_flag_state.unit: two nodes, "NODE|NODE" in either order.
+ */
+#define DWCP_UNIT_NODE_PAIR 1
+
+/**
+ * dwcp_flag_state.unit: a node and the peer that it sends to, "NODE|PEER".
+ */
+#define DWCP_UNIT_LINK 2
+
+/**
+ * dwcp_flag_state.unit: a node and an address of its peer, "NODE|HOST:PORT".
+ */
+#define DWCP_UNIT_PATH 3
+
+/**
+ * dwcp_flag_state.unit: a group of replicas, by its name.
+ */
+#define DWCP_UNIT_REPLICA_GROUP 4
+
+/**
+ * dwcp_flag_state.unit: a whole cluster, by its name.
+ */
+#define DWCP_UNIT_CLUSTER 5
+
+/**
+ * dwcp_flag_state.bits: somebody enabled it.
+ */
+#define DWCP_FLAG_STATE_ENABLED 1
+
+/**
+ * dwcp_flag_state.bits: a component stands behind it.
+ */
+#define DWCP_FLAG_STATE_BUILT 2
+
+/**
+ * dwcp_flag_state.bits: as things stand, some unit could have it.
+ */
+#define DWCP_FLAG_STATE_IN_FORCE 4
+
+/**
+ * dwcp_flag_state.bits: it was rolled back, and that was not cleared since.
+ */
+#define DWCP_FLAG_STATE_ROLLED_BACK 8
+
+/**
+ * dwcp_flag_state.bits: the kill switch is on, for every flag.
+ */
+#define DWCP_FLAG_STATE_KILLED 16
+
+/**
+ * dwcp_flag_state.bits: its percentage grows by a schedule.
+ */
+#define DWCP_FLAG_STATE_SCHEDULED 32
+
+/**
+ * dwcp_flag_change.fields: enabled is set.
+ */
+#define DWCP_FLAG_CHANGE_ENABLED 1
+
+/**
+ * dwcp_flag_change.fields: rollout_ppm is set.
+ */
+#define DWCP_FLAG_CHANGE_ROLLOUT 2
+
+/**
+ * dwcp_flag_change.fields: seed is set.
+ */
+#define DWCP_FLAG_CHANGE_SEED 4
+
+/**
+ * dwcp_flag_change.fields: expires_s is set.
+ */
+#define DWCP_FLAG_CHANGE_EXPIRES 8
+
+/**
+ * dwcp_rollback_limits.flags: no tighter limits for small percentages.
+ */
+#define DWCP_ROLLBACK_NO_STAGES 1
+
+/**
+ * dwcp_flag_decision.reason, off: the kill switch is on.
+ */
+#define DWCP_REASON_KILL_SWITCH 1
+
+/**
+ * dwcp_flag_decision.reason, off: nobody enabled it.
+ */
+#define DWCP_REASON_NOT_ENABLED 2
+
+/**
+ * dwcp_flag_decision.reason, off: its time is over.
+ */
+#define DWCP_REASON_EXPIRED 3
+
+/**
+ * dwcp_flag_decision.reason, off: its component does not exist yet.
+ */
+#define DWCP_REASON_NOT_BUILT 4
+
+/**
+ * dwcp_flag_decision.reason, off: the unit, or a member of it, is on the deny list.
+ */
+#define DWCP_REASON_DENIED 5
+
+/**
+ * dwcp_flag_decision.reason, off: the other end does not take part.
+ */
+#define DWCP_REASON_PEER_CANNOT 6
+
+/**
+ * dwcp_flag_decision.reason, off: a flag that it needs is off for the same unit.
+ */
+#define DWCP_REASON_PREREQUISITE_UNMET 7
+
+/**
+ * dwcp_flag_decision.reason, off: it was rolled back, and that was not cleared since.
+ */
+#define DWCP_REASON_ROLLED_BACK 8
+
+/**
+ * dwcp_flag_decision.reason, on: the unit, or a member of it, is on the allow list.
+ */
+#define DWCP_REASON_ALLOWED 9
+
+/**
+ * dwcp_flag_decision.reason, on: the percentage includes it.
+ */
+#define DWCP_REASON_PERCENTAGE 10
+
+/**
+ * dwcp_flag_decision.reason, off: the percentage has not come to it.
+ */
+#define DWCP_REASON_BELOW_PERCENTAGE 11
+
+/**
+ * dwcp_flag_decision.reason, on: it is among the first of the known members.
+ */
+#define DWCP_REASON_RANKED 12
+
+/**
+ * dwcp_flag_decision.reason, off: the percentage of the known members has not come to it.
+ */
+#define DWCP_REASON_NOT_RANKED 13
+
+/**
  * dwcp_migration_side: this node is the source.
  */
 #define DWCP_SIDE_SOURCE 1
@@ -686,6 +873,11 @@
  * dwcp_migration_side: this node is the destination.
  */
 #define DWCP_SIDE_DESTINATION 2
+
+/**
+ * Answers again and again whether a unit has a feature.
+ */
+typedef struct dwcp_decider dwcp_decider;
 
 /**
  * A migration, outgoing or incoming.
@@ -1527,6 +1719,243 @@ typedef struct dwcp_rdma_options {
 } dwcp_rdma_options;
 
 /**
+ * One feature flag as it stands on a node.
+ */
+typedef struct dwcp_flag_state {
+    /**
+     * sizeof(dwcp_flag_state), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_FLAG_.
+     */
+    uint32_t flag;
+    /**
+     * A DWCP_UNIT_: what it is decided for.
+     */
+    uint32_t unit;
+    /**
+     * DWCP_FLAG_STATE_ bits.
+     */
+    uint32_t bits;
+    /**
+     * How many units have it, besides those on the allow list, in parts of a million: 10 % are 100,000.
+     */
+    uint32_t rollout_ppm;
+    /**
+     * Names on its allow list; dwcp_node_flags_json() has them.
+     */
+    uint32_t allow_count;
+    /**
+     * Names on its deny list.
+     */
+    uint32_t deny_count;
+    /**
+     * Flags that must be on for the same unit: for each DWCP_FLAG_ the bit 1 << DWCP_FLAG_.
+     */
+    uint32_t prerequisites;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * What the units of a percentage are drawn by.
+     */
+    uint64_t seed;
+    /**
+     * From when on it is off, in seconds since 1970; 0: never.
+     */
+    uint64_t expires_s;
+    /**
+     * When it was rolled back, in microseconds since 1970; 0: it was not.
+     */
+    uint64_t rolled_back_us;
+    /**
+     * Whom to ask about it; empty: nobody is named.
+     */
+    char owner[136];
+    /**
+     * Why it was rolled back; empty: it was not.
+     */
+    char rollback_reason[256];
+    /**
+     * Why the kill switch is on; empty: it is off.
+     */
+    char kill_reason[256];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_flag_state;
+
+/**
+ * What is to become of one feature flag; what is not set stays as it is.
+ *
+ * A rollout_ppm above 0 enables the flag too, and takes it off its schedule, unless the same change says
+ * otherwise.
+ */
+typedef struct dwcp_flag_change {
+    /**
+     * sizeof(dwcp_flag_change).
+     */
+    size_t struct_size;
+    /**
+     * The DWCP_FLAG_ that is meant.
+     */
+    uint32_t flag;
+    /**
+     * DWCP_FLAG_CHANGE_ bits: which of the numbers below are set.
+     */
+    uint32_t fields;
+    /**
+     * 1: enabled; 0: off for everybody, whatever the rest says.
+     */
+    uint32_t enabled;
+    /**
+     * How many units have it, besides those on the allow list, in parts of a million: 10 % are 100,000.
+     */
+    uint32_t rollout_ppm;
+    /**
+     * Another seed draws the units of a percentage anew.
+     */
+    uint64_t seed;
+    /**
+     * From when on it is off, in seconds since 1970; 0: never.
+     */
+    uint64_t expires_s;
+    /**
+     * Nodes and units that have it before all others, with commas between them; "": none; NULL: as it is.
+     */
+    const char *allow_list;
+    /**
+     * Nodes and units that never have it, likewise.
+     */
+    const char *deny_list;
+    /**
+     * Names of flags that must be on for the same unit, likewise.
+     */
+    const char *prerequisites;
+    /**
+     * How its percentage is to grow: "guide" for the upgrade guide's six weeks, "none", or stages as JSON
+     * such as [{"after_s":0,"percent":1},{"after_s":3600,"percent":10}]; NULL: as it is.
+     */
+    const char *schedule;
+    /**
+     * Whom to ask about it; NULL: as it is.
+     */
+    const char *owner;
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_flag_change;
+
+/**
+ * Whether a unit has a feature, and why.
+ */
+typedef struct dwcp_flag_decision {
+    /**
+     * sizeof(dwcp_flag_decision), set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * 1: the feature is on; 0: it is off.
+     */
+    uint32_t is_on;
+    /**
+     * A DWCP_REASON_.
+     */
+    uint32_t reason;
+    /**
+     * With DWCP_REASON_PERCENTAGE and DWCP_REASON_BELOW_PERCENTAGE where the unit stands, from 0 to 999,999.
+     */
+    uint32_t bucket;
+    /**
+     * Likewise the percentage, in parts of a million.
+     */
+    uint32_t rollout_ppm;
+    /**
+     * With DWCP_REASON_PREREQUISITE_UNMET the DWCP_FLAG_ that is off.
+     */
+    uint32_t prerequisite;
+    /**
+     * With DWCP_REASON_RANKED and DWCP_REASON_NOT_RANKED how many members have the feature.
+     */
+    uint32_t chosen;
+    /**
+     * Likewise of how many.
+     */
+    uint32_t members;
+    /**
+     * Zero.
+     */
+    uint32_t padding;
+    /**
+     * The reason in words.
+     */
+    char text[256];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_flag_decision;
+
+/**
+ * What a rollout may not exceed, or else its flag is taken back.
+ */
+typedef struct dwcp_rollback_limits {
+    /**
+     * sizeof(dwcp_rollback_limits).
+     */
+    size_t struct_size;
+    /**
+     * DWCP_ROLLBACK_ bits.
+     */
+    uint32_t flags;
+    /**
+     * Requests that may fail, in parts of a million; 0 means 10,000, which is 1 %.
+     */
+    uint32_t max_error_rate_ppm;
+    /**
+     * How much more latency there may be, in parts of a million; 0 means 500,000, which is 50 %.
+     */
+    uint32_t max_latency_increase_ppm;
+    /**
+     * Which part of the usual throughput is enough, in parts of a million; 0 means 800,000.
+     */
+    uint32_t min_throughput_ppm;
+    /**
+     * Mode switches of a pair of nodes in an hour; 0 means 600.
+     */
+    uint32_t max_mode_switches_per_h;
+    /**
+     * How many tighter limits there are for small percentages, up to 4; 0 means one, the upgrade guide's:
+     * up to 10 % errors of 0.5 %, 10 % more latency, and 5 % of detections that fail.
+     */
+    uint32_t stage_count;
+    /**
+     * The largest percentage at which each of these holds, in parts of a million.
+     */
+    uint32_t stage_up_to_ppm[4];
+    /**
+     * As max_error_rate_ppm, but 0 is no default.
+     */
+    uint32_t stage_max_error_rate_ppm[4];
+    /**
+     * As max_latency_increase_ppm, but 0 is no default.
+     */
+    uint32_t stage_max_latency_increase_ppm[4];
+    /**
+     * Detections of a peer's mode that may fail, in parts of a million.
+     */
+    uint32_t stage_max_detection_failures_ppm[4];
+    /**
+     * Zero.
+     */
+    uint64_t reserved[8];
+} dwcp_rollback_limits;
+
+/**
  * One thing that waited behind a node's file descriptor.
  */
 typedef struct dwcp_completion {
@@ -2022,6 +2451,211 @@ dwcp_status dwcp_node_set_rdma(struct dwcp_node *node,
 DWCP_MUST_USE
 dwcp_status dwcp_node_rdma(const struct dwcp_node *node,
                            struct dwcp_rdma_options *options);
+
+/**
+ * The name of a DWCP_FLAG_, such as "hybrid_mode"; a constant, "unknown" for another number.
+ * Threads: shared.
+ */
+const char *dwcp_flag_name(uint32_t flag);
+
+/**
+ * Copies out the feature flags as a JSON array, with their lists and schedules. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_flags_json(const struct dwcp_node *node,
+                                 char *buffer,
+                                 size_t length,
+                                 size_t *needed);
+
+/**
+ * One feature flag, a DWCP_FLAG_, as it stands. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_flag(const struct dwcp_node *node,
+                           uint32_t flag,
+                           struct dwcp_flag_state *state);
+
+/**
+ * Changes `count` feature flags, 1 to 5: all of it is written to the audit log and in force on return, or
+ * nothing of it. Migrations under way follow at their next segment, chunk or connection. who: a person or
+ * a program, for the log; NULL: this process. why: 1 to 1024 bytes. DWCP_ERR_UNSUPPORTED where a flag is
+ * to be on whose component is not built yet. Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_flags(struct dwcp_node *node,
+                                const struct dwcp_flag_change *changes,
+                                size_t count,
+                                const char *who,
+                                const char *why);
+
+/**
+ * Switches every feature flag off, at 0 % and without a schedule; lists stay as they are. who and why as
+ * for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_disable_all_flags(struct dwcp_node *node,
+                                        const char *who,
+                                        const char *why);
+
+/**
+ * Ends the rollback of a DWCP_FLAG_, which then is as its rule says; DWCP_ERR_BAD_STATE if it was not
+ * rolled back. who and why as for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a
+ * callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_clear_latch(struct dwcp_node *node,
+                                  uint32_t flag,
+                                  const char *who,
+                                  const char *why);
+
+/**
+ * Throws the kill switch, which has every feature flag off for everybody, at once and also where that
+ * cannot be written down; why NULL takes it back. who as for dwcp_node_set_flags(). DWCP_ERR_BAD_STATE to
+ * take back what is not on, or is held by the switch's file or environment variable. Threads: shared; also
+ * from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_kill_switch(struct dwcp_node *node,
+                                      const char *who,
+                                      const char *why);
+
+/**
+ * Whether a unit has the feature of a DWCP_FLAG_ on this node, and why. unit: as the flag's DWCP_UNIT_ is
+ * written; of a pair the other end is enough: a peer's name, or its address as it is dialed. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_explain_flag(const struct dwcp_node *node,
+                                   uint32_t flag,
+                                   const char *unit,
+                                   struct dwcp_flag_decision *decision);
+
+/**
+ * Copies out a JSON array of at most `limit` changes of the feature flags, newest first, as the audit log
+ * has them; 1024 are at hand. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_flag_history_json(const struct dwcp_node *node,
+                                        size_t limit,
+                                        char *buffer,
+                                        size_t length,
+                                        size_t *needed);
+
+/**
+ * Names the `count` nodes, up to 65,536, of which percentages are taken, so that 10 % of 20 of them is 2;
+ * count 0: each unit by its hash alone, as in the beginning. Of a pair the node that sends counts.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_rollout_members(struct dwcp_node *node,
+                                          const char *const *members,
+                                          size_t count);
+
+/**
+ * Makes what answers again and again, in some nanoseconds, whether a unit has the feature of a DWCP_FLAG_
+ * on this node. Units as for dwcp_node_explain_flag(). It may outlive the node, whose last word it keeps.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_decider(struct dwcp_node *node,
+                              uint32_t flag,
+                              const char *unit,
+                              struct dwcp_decider **decider);
+
+/**
+ * 1 if the feature is on, 0 if it is off. It neither waits nor fails: where the handle names nothing the
+ * answer is 0, and dwcp_last_error() says so. Threads: shared; also from a callback.
+ */
+DWCP_MUST_USE
+int32_t dwcp_decider_is_on(const struct dwcp_decider *decider);
+
+/**
+ * What a decider answers now, with the reason. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_decider_explain(const struct dwcp_decider *decider,
+                                 struct dwcp_flag_decision *decision);
+
+/**
+ * Frees a decider. NULL is allowed. Threads: shared.
+ */
+dwcp_status dwcp_decider_free(struct dwcp_decider *decider);
+
+/**
+ * Decides about a unit by flags that need not be in force anywhere. flags_json: all five, as the audit log
+ * has them ({"flags":{"hybrid_mode":{"rule":{...},"latch":null},...},"killed":null,"configuration":null}).
+ * unit: as it is written in full. peer_can: 1, or 0 if the other end does not take part. now_s: seconds
+ * since 1970. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_flag_decide(const char *flags_json,
+                             uint32_t flag,
+                             const char *unit,
+                             uint32_t peer_can,
+                             uint64_t now_s,
+                             struct dwcp_flag_decision *decision);
+
+/**
+ * Copies out, as a JSON array by rank, which of `count` known members, up to 65,536, have the feature of a
+ * DWCP_FLAG_ at a percentage, in parts of a million: exactly that share of them, rounded up.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_flag_exact_units_json(uint32_t flag,
+                                       uint64_t seed,
+                                       uint32_t rollout_ppm,
+                                       const char *const *members,
+                                       size_t count,
+                                       char *buffer,
+                                       size_t length,
+                                       size_t *needed);
+
+/**
+ * What a rollout on this node may not exceed, defaults filled in; where there are more than 4 stages, the
+ * first 4 of them. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_rollback_limits(const struct dwcp_node *node,
+                                      struct dwcp_rollback_limits *limits);
+
+/**
+ * Sets what a rollout on this node may not exceed; NULL: all defaults. Rollouts in flight are judged anew.
+ * Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_set_rollback_limits(struct dwcp_node *node,
+                                          const struct dwcp_rollback_limits *limits);
+
+/**
+ * Copies out, as a JSON array, how the rollout of each feature flag stands: what the guards have counted,
+ * and why they hold it or have taken it back. Threads: shared.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_rollouts_json(const struct dwcp_node *node,
+                                    char *buffer,
+                                    size_t length,
+                                    size_t *needed);
+
+/**
+ * Enables a DWCP_FLAG_ at the first percentage of a schedule, and lets it grow from there, as long as the
+ * guards find nothing. schedule: as in dwcp_flag_change; NULL: the flag's own, or "guide". who and why as
+ * for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_start_schedule(struct dwcp_node *node,
+                                     uint32_t flag,
+                                     const char *schedule,
+                                     const char *who,
+                                     const char *why);
+
+/**
+ * Ends the schedule of a DWCP_FLAG_, whose percentage stays; DWCP_ERR_BAD_STATE if it has none. who and
+ * why as for dwcp_node_set_flags(). Waits for the disk. Threads: shared, not from a callback.
+ */
+DWCP_MUST_USE
+dwcp_status dwcp_node_stop_schedule(struct dwcp_node *node,
+                                    uint32_t flag,
+                                    const char *who,
+                                    const char *why);
 
 /**
  * Takes up to `max` completions out of the node's queue, oldest first, and sets *count; never

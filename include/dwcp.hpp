@@ -174,10 +174,104 @@ struct RdmaOptions : dwcp_rdma_options {
     RdmaOptions() noexcept : dwcp_rdma_options(detail::sized<dwcp_rdma_options>()) {}
 };
 
+/// What a rollout may not exceed; a fresh one holds the defaults.
+struct RollbackLimits : dwcp_rollback_limits {
+    RollbackLimits() noexcept : dwcp_rollback_limits(detail::sized<dwcp_rollback_limits>()) {}
+};
+
 /// What a test of a path is to be; a fresh one holds the defaults.
 struct TransportTestOptions : dwcp_transport_test_options {
     TransportTestOptions() noexcept
         : dwcp_transport_test_options(detail::sized<dwcp_transport_test_options>()) {}
+};
+
+/// What is to become of one feature flag; a fresh one sets nothing. It owns its texts.
+class FlagChange {
+public:
+    /// flag: a DWCP_FLAG_.
+    explicit FlagChange(std::uint32_t flag) : values_(detail::sized<dwcp_flag_change>()) {
+        values_.flag = flag;
+    }
+    FlagChange &enabled(bool is_enabled) {
+        values_.enabled = is_enabled ? 1 : 0;
+        return set(DWCP_FLAG_CHANGE_ENABLED);
+    }
+    /// In percent, to four decimals.
+    FlagChange &percent(double percent) {
+        double parts = percent * 10000;
+        bool is_one = parts >= 0 && parts <= 1000000;
+        // What is no percentage is for the library to refuse.
+        values_.rollout_ppm = is_one ? static_cast<std::uint32_t>(parts + 0.5) : UINT32_MAX;
+        return set(DWCP_FLAG_CHANGE_ROLLOUT);
+    }
+    FlagChange &seed(std::uint64_t seed) {
+        values_.seed = seed;
+        return set(DWCP_FLAG_CHANGE_SEED);
+    }
+    /// In seconds since 1970; 0: never.
+    FlagChange &expires_s(std::uint64_t seconds) {
+        values_.expires_s = seconds;
+        return set(DWCP_FLAG_CHANGE_EXPIRES);
+    }
+    /// Lists have commas between their names; see dwcp_flag_change.
+    FlagChange &allow_list(std::string names) { return set(allow_list_, std::move(names)); }
+    FlagChange &deny_list(std::string names) { return set(deny_list_, std::move(names)); }
+    FlagChange &prerequisites(std::string names) { return set(prerequisites_, std::move(names)); }
+    FlagChange &schedule(std::string schedule) { return set(schedule_, std::move(schedule)); }
+    FlagChange &owner(std::string owner) { return set(owner_, std::move(owner)); }
+
+    /// As C has it, for as long as this object lives unchanged.
+    dwcp_flag_change c() const noexcept {
+        dwcp_flag_change values = values_;
+        values.allow_list = text(allow_list_);
+        values.deny_list = text(deny_list_);
+        values.prerequisites = text(prerequisites_);
+        values.schedule = text(schedule_);
+        values.owner = text(owner_);
+        return values;
+    }
+
+private:
+    using Text = std::optional<std::string>;
+    static const char *text(const Text &text) noexcept { return text ? text->c_str() : nullptr; }
+    FlagChange &set(std::uint32_t field) noexcept {
+        values_.fields |= field;
+        return *this;
+    }
+    FlagChange &set(Text &field, std::string value) {
+        field = std::move(value);
+        return *this;
+    }
+
+    dwcp_flag_change values_;
+    Text allow_list_, deny_list_, prerequisites_, schedule_, owner_;
+};
+
+/// Answers again and again, in some nanoseconds, whether a unit has a feature. See dwcp_node_decider().
+class Decider {
+public:
+    Decider() noexcept = default;
+    explicit Decider(dwcp_decider *handle) noexcept : handle_(handle) {}
+    Decider(Decider &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Decider &operator=(Decider &&other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Decider() { (void)dwcp_decider_free(handle_); }
+
+    dwcp_decider *get() const noexcept { return handle_; }
+
+    /// An empty one is off.
+    bool is_on() const noexcept { return dwcp_decider_is_on(handle_) == 1; }
+    explicit operator bool() const noexcept { return is_on(); }
+    dwcp_flag_decision explain() const {
+        auto decision = detail::sized<dwcp_flag_decision>();
+        detail::check(dwcp_decider_explain(handle_, &decision));
+        return decision;
+    }
+
+private:
+    dwcp_decider *handle_ = nullptr;
 };
 
 /// A migration; the handle, not the migration, ends with the object.
@@ -402,6 +496,86 @@ public:
         detail::check(dwcp_node_paths(handle_, &options));
         return options;
     }
+    std::string flags_json() const { return text(dwcp_node_flags_json); }
+    /// One feature flag, a DWCP_FLAG_, as it stands.
+    dwcp_flag_state flag(std::uint32_t flag) const {
+        auto state = detail::sized<dwcp_flag_state>();
+        detail::check(dwcp_node_flag(handle_, flag, &state));
+        return state;
+    }
+    /// Changes feature flags, all or none of them; who empty: this process. See dwcp_node_set_flags().
+    void set_flags(const std::vector<FlagChange> &changes, const std::string &why,
+                   const std::string &who = std::string()) {
+        std::vector<dwcp_flag_change> list;
+        for (const FlagChange &change : changes) list.push_back(change.c());
+        detail::check(
+            dwcp_node_set_flags(handle_, list.data(), list.size(), named(who), why.c_str()));
+    }
+    void set_flag(const FlagChange &change, const std::string &why,
+                  const std::string &who = std::string()) {
+        dwcp_flag_change values = change.c();
+        detail::check(dwcp_node_set_flags(handle_, &values, 1, named(who), why.c_str()));
+    }
+    void disable_all_flags(const std::string &why, const std::string &who = std::string()) {
+        detail::check(dwcp_node_disable_all_flags(handle_, named(who), why.c_str()));
+    }
+    /// Ends the rollback of a DWCP_FLAG_.
+    void clear_latch(std::uint32_t flag, const std::string &why,
+                     const std::string &who = std::string()) {
+        detail::check(dwcp_node_clear_latch(handle_, flag, named(who), why.c_str()));
+    }
+    /// Every feature flag is off for everybody from here on; see dwcp_node_set_kill_switch().
+    void throw_kill_switch(const std::string &why, const std::string &who = std::string()) {
+        detail::check(dwcp_node_set_kill_switch(handle_, named(who), why.c_str()));
+    }
+    void lift_kill_switch(const std::string &who = std::string()) {
+        detail::check(dwcp_node_set_kill_switch(handle_, named(who), nullptr));
+    }
+    /// Whether a unit has the feature of a DWCP_FLAG_, and why.
+    dwcp_flag_decision explain_flag(std::uint32_t flag, const std::string &unit) const {
+        auto decision = detail::sized<dwcp_flag_decision>();
+        detail::check(dwcp_node_explain_flag(handle_, flag, unit.c_str(), &decision));
+        return decision;
+    }
+    /// The newest changes of the feature flags, newest first.
+    std::string flag_history_json(std::size_t limit = 20) const {
+        return detail::checked_text([&](char *buffer, std::size_t length, std::size_t *needed) {
+            return dwcp_node_flag_history_json(handle_, limit, buffer, length, needed);
+        });
+    }
+    /// Lets a DWCP_FLAG_ grow by a schedule; empty: its own, or "guide". See dwcp_node_start_schedule().
+    void start_schedule(std::uint32_t flag, const std::string &why,
+                        const std::string &schedule = std::string(),
+                        const std::string &who = std::string()) {
+        detail::check(dwcp_node_start_schedule(handle_, flag, named(schedule), named(who),
+                                               why.c_str()));
+    }
+    /// The percentage stays.
+    void stop_schedule(std::uint32_t flag, const std::string &why,
+                       const std::string &who = std::string()) {
+        detail::check(dwcp_node_stop_schedule(handle_, flag, named(who), why.c_str()));
+    }
+    /// How the rollout of each flag stands, as the guards see it.
+    std::string rollouts_json() const { return text(dwcp_node_rollouts_json); }
+    RollbackLimits rollback_limits() const {
+        RollbackLimits limits;
+        detail::check(dwcp_node_rollback_limits(handle_, &limits));
+        return limits;
+    }
+    void set_rollback_limits(const RollbackLimits &limits) {
+        detail::check(dwcp_node_set_rollback_limits(handle_, &limits));
+    }
+    /// The nodes of which percentages are taken; see dwcp_node_set_rollout_members().
+    void set_rollout_members(const std::vector<std::string> &members) {
+        std::vector<const char *> names;
+        for (const std::string &member : members) names.push_back(member.c_str());
+        detail::check(dwcp_node_set_rollout_members(handle_, names.data(), names.size()));
+    }
+    Decider decider(std::uint32_t flag, const std::string &unit) {
+        dwcp_decider *decider = nullptr;
+        detail::check(dwcp_node_decider(handle_, flag, unit.c_str(), &decider));
+        return Decider(decider);
+    }
     void set_rdma(const RdmaOptions &options) {
         detail::check(dwcp_node_set_rdma(handle_, &options));
     }
@@ -460,6 +634,9 @@ private:
         options.identity_dir = text(from.identity_dir);
         options.allowed_peers = text(from.allowed_peers);
         return dwcp_node_new(&options, &handle);
+    }
+    static const char *named(const std::string &text) noexcept {
+        return text.empty() ? nullptr : text.c_str();
     }
     using TextCall = dwcp_status (*)(const dwcp_node *, char *, std::size_t, std::size_t *);
     std::string text(TextCall call) const {

@@ -7,7 +7,7 @@
 "$ROOT/scripts/bootstrap.sh" packages
 need_file tests/bench/Cargo.toml
 cargo build --release --locked --package dwcp --package dwcp-netlab --package dwcp-bench \
-    --package dwcp-rdmalab
+    --package dwcp-rdmalab --package dwcp-python
 # Alone, everything; the guests of suite qemu take longer than all others together.
 [ $# -gt 0 ] || set -- --suites net,wan,relearn,fair,kills,tls,memory,modes,downtime,postcopy,abi,flags,rollout,rdma,qemu
 bench=("$TARGET/release/dwcp-bench" --output "$TARGET/bench/results.jsonl" "$@")

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # In the header's order; cbindgen is given just these, not the crate.
-subjects="codes library node guest callbacks migration modes paths completion"
+subjects="codes library node guest callbacks migration modes paths flags decider flag_plans rollback completion"
 profile=${DWCP_PROFILE:-debug}
 library=${DWCP_LIBRARY:-target/$profile/libdwcp.so}
 

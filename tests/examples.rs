@@ -215,6 +215,20 @@ fn a_guest_copied_within_one_process_holds_every_page() {
 }
 
 #[test]
+fn flags_are_rolled_out_and_killed() {
+    let output = run(&mut PROGRAMS.command("flags-c", &[]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let counts: Vec<u32> = text
+        .lines()
+        .filter_map(|line| line.split_once(": ")?.1.split_once(" of 100")?.0.parse().ok())
+        .collect();
+    let [first, tenth, half, killed] = counts[..] else { panic!("{text}") };
+    assert_eq!((first, killed), (100, 0));
+    // The units follow from their names, so these are always the same.
+    assert!((3..=20).contains(&tenth) && (35..=65).contains(&half), "{text}");
+}
+
+#[test]
 fn an_idle_guest_still_ticks() {
     let output = self_test("hypervisor-c", &["--dirty-mib-per-s", "0"]);
     assert!(output.status.success(), "{output:?}");

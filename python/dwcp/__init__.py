@@ -11,6 +11,21 @@ from dwcp import errors
 from dwcp._dwcp import __version__
 from dwcp.errors import *  # noqa: F403
 from dwcp.events import EventStream
+from dwcp.flags import (
+    FLAG_NAMES,
+    Decider,
+    Flag,
+    FlagChange,
+    FlagDecision,
+    FlagLatch,
+    FlagTable,
+    RolloutSchedule,
+    RolloutStage,
+    decide_flag,
+    exact_units,
+    guide_schedule,
+)
+from dwcp.guards import RollbackLimits, RolloutState, StageLimits
 from dwcp.guests import (
     BufferGuest,
     DestinationGuest,
@@ -32,16 +47,32 @@ from dwcp.modes import (
 )
 from dwcp.node import Node
 from dwcp.paths import PathOptions, RdmaOptions
-from dwcp.remote import RemoteEvents, RemoteMigration, RemoteNode, connect
+from dwcp.remote import RemoteDecider, RemoteEvents, RemoteMigration, RemoteNode, connect
 from dwcp.report import Report
+from dwcp.rollout import (
+    ArmFigures,
+    RolloutEvent,
+    RolloutOutcome,
+    RolloutPoint,
+    RolloutReport,
+    simulate_rollout,
+)
 from dwcp.status import Status
 
 __all__ = [
+    "FLAG_NAMES",
+    "ArmFigures",
     "BufferGuest",
+    "Decider",
     "DestinationGuest",
     "DirtyLog",
     "Event",
     "EventStream",
+    "Flag",
+    "FlagChange",
+    "FlagDecision",
+    "FlagLatch",
+    "FlagTable",
     "GuestInfo",
     "MatrixPath",
     "MatrixRow",
@@ -56,17 +87,31 @@ __all__ = [
     "Progress",
     "RdmaOptions",
     "Region",
+    "RemoteDecider",
     "RemoteEvents",
     "RemoteMigration",
     "RemoteNode",
     "Report",
+    "RollbackLimits",
+    "RolloutEvent",
+    "RolloutOutcome",
+    "RolloutPoint",
+    "RolloutReport",
+    "RolloutSchedule",
+    "RolloutStage",
+    "RolloutState",
     "SourceGuest",
+    "StageLimits",
     "Status",
     "TransportOptions",
     "TransportTest",
     "WatchedMigration",
     "__version__",
     "connect",
+    "decide_flag",
+    "exact_units",
+    "guide_schedule",
     "kernel_tracking",
+    "simulate_rollout",
     *errors.__all__,
 ]

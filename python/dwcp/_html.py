@@ -1,4 +1,4 @@
-"""A report as HTML: one table and one bar of phases, without scripts or outside files."""
+"""Reports and flags as HTML: tables and bars, without scripts or outside files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwcp.flags import Flag
     from dwcp.report import Report
+    from dwcp.rollout import RolloutReport
 
 _COLOURS = {
     "connect": "#8c8c8c",
@@ -48,6 +50,35 @@ def report(report: Report) -> str:
     )
 
 
+def flags(flags: Iterable[Flag]) -> str:
+    """Feature flags as a table, one row for each."""
+    heads = ("Flag", "State", "Enabled", "Percent", "Allowed", "Denied", "Needs", "Owner", "Why off")
+    rows = [_cells("th", heads)]
+    for flag in flags:
+        why = flag.killed or (flag.latch.reason if flag.latch else "")
+        lists = (", ".join(flag.allow_list), ", ".join(flag.deny_list), ", ".join(flag.prerequisites))
+        enabled = "yes" if flag.enabled else "no"
+        percent = f"{flag.rollout_percent:g} %"
+        rows.append(_cells("td", (flag.name, flag.state, enabled, percent, *lists, flag.owner, why)))
+    return f"<table>{''.join(rows)}</table>"
+
+
+def rollout(report: RolloutReport) -> str:
+    """A simulated rollout: where each flag ended, and what happened."""
+    ends = [_cells("th", ("Flag", "Ended at", "Rolled back", "Why"))]
+    for flag in report.flags:
+        day = flag.rolled_back_at_day
+        when = "-" if day is None else f"day {day:.2f}"
+        why = "" if flag.evidence is None else str(flag.evidence["sentence"])
+        ends.append(_cells("td", (flag.flag, f"{flag.percent:g} %", when, why)))
+    events = "".join(f"<li>{escape(str(event))}</li>" for event in report.events)
+    title = f"{report.name}: {report.days:g} days, {report.requests:,} requests, seed {report.seed}"
+    return (
+        f"<div><strong>{escape(title)}</strong><table>{''.join(ends)}</table>"
+        f"<details><summary>{len(report.events)} events</summary><ul>{events}</ul></details></div>"
+    )
+
+
 def phase_bar(phases: Mapping[str, float]) -> str:
     """A stacked bar, one part for each phase, with a legend that has the figures."""
     entries = [(name, value) for name, value in phases.items() if value > 0]
@@ -84,6 +115,10 @@ def size(count: float) -> str:
 def _table(rows: Iterable[tuple[str, str]]) -> str:
     cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
     return f"<table>{cells}</table>"
+
+
+def _cells(kind: str, texts: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{escape(text)}</{kind}>' for text in texts)}</tr>"
 
 
 def _part(name: str, value: float, left: float, width: float, index: int) -> str:

@@ -1,13 +1,17 @@
-"""Figures of a report; the only module that needs matplotlib."""
+"""Figures of reports; the only module that needs matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from dwcp.report import Report
+    from dwcp.rollout import ArmFigures, RolloutReport
 
 _MIB = 2**20
 
@@ -33,3 +37,52 @@ def passes(report: Report) -> Figure:
     for panel in figure.axes[2:]:
         panel.set_xlabel("seconds since the start")
     return figure
+
+
+def rollout(report: RolloutReport, flag: str) -> Figure:
+    """Percentages of all flags on top; below, canary against control of one of them."""
+    arms: list[tuple[str, Callable[[ArmFigures], float | None]]] = [
+        ("requests that fail, %", lambda arm: arm.error_percent),
+        ("latency, ratio", lambda arm: arm.latency_ratio),
+        ("throughput, ratio", lambda arm: arm.throughput_ratio),
+    ]
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    figure.suptitle(f"{report.name}: {report.days:g} days, seed {report.seed}")
+    panels = figure.subplots(1 + len(arms), 1, sharex=True)
+    _percentages(panels[0], report)
+    for panel, (label, read) in zip(panels[1:], arms, strict=True):
+        _arms(panel, report, flag, read)
+        panel.set_ylabel(label)
+    panels[1].set_title(f"{flag}: canary against control", fontsize="medium")
+    panels[1].legend(fontsize="small")
+    panels[-1].set_xlabel("days since the start")
+    back = report.flag(flag).rolled_back_at_day
+    for panel in panels if back is not None else ():
+        panel.axvline(back, color="black", linestyle="--", linewidth=1)
+    return figure
+
+
+def _percentages(panel: Axes, report: RolloutReport) -> None:
+    for outcome in report.flags:
+        points = report.of(outcome.flag)
+        days = [0.0, *(point.at_day for point in points)]
+        percents = [0.0, *(point.percent for point in points)]
+        [line] = panel.plot(days, percents, drawstyle="steps-pre", label=outcome.flag)
+        if outcome.rolled_back_at_day is not None:
+            panel.plot(outcome.rolled_back_at_day, 0, "X", color=line.get_color(), markersize=10)
+    panel.set_ylabel("units with the flag, %")
+    panel.set_ylim(-5, 105)
+    panel.legend(fontsize="small")
+
+
+def _arms(
+    panel: Axes, report: RolloutReport, flag: str, read: Callable[[ArmFigures], float | None]
+) -> None:
+    points = report.of(flag)
+    days = [point.at_day for point in points]
+    for label, values in (
+        ("canary", [read(point.canary) for point in points]),
+        ("control", [read(point.control) for point in points]),
+    ):
+        known = [(day, value) for day, value in zip(days, values, strict=True) if value is not None]
+        panel.plot([day for day, _ in known], [value for _, value in known], label=label, linewidth=1)

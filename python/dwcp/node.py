@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dwcp import _dwcp
+from dwcp import _dwcp, flags
 from dwcp._pump import Pump
 from dwcp.events import EventStream
+from dwcp.flags import Decider, Flag, FlagChange, FlagDecision, FlagTable, RolloutSchedule
+from dwcp.guards import RollbackLimits, RolloutState
 from dwcp.guests import DestinationGuest, ProcessMemoryGuest, Region, SourceGuest
 from dwcp.migration import Migration
 from dwcp.model import GuestInfo, filter_words
@@ -352,6 +356,183 @@ class Node:
         Holds for connections that are made later; the other side must have said so too.
         """
         self._native.set_rdma(options)
+
+    def flags(self) -> FlagTable:
+        """The feature flags as they stand, in the order of the upgrade guide."""
+        return FlagTable(Flag.from_dict(values) for values in self._native.flags())
+
+    def flag(self, name: str) -> Flag:
+        """One feature flag as it stands; `NotFoundError` if there is none of this name."""
+        return Flag.from_dict(self._native.flag(name))
+
+    def set_flag(
+        self,
+        name: str,
+        *,
+        why: str,
+        who: str | None = None,
+        enabled: bool | None = None,
+        percent: float | None = None,
+        allow_list: str | Iterable[str] | None = None,
+        deny_list: str | Iterable[str] | None = None,
+        seed: int | None = None,
+        prerequisites: str | Iterable[str] | None = None,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        owner: str | None = None,
+        expires: str | datetime | None = None,
+    ) -> Flag:
+        """Changes a feature flag: written to the audit log and in force on return, or refused whole.
+
+        Migrations under way follow at their next segment, chunk or connection. What is None stays as
+        it is.
+
+        * ``why``: 1 to 1024 bytes for the audit log; ``who``: a person or a program (this user).
+        * ``enabled``: off for everybody if False, whatever the rest says.
+        * ``percent``: how many units have it, 0 to 100 with four decimals; more than 0 enables the flag
+          too, and takes it off its schedule, unless the same call says otherwise.
+        * ``allow_list``, ``deny_list``: nodes and units, with commas or as a list; empty: nobody.
+        * ``seed``: another one draws the units of a percentage anew.
+        * ``prerequisites``: flags that must be on for the same unit.
+        * ``schedule``: ``guide`` for the upgrade guide's six weeks, ``none``, a `RolloutSchedule`, or
+          pairs of seconds since the start and percentages.
+        * ``owner``: whom to ask about it.
+        * ``expires``: from when on it is off, with a time zone, or ``none``.
+
+        >>> with Node() as node:
+        ...     node.set_flag("hybrid_mode", percent=12.5, why="a first try").state
+        '12.5 %'
+        """
+        edit = flags.edit(
+            name,
+            enabled=enabled,
+            percent=percent,
+            allow_list=allow_list,
+            deny_list=deny_list,
+            seed=seed,
+            prerequisites=prerequisites,
+            schedule=schedule,
+            owner=owner,
+            expires=expires,
+        )
+        changed = self._native.change_flags(flags.to_json({name: edit}), flags.caller(who), why)
+        return FlagTable(Flag.from_dict(values) for values in changed).named(name)
+
+    def set_flags(
+        self,
+        rules: Mapping[str, bool | Mapping[str, Any]],
+        *,
+        why: str,
+        who: str | None = None,
+    ) -> FlagTable:
+        """Changes several feature flags in one change, whole or refused.
+
+        For each flag True (on everywhere), False (off), or fields as JSON has them: ``enabled``,
+        ``rollout_percent``, ``allow_list``, ``deny_list``, ``seed``, ``prerequisites``, ``schedule``,
+        ``owner``, ``expires``.
+        """
+        edits = {name: flags.rule_edit(rule) for name, rule in rules.items()}
+        changed = self._native.change_flags(flags.to_json(edits), flags.caller(who), why)
+        return FlagTable(Flag.from_dict(values) for values in changed)
+
+    def start_schedule(
+        self,
+        name: str,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        *,
+        why: str,
+        who: str | None = None,
+    ) -> Flag:
+        """Enables a flag at the first percentage of a schedule, and lets it grow from there.
+
+        Each stage waits until the guards find nothing. ``schedule`` is as for `set_flag`; None is the
+        flag's own, or the upgrade guide's.
+        """
+        plan = None if schedule is None else json.dumps(flags.schedule_of(name, schedule))
+        return Flag.from_dict(
+            self._native.start_schedule(name, plan, flags.caller(who), why)
+        )
+
+    def stop_schedule(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends a flag's schedule; its percentage stays. `StateError` if it has none."""
+        return Flag.from_dict(self._native.stop_schedule(name, flags.caller(who), why))
+
+    def rollouts(self) -> list[RolloutState]:
+        """How the rollout of each flag stands: what the guards have counted and found."""
+        return [RolloutState.from_dict(values) for values in self._native.rollouts()]
+
+    def rollback_limits(self) -> RollbackLimits:
+        """What a rollout may not exceed, or else its flag is taken back."""
+        return RollbackLimits.from_dict(self._native.rollback_limits())
+
+    def set_rollback_limits(self, limits: RollbackLimits) -> None:
+        """Sets what a rollout may not exceed; rollouts in flight are judged anew.
+
+        >>> from dataclasses import replace
+        >>> with Node() as node:
+        ...     node.set_rollback_limits(replace(node.rollback_limits(), max_error_rate=2.0))
+        ...     node.rollback_limits().max_error_rate
+        2.0
+        """
+        self._native.set_rollback_limits(limits.to_json())
+
+    def disable_all_flags(self, *, why: str, who: str | None = None) -> FlagTable:
+        """Switches every feature flag off, at 0 % and without a schedule; lists stay as they are."""
+        changed = self._native.disable_all_flags(flags.caller(who), why)
+        return FlagTable(Flag.from_dict(values) for values in changed)
+
+    def clear_latch(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends the rollback of a flag, which then is as its rule says.
+
+        `StateError` if it was not rolled back.
+        """
+        return Flag.from_dict(self._native.clear_latch(name, flags.caller(who), why))
+
+    def explain_flag(self, name: str, unit: str) -> FlagDecision:
+        """Whether a unit has a feature here, and why.
+
+        A unit is written as `Flag.unit_form` says; of a pair the other end is enough: a peer's name, or
+        its address as it is dialed.
+        """
+        return FlagDecision.from_dict(name, unit, self._native.explain_flag(name, unit))
+
+    def flag_history(self, limit: int = 20) -> list[FlagChange]:
+        """The newest changes of the flags, newest first, as the audit log has them; 1024 are at hand."""
+        return [FlagChange.from_dict(values) for values in self._native.flag_history(limit)]
+
+    def decider(self, name: str, unit: str) -> Decider:
+        """What answers again and again, in some nanoseconds, whether a unit has a feature.
+
+        Units as for `explain_flag`.
+
+        >>> with Node() as node:
+        ...     decider = node.decider("ml_compression", "rack1|rack2")
+        ...     is_on_before = decider.is_on()
+        ...     table = node.disable_all_flags(why="a drill")
+        ...     is_on_before, decider.is_on()
+        (True, False)
+        """
+        return self._native.decider(name, unit)
+
+    @property
+    def kill_switch(self) -> str | None:
+        """Why the kill switch is on; None while it is off."""
+        return self.flags()[0].killed
+
+    def set_kill_switch(self, why: str | None, *, who: str | None = None) -> None:
+        """Throws the kill switch, which has every feature flag off for everybody; None takes it back.
+
+        It holds at once, also where it cannot be written down. `StateError` to take back what is not
+        on, or is held by the switch's file or its environment variable.
+        """
+        self._native.set_kill_switch(flags.caller(who), why)
+
+    def set_rollout_members(self, members: Iterable[str]) -> None:
+        """Names the nodes of which percentages are taken, so that 10 % of 20 of them is 2.
+
+        None at all: each unit by its hash alone, as in the beginning. Of a pair the node that sends
+        counts.
+        """
+        self._native.set_rollout_members(list(members))
 
     def events(
         self,

@@ -12,18 +12,29 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from dwcp import flags
 from dwcp.errors import error_from_code
+from dwcp.flags import Flag, FlagChange, FlagDecision, FlagTable, RolloutSchedule
+from dwcp.guards import RollbackLimits, RolloutState
 from dwcp.migration import WatchedMigration
 from dwcp.model import Event, GuestInfo, Progress
 from dwcp.modes import MatrixRow, PeerMode, ProbeSeries, TransportTest
 from dwcp.report import Report
 from dwcp.status import Status
 
-__all__ = ["DEFAULT_SOCKET", "RemoteEvents", "RemoteMigration", "RemoteNode", "connect"]
+__all__ = [
+    "DEFAULT_SOCKET",
+    "RemoteDecider",
+    "RemoteEvents",
+    "RemoteMigration",
+    "RemoteNode",
+    "connect",
+]
 
 DEFAULT_SOCKET = "/run/dwcp/dwcp.sock"
 """Where ``dwcpd`` listens unless it is told otherwise."""
@@ -188,6 +199,112 @@ class RemoteNode:
             self.request("POST", "modes/test", body=body, timeout_s=timeout_s)
         )
 
+    def flags(self) -> FlagTable:
+        """That node's feature flags as they stand; see `dwcp.Node.flags`."""
+        return FlagTable(Flag.from_dict(entry) for entry in self.request("GET", "flags")["flags"])
+
+    def flag(self, name: str) -> Flag:
+        """One feature flag as it stands there; `NotFoundError` if there is none of this name."""
+        return Flag.from_dict(self.request("GET", _flag_path(name)))
+
+    def set_flag(
+        self,
+        name: str,
+        *,
+        why: str,
+        who: str | None = None,
+        enabled: bool | None = None,
+        percent: float | None = None,
+        allow_list: str | Iterable[str] | None = None,
+        deny_list: str | Iterable[str] | None = None,
+        seed: int | None = None,
+        prerequisites: str | Iterable[str] | None = None,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        owner: str | None = None,
+        expires: str | datetime | None = None,
+    ) -> Flag:
+        """Changes a feature flag of that node, whole or refused; see `dwcp.Node.set_flag`."""
+        edit = flags.edit(
+            name,
+            enabled=enabled,
+            percent=percent,
+            allow_list=allow_list,
+            deny_list=deny_list,
+            seed=seed,
+            prerequisites=prerequisites,
+            schedule=schedule,
+            owner=owner,
+            expires=expires,
+        )
+        body = {"who": flags.caller(who), "why": why, **edit}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "set"), body=body))
+
+    def start_schedule(
+        self,
+        name: str,
+        schedule: str | RolloutSchedule | Sequence[tuple[int, float]] | None = None,
+        *,
+        why: str,
+        who: str | None = None,
+    ) -> Flag:
+        """Lets a flag of that node grow by a schedule; see `dwcp.Node.start_schedule`."""
+        plan = {} if schedule is None else {"schedule": flags.schedule_of(name, schedule)}
+        body = {"who": flags.caller(who), "why": why, **plan}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "start-schedule"), body=body))
+
+    def stop_schedule(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends a flag's schedule there; see `dwcp.Node.stop_schedule`."""
+        body = {"who": flags.caller(who), "why": why}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "stop-schedule"), body=body))
+
+    def rollouts(self) -> list[RolloutState]:
+        """How the rollout of each flag stands there; see `dwcp.Node.rollouts`."""
+        found = self.request("GET", "rollout")["rollouts"]
+        return [RolloutState.from_dict(entry) for entry in found]
+
+    def rollback_limits(self) -> RollbackLimits:
+        """What a rollout there may not exceed. They are set by `set_config`: ``rollback_triggers``."""
+        return RollbackLimits.from_dict(self.request("GET", "rollout")["limits"])
+
+    def disable_all_flags(self, *, why: str, who: str | None = None) -> FlagTable:
+        """Switches every feature flag of that node off; see `dwcp.Node.disable_all_flags`."""
+        return self._change_all("disable-all", who, why)
+
+    def clear_latch(self, name: str, *, why: str, who: str | None = None) -> Flag:
+        """Ends the rollback of a flag there; see `dwcp.Node.clear_latch`."""
+        body = {"who": flags.caller(who), "why": why}
+        return Flag.from_dict(self.request("POST", _flag_path(name, "clear-latch"), body=body))
+
+    def explain_flag(self, name: str, unit: str) -> FlagDecision:
+        """Whether a unit has a feature there, and why; see `dwcp.Node.explain_flag`."""
+        found = self.request("GET", _flag_path(name, "explain"), query={"unit": unit})
+        return FlagDecision.from_dict(name, unit, found)
+
+    def flag_history(self, limit: int = 20) -> list[FlagChange]:
+        """The newest changes of the flags there, newest first; see `dwcp.Node.flag_history`."""
+        found = self.request("GET", "flags/history", query={"limit": limit})
+        return [FlagChange.from_dict(entry) for entry in found["entries"]]
+
+    def decider(self, name: str, unit: str) -> RemoteDecider:
+        """What asks that node, each time anew, whether a unit has a feature."""
+        return RemoteDecider(self, name, unit)
+
+    @property
+    def kill_switch(self) -> str | None:
+        """Why the kill switch is on there; None while it is off."""
+        killed: str | None = self.request("GET", "flags")["killed"]
+        return killed
+
+    def set_kill_switch(self, why: str | None, *, who: str | None = None) -> None:
+        """Throws that node's kill switch; None takes it back. See `dwcp.Node.set_kill_switch`."""
+        action = "lift-kill" if why is None else "kill"
+        self._change_all(action, who, "called off" if why is None else why)
+
+    def _change_all(self, action: str, who: str | None, why: str) -> FlagTable:
+        body = {"who": flags.caller(who), "why": why}
+        changed = self.request("POST", f"flags/{action}", body=body)
+        return FlagTable(Flag.from_dict(entry) for entry in changed["flags"])
+
     def events(
         self, *, filter: str | None = None, after: int = 0, follow: bool = False
     ) -> RemoteEvents:
@@ -330,6 +447,30 @@ class RemoteMigration(WatchedMigration):
         return report
 
 
+class RemoteDecider:
+    """Asks a node in another process whether a unit has a feature: a `dwcp.Decider` from afar.
+
+    Each answer is a request, so it takes some hundred microseconds, and fails where nobody answers.
+    """
+
+    def __init__(self, node: RemoteNode, flag: str, unit: str) -> None:
+        self._node = node
+        self.flag = flag
+        """The flag's name."""
+        self.unit = unit
+        """The unit, as it was given."""
+
+    def is_on(self) -> bool:
+        """Whether the feature is on."""
+        return self._node.explain_flag(self.flag, self.unit).is_on
+
+    def __bool__(self) -> bool:
+        return self.is_on()
+
+    def __repr__(self) -> str:
+        return f"<dwcp.RemoteDecider {self.flag} for {self.unit!r}>"
+
+
 class RemoteEvents:
     """Events of a node in another process, for ``for`` and ``async for``."""
 
@@ -392,6 +533,10 @@ def _read(code: int, body: bytes) -> dict[str, Any]:
         failure = values["error"]
         raise error_from_code(Status.from_name(failure["status"]), failure["message"])
     return values
+
+
+def _flag_path(name: str, *action: str) -> str:
+    return "/".join(("flags", quote(name, safe=""), *action))
 
 
 def _duration(value: float | None, to_us: float) -> str | None:

@@ -22,14 +22,28 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
     return [entry[kind] for entry in data if kind in entry]
 
 
+def executed(name: str) -> Any:
+    notebook = read(NOTEBOOKS / name)
+    resources = {"metadata": {"path": str(NOTEBOOKS)}}
+    nbclient.NotebookClient(notebook, timeout=CELL_TIMEOUT_S, resources=resources).execute()
+    return notebook
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("default")
 def test_the_migration_notebook_runs_and_plots() -> None:
-    notebook = read(NOTEBOOKS / "migration.ipynb")
-    resources = {"metadata": {"path": str(NOTEBOOKS)}}
-    nbclient.NotebookClient(notebook, timeout=CELL_TIMEOUT_S, resources=resources).execute()
+    notebook = executed("migration.ipynb")
     assert any("<svg" in html for html in outputs(notebook, "text/html"))
     assert len(outputs(notebook, "image/png")) == 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")
+def test_the_rollout_notebook_runs_and_plots() -> None:
+    notebook = executed("rollout.ipynb")
+    assert sum("rolled" in html.lower() for html in outputs(notebook, "text/html")) >= 1
+    assert any("canary1" in html for html in outputs(notebook, "text/html"))
+    assert len(outputs(notebook, "image/png")) == 2
 
 
 def test_notebooks_are_kept_without_outputs() -> None:

@@ -72,9 +72,17 @@ pub const MAX_CONNECTION_PROBES: u32 = 64;
 pub const MAX_FILLER_CONNECTIONS: usize = 64;
 /// Paths to its peers that a node tells another at a time.
 pub const MAX_TOLD_PATHS: usize = 512;
-/// Times in a second that a node tells others of its paths, all of them together.
+/// Times in a second that a node tells others of its paths, all of them together; of its metrics likewise.
 pub const MAX_TELLINGS_PER_S: u64 = 10;
-/// Nodes that are asked for their paths, for one matrix.
+/// Metrics that a node tells another.
+pub const MAX_TOLD_METRICS: usize = 256;
+/// Series of them all together.
+pub const MAX_TOLD_SERIES: usize = 1024;
+/// Name of a metric, of its unit or of its label, or a value of that.
+pub const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Bounds of one histogram.
+pub const MAX_HISTOGRAM_BOUNDS: usize = 32;
+/// Nodes that are asked for their paths, for one matrix, or for their metrics.
 pub const MAX_ASKED_NODES: usize = 64;
 /// Addresses and networks in one setting.
 pub const MAX_NETWORKS: usize = 64;

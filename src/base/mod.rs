@@ -10,6 +10,7 @@ pub mod networks;
 pub mod status;
 pub mod text;
 pub mod time;
+pub mod time_counts;
 
 pub use bitmap::PageBitmap;
 pub use ids::{ChunkId, MigrationId, StreamId};
@@ -18,3 +19,4 @@ pub use machine::MachineFacts;
 pub use networks::Networks;
 pub use status::Status;
 pub use time::{Clock, Time, micros};
+pub use time_counts::TimeCounts;

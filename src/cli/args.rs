@@ -1,6 +1,7 @@
 //! The operator's commands and their options.
 
 use crate::cli::trial::chaos::Scenario;
+use crate::cli::trial::drill::DrillOptions;
 use crate::config::units;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -102,17 +103,12 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Show measurements
-    Metrics {
-        /// Only this metric, such as amst.streams
-        name: Option<String>,
-        /// Only those of this component
-        #[arg(long)]
-        component: Option<String>,
-        /// Show them again every second
-        #[arg(long, short)]
-        watch: bool,
-    },
+    /// Show measurements, of this node or of others, or how they have changed
+    ///
+    /// Other nodes are asked over their migration ports. Each tells those whose addresses its operator
+    /// has written into node.share_metrics_with, and nobody else; v1 peers are not asked. A node that
+    /// does not answer is a row that says so.
+    Metrics(Metrics),
     /// Show what encoding did: by class of page and by codec
     CompressionStats {
         /// Only of this migration, by its id or the beginning of it
@@ -161,7 +157,7 @@ pub enum Command {
     FeatureFlags(FeatureFlags),
     #[command(flatten)]
     Operations(Operations),
-    /// Try out how feature flags are rolled out and taken back
+    /// Show how rollouts of feature flags stand, or play one
     #[command(subcommand)]
     Rollout(Rollout),
     /// Make and show the certificates by which nodes know each other
@@ -297,6 +293,15 @@ pub enum Rollout {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Raise a flag on nodes of this machine, let a fault strike, and see it rolled back
+    ///
+    /// Nodes are started as processes of their own, with guests that move between them all the time.
+    /// The flag is raised to 50 %; then connections of those who have it break, until the guards of
+    /// a node notice and roll it back by themselves. Then come the kill switch, disable-all and the
+    /// gradual way. At the end a table judges each part and every page of every guest; the exit code
+    /// is 1 if anything of it fails. Ctrl-C ends it early, with exit code 130. No daemon is needed,
+    /// and none is touched.
+    Drill(DrillOptions),
 }
 
 /// Options of `status`.
@@ -390,6 +395,31 @@ impl ChaosSpoil {
             ChaosSpoil::Faults => None,
         }
     }
+}
+
+/// Options of `metrics`.
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only this metric, such as amst.streams
+    pub name: Option<String>,
+    /// Only those of this component
+    #[arg(long)]
+    pub component: Option<String>,
+    /// Show them again every second
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Of these nodes: addresses, names of known peers, or all: this node and every known peer
+    #[arg(long, value_name = "all|HOST:PORT|NAME,...", value_delimiter = ',')]
+    pub nodes: Option<Vec<String>>,
+    /// Compare with a file: of --save, or a JSON object of names and numbers
+    ///
+    /// Counters are compared by how fast they grow where the file says when it was written, histograms
+    /// by their means.
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub baseline: Option<PathBuf>,
+    /// Write them to a file, as --json prints them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "baseline", "watch"])]
+    pub save: Option<PathBuf>,
 }
 
 /// Options of `soak-test`.
@@ -489,11 +519,11 @@ pub struct TrialNode {
     /// Its identity; without one, connections are plain
     #[arg(long)]
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest
+    /// Memory of its one guest; without it, guests are made as they are ordered
     #[arg(long)]
-    pub guest_bytes: u64,
-    /// Pages that its guest writes in a second
-    #[arg(long)]
+    pub guest_bytes: Option<u64>,
+    /// Pages that its one guest writes in a second
+    #[arg(long, default_value_t = 0)]
     pub writes_per_s: u64,
 }
 

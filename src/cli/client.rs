@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Reaches one node.
+#[derive(Clone)]
 pub struct Client {
     socket: PathBuf,
     patience: Option<Duration>,
@@ -38,13 +39,17 @@ impl Client {
         path: &str,
         parameters: &[(&str, Option<&str>)],
     ) -> Result<Value, CliError> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                query.append_pair(name, value);
+        // The serializer cannot be held while another thread may go on.
+        let query = {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            for (name, value) in parameters {
+                if let Some(value) = value {
+                    query.append_pair(name, value);
+                }
             }
-        }
-        self.get(&format!("{path}?{}", query.finish())).await
+            query.finish()
+        };
+        self.get(&format!("{path}?{query}")).await
     }
 
     /// Makes or does something.

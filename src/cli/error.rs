@@ -54,6 +54,14 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file that figures should be compared with.
+    #[error("baseline {path}: {reason}", path = path.display())]
+    Baseline {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The output is closed.
     #[error("cannot print: {0}")]
     Output(io::Error),
@@ -83,7 +91,9 @@ impl CliError {
             CliError::Unreachable { .. } => crate::Status::Connect.name(),
             CliError::Lost { .. } => crate::Status::ConnectionLost.name(),
             CliError::Answer(_) => crate::Status::BadFrame.name(),
-            CliError::Argument(_) => crate::Status::InvalidArgument.name(),
+            CliError::Argument(_) | CliError::Baseline { .. } => {
+                crate::Status::InvalidArgument.name()
+            }
             CliError::Sample(error) => error.status().name(),
             CliError::Analyze(_) => crate::Status::Corrupt.name(),
             CliError::Identity(error) => error.status().name(),

@@ -175,6 +175,8 @@ keys! {
         "The unix socket that dwcp-v3-cli talks to.";
     NodeMetricsListen "node.metrics_listen" Kind::OptionalAddress, "127.0.0.1:9090", Restart,
         "Where Prometheus may read /metrics.";
+    NodeShareMetricsWith "node.share_metrics_with" Kind::Networks, "none", Live,
+        "Addresses of nodes that may ask for the metrics of this one, and networks of such.";
     NodeBandwidthLimit "node.bandwidth_limit" Kind::OptionalRate(65_536), "none", Live,
         "Cap on what all migrations that leave the node send together, shared evenly.";
     NodeLogDir "node.log_dir" Kind::OptionalPath, "/var/log/dwcp/v3", Restart,

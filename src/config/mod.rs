@@ -178,6 +178,11 @@ impl Config {
         self.text(Id::ModeShareWith).parse().unwrap_or_default()
     }
 
+    /// Who may ask for this node's metrics.
+    pub fn metrics_shared_with(&self) -> Networks {
+        self.text(Id::NodeShareMetricsWith).parse().unwrap_or_default()
+    }
+
     /// What modes change.
     pub fn mode_effects(&self) -> ModeEffects {
         let default = ModeEffects::default();

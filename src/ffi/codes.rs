@@ -259,6 +259,14 @@ pub const DWCP_EVENT_V1_CONNECTION: u32 = 17;
 pub const DWCP_EVENT_RDMA_UP: u32 = 18;
 /// Pages of a migration go by TCP though RDMA was wanted; the event's JSON says why.
 pub const DWCP_EVENT_RDMA_UNAVAILABLE: u32 = 19;
+/// The feature flags were changed; the event's JSON says who, why and what.
+pub const DWCP_EVENT_FLAGS_CHANGED: u32 = 20;
+/// A feature flag was rolled back, and is off until that is cleared; value is its DWCP_FLAG_, the event's
+/// JSON has the evidence.
+pub const DWCP_EVENT_FLAG_ROLLED_BACK: u32 = 21;
+/// A feature flag stays at its percentage though its schedule would have it higher, or its health is in
+/// question; value is its DWCP_FLAG_, the event's JSON says why.
+pub const DWCP_EVENT_FLAG_HELD: u32 = 22;
 /// An event that is newer than this list; its JSON says what it is.
 pub const DWCP_EVENT_OTHER: u32 = 0;
 
@@ -287,6 +295,80 @@ pub const DWCP_OWNER_SOURCE: u32 = 1;
 pub const DWCP_OWNER_DESTINATION: u32 = 2;
 /// Only the destination's record can tell.
 pub const DWCP_OWNER_IN_DOUBT: u32 = 3;
+
+/// A feature flag: the mode of a peer follows the network.
+pub const DWCP_FLAG_HYBRID_MODE: u32 = 1;
+/// A feature flag: codecs are chosen by what is learned.
+pub const DWCP_FLAG_ML_COMPRESSION: u32 = 2;
+/// A feature flag: replicated state without coordination; declared, its component is not built yet.
+pub const DWCP_FLAG_CRDT_SYNC: u32 = 3;
+/// A feature flag: Byzantine consensus; declared, its component is not built yet.
+pub const DWCP_FLAG_PBFT_CONSENSUS: u32 = 4;
+/// A feature flag: pacing, stream tuning and several paths.
+pub const DWCP_FLAG_INTERNET_OPTIMIZATION: u32 = 5;
+
+/// dwcp_flag_state.unit: two nodes, "NODE|NODE" in either order.
+pub const DWCP_UNIT_NODE_PAIR: u32 = 1;
+/// dwcp_flag_state.unit: a node and the peer that it sends to, "NODE|PEER".
+pub const DWCP_UNIT_LINK: u32 = 2;
+/// dwcp_flag_state.unit: a node and an address of its peer, "NODE|HOST:PORT".
+pub const DWCP_UNIT_PATH: u32 = 3;
+/// dwcp_flag_state.unit: a group of replicas, by its name.
+pub const DWCP_UNIT_REPLICA_GROUP: u32 = 4;
+/// dwcp_flag_state.unit: a whole cluster, by its name.
+pub const DWCP_UNIT_CLUSTER: u32 = 5;
+
+/// dwcp_flag_state.bits: somebody enabled it.
+pub const DWCP_FLAG_STATE_ENABLED: u32 = 1;
+/// dwcp_flag_state.bits: a component stands behind it.
+pub const DWCP_FLAG_STATE_BUILT: u32 = 2;
+/// dwcp_flag_state.bits: as things stand, some unit could have it.
+pub const DWCP_FLAG_STATE_IN_FORCE: u32 = 4;
+/// dwcp_flag_state.bits: it was rolled back, and that was not cleared since.
+pub const DWCP_FLAG_STATE_ROLLED_BACK: u32 = 8;
+/// dwcp_flag_state.bits: the kill switch is on, for every flag.
+pub const DWCP_FLAG_STATE_KILLED: u32 = 16;
+/// dwcp_flag_state.bits: its percentage grows by a schedule.
+pub const DWCP_FLAG_STATE_SCHEDULED: u32 = 32;
+
+/// dwcp_flag_change.fields: enabled is set.
+pub const DWCP_FLAG_CHANGE_ENABLED: u32 = 1;
+/// dwcp_flag_change.fields: rollout_ppm is set.
+pub const DWCP_FLAG_CHANGE_ROLLOUT: u32 = 2;
+/// dwcp_flag_change.fields: seed is set.
+pub const DWCP_FLAG_CHANGE_SEED: u32 = 4;
+/// dwcp_flag_change.fields: expires_s is set.
+pub const DWCP_FLAG_CHANGE_EXPIRES: u32 = 8;
+
+/// dwcp_rollback_limits.flags: no tighter limits for small percentages.
+pub const DWCP_ROLLBACK_NO_STAGES: u32 = 1;
+
+/// dwcp_flag_decision.reason, off: the kill switch is on.
+pub const DWCP_REASON_KILL_SWITCH: u32 = 1;
+/// dwcp_flag_decision.reason, off: nobody enabled it.
+pub const DWCP_REASON_NOT_ENABLED: u32 = 2;
+/// dwcp_flag_decision.reason, off: its time is over.
+pub const DWCP_REASON_EXPIRED: u32 = 3;
+/// dwcp_flag_decision.reason, off: its component does not exist yet.
+pub const DWCP_REASON_NOT_BUILT: u32 = 4;
+/// dwcp_flag_decision.reason, off: the unit, or a member of it, is on the deny list.
+pub const DWCP_REASON_DENIED: u32 = 5;
+/// dwcp_flag_decision.reason, off: the other end does not take part.
+pub const DWCP_REASON_PEER_CANNOT: u32 = 6;
+/// dwcp_flag_decision.reason, off: a flag that it needs is off for the same unit.
+pub const DWCP_REASON_PREREQUISITE_UNMET: u32 = 7;
+/// dwcp_flag_decision.reason, off: it was rolled back, and that was not cleared since.
+pub const DWCP_REASON_ROLLED_BACK: u32 = 8;
+/// dwcp_flag_decision.reason, on: the unit, or a member of it, is on the allow list.
+pub const DWCP_REASON_ALLOWED: u32 = 9;
+/// dwcp_flag_decision.reason, on: the percentage includes it.
+pub const DWCP_REASON_PERCENTAGE: u32 = 10;
+/// dwcp_flag_decision.reason, off: the percentage has not come to it.
+pub const DWCP_REASON_BELOW_PERCENTAGE: u32 = 11;
+/// dwcp_flag_decision.reason, on: it is among the first of the known members.
+pub const DWCP_REASON_RANKED: u32 = 12;
+/// dwcp_flag_decision.reason, off: the percentage of the known members has not come to it.
+pub const DWCP_REASON_NOT_RANKED: u32 = 13;
 
 /// dwcp_migration_side: this node is the source.
 pub const DWCP_SIDE_SOURCE: u32 = 1;

@@ -66,6 +66,25 @@ pub fn on_unless_in_callback<H: Handled>(
     })
 }
 
+/// Asks an object for an answer that cannot fail and comes at once, for what is called all the time: the
+/// handle stays entered meanwhile, and nothing is counted. `otherwise` where it names nothing, or after a
+/// panic, which poisons the handle.
+pub fn answer<H: Handled, R>(
+    pointer: *const H::Opaque,
+    otherwise: R,
+    body: impl FnOnce(&H) -> R,
+) -> R {
+    let caught =
+        catch_unwind(AssertUnwindSafe(|| handle::with::<H, R>(pointer, |object| body(object))));
+    match caught {
+        Ok(Ok(answer)) => answer,
+        failed => {
+            fail(pointer, failed.map(|answer| answer.map(|_| ())));
+            otherwise
+        }
+    }
+}
+
 /// Marks the calling thread as inside a callback while `call` runs.
 pub fn in_callback<R>(call: impl FnOnce() -> R) -> R {
     struct Leave;
@@ -117,6 +136,14 @@ fn refuse_in_callback(name: &str) -> Outcome {
         return Err(Failure::new(Status::Busy, format!("{name} was called from a callback")));
     }
     Ok(())
+}
+
+#[cold]
+fn fail<T>(pointer: *const T, failed: std::thread::Result<Outcome>) {
+    let _ = finish(failed.map_err(|payload| {
+        handle::poison(pointer);
+        panic_text(&*payload)
+    }));
 }
 
 fn finish(result: Result<Outcome, String>) -> Status {
@@ -202,6 +229,19 @@ mod tests {
         let code = in_callback(|| guard_unless_in_callback("f", || Ok(())));
         assert_eq!(code, Status::Busy.code());
         assert_eq!(guard_unless_in_callback("f", || Ok(())), 0);
+    }
+
+    #[test]
+    fn an_answer_is_the_other_one_where_there_is_no_object() {
+        use crate::ffi::callbacks::StateWriter;
+        let writer = handle::insert(StateWriter::default()).unwrap();
+        assert_eq!(answer(writer, 0, |_: &StateWriter| 5), 5);
+        assert_eq!(answer(writer, 0, |_: &StateWriter| panic!("in the answer")), 0);
+        with_last_error(|text| assert_eq!(text, "panic: in the answer"));
+        assert_eq!(answer(writer, 0, |_: &StateWriter| 5), 0);
+        handle::remove::<StateWriter>(writer).unwrap();
+        assert_eq!(answer(writer, 7, |_: &StateWriter| 5), 7);
+        with_last_error(|text| assert!(text.contains("no live dwcp_writer handle"), "{text}"));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum Kind {
     Migration = 2,
     /// `dwcp_writer`.
     Writer = 3,
+    /// `dwcp_decider`.
+    Decider = 4,
 }
 
 /// What a slot of the table holds.
@@ -51,6 +53,8 @@ pub enum Object {
     Migration(Arc<super::migration::MigrationHandle>),
     /// `dwcp_writer`.
     Writer(Arc<super::callbacks::StateWriter>),
+    /// `dwcp_decider`.
+    Decider(Arc<super::decider::DeciderHandle>),
 }
 
 /// Enters an object and returns its handle.

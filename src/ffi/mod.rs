@@ -6,9 +6,10 @@
 //! * [`guard`]: what stands between C and Rust: panics, error texts, calls from callbacks;
 //! * [`handle`]: handles are numbers in a table, so a freed or invented one is an error, not a crash;
 //! * [`structs`], [`strings`]: how structs and texts cross;
-//! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`paths`], [`completion`]: the
-//!   functions, by subject;
-//! * [`conversions`], [`mode_conversions`]: between C structs and the engine's values;
+//! * [`library`], [`node`], [`guest`], [`migration`], [`modes`], [`paths`], [`flags`], [`decider`],
+//!   [`flag_plans`], [`rollback`], [`completion`]: the functions, by subject;
+//! * [`conversions`], [`mode_conversions`], [`flag_conversions`]: between C structs and the engine's
+//!   values;
 //! * [`driver`], [`callbacks`], [`requests`], [`memory`]: what the library asks of a guest, asked by
 //!   callbacks or by requests through the file descriptor, and the guest's pages;
 //! * [`queue`]: what waits behind the file descriptor;
@@ -22,7 +23,11 @@ pub mod callbacks;
 pub mod codes;
 pub mod completion;
 pub mod conversions;
+pub mod decider;
 pub mod driver;
+pub mod flag_conversions;
+pub mod flag_plans;
+pub mod flags;
 pub mod guard;
 pub mod guest;
 pub mod handle;
@@ -36,5 +41,6 @@ pub mod paths;
 pub mod queue;
 pub mod registration;
 pub mod requests;
+pub mod rollback;
 pub mod strings;
 pub mod structs;

@@ -6,6 +6,7 @@
 
 use super::codes::*;
 use super::completion::dwcp_completion;
+use super::flag_conversions::flag_out;
 use super::strings::fixed;
 use crate::base::limits::MAX_EVENTS;
 use crate::migration::{Owner, Phase};
@@ -221,6 +222,9 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
         EventKind::V1Connection { .. } => (DWCP_EVENT_V1_CONNECTION, 0),
         EventKind::RdmaUp { .. } => (DWCP_EVENT_RDMA_UP, 0),
         EventKind::RdmaUnavailable { .. } => (DWCP_EVENT_RDMA_UNAVAILABLE, 0),
+        EventKind::FlagsChanged { .. } => (DWCP_EVENT_FLAGS_CHANGED, 0),
+        EventKind::FlagRolledBack { flag, .. } => (DWCP_EVENT_FLAG_ROLLED_BACK, named_flag(flag)),
+        EventKind::FlagHeld { flag, .. } => (DWCP_EVENT_FLAG_HELD, named_flag(flag)),
         EventKind::MigrationEnded { owner, .. } => (0, named_owner(owner)),
         #[allow(unreachable_patterns)]
         _ => (DWCP_EVENT_OTHER, 0),
@@ -229,6 +233,10 @@ fn event_code(kind: &EventKind) -> (u32, u32) {
 
 fn named_phase(name: &str) -> u32 {
     Phase::ALL.iter().find(|phase| phase.name() == name).map_or(0, |phase| phase_code(*phase))
+}
+
+fn named_flag(name: &str) -> u32 {
+    name.parse().map_or(0, flag_out)
 }
 
 fn named_owner(name: &str) -> u32 {

@@ -27,13 +27,26 @@ pub unsafe fn optional_text_in(
     what: &str,
     pointer: *const c_char,
 ) -> Result<Option<String>, Failure> {
+    // SAFETY: as the caller of this function vouches.
+    unsafe { limited_text_in(what, pointer, MAX_TEXT_BYTES) }
+}
+
+/// Reads a text that may be NULL and has at most so many bytes.
+///
+/// # Safety
+/// `pointer` is NULL or points to bytes that end with a NUL.
+pub unsafe fn limited_text_in(
+    what: &str,
+    pointer: *const c_char,
+    limit_bytes: usize,
+) -> Result<Option<String>, Failure> {
     if pointer.is_null() {
         return Ok(None);
     }
     // SAFETY: the caller vouches for a NUL; strnlen looks no further than the limit.
-    let length = unsafe { libc::strnlen(pointer, MAX_TEXT_BYTES + 1) };
-    if length > MAX_TEXT_BYTES {
-        return Err(Failure::invalid(format!("{what} is longer than {MAX_TEXT_BYTES} bytes")));
+    let length = unsafe { libc::strnlen(pointer, limit_bytes + 1) };
+    if length > limit_bytes {
+        return Err(Failure::invalid(format!("{what} is longer than {limit_bytes} bytes")));
     }
     // SAFETY: `length` bytes and the NUL after them were just found.
     let text = unsafe { CStr::from_ptr(pointer) };

@@ -1,6 +1,7 @@
 //! How long guests waited, for pages or to be moved, as a histogram of fixed size: answers are exact to
 //! a thirtieth.
 
+use crate::base::TimeCounts;
 use std::time::Duration;
 
 /// Buckets for each doubling.
@@ -12,6 +13,7 @@ const DOUBLINGS: u64 = 40;
 #[derive(Clone, Debug)]
 pub struct FaultTimes {
     buckets: Box<[u64]>,
+    by_bound: TimeCounts,
     count: u64,
     longest_us: u64,
 }
@@ -19,7 +21,7 @@ pub struct FaultTimes {
 impl Default for FaultTimes {
     fn default() -> Self {
         let buckets = vec![0; (STEPS * DOUBLINGS) as usize].into_boxed_slice();
-        Self { buckets, count: 0, longest_us: 0 }
+        Self { buckets, by_bound: TimeCounts::default(), count: 0, longest_us: 0 }
     }
 }
 
@@ -29,13 +31,27 @@ impl FaultTimes {
         let us = super::micros(waited);
         let last = self.buckets.len() - 1;
         self.buckets[bucket(us).min(last)] += 1;
+        self.by_bound.add_us(us);
         self.count += 1;
         self.longest_us = self.longest_us.max(us);
+    }
+
+    /// Takes in what another histogram has.
+    pub fn merge(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(ours, theirs)| *ours += theirs);
+        self.by_bound.merge(&other.by_bound);
+        self.count += other.count;
+        self.longest_us = self.longest_us.max(other.longest_us);
     }
 
     /// How often something was waited for.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The waits by the bounds that metrics have.
+    pub fn by_bound(&self) -> &TimeCounts {
+        &self.by_bound
     }
 
     /// The longest wait.
@@ -92,6 +108,11 @@ mod tests {
                 assert!((exact..=exact + exact / 30).contains(&found), "{exact}: {found}");
             }
             assert_eq!((times.count(), times.longest_us()), (2_000, all[1_999]));
+            assert_eq!(times.by_bound().sum_us(), all.iter().sum::<u64>());
+            let mut twice = times.clone();
+            twice.merge(&times);
+            assert_eq!((twice.count(), twice.all_but_us(10)), (4_000, times.all_but_us(10)));
+            assert_eq!(twice.by_bound().sum_us(), 2 * times.by_bound().sum_us());
         }
     }
 

@@ -63,7 +63,7 @@ pub struct Declaration {
     pub component: Component,
     /// How it moves.
     pub shape: Shape,
-    /// Its unit, empty for plain counts.
+    /// Its unit, one of [`UNITS`].
     pub unit: &'static str,
     /// Its label.
     pub label: Label,
@@ -71,10 +71,25 @@ pub struct Declaration {
     pub help: &'static str,
 }
 
+/// The unit of how many there are of something.
+pub const COUNT: &str = "count";
+/// The unit of a quotient of two figures of one kind.
+pub const RATIO: &str = "ratio";
+/// Every unit that a metric may have.
+pub const UNITS: [&str; 6] = [COUNT, RATIO, "bytes", "bytes_per_second", "seconds", "percent"];
+
 impl Declaration {
-    /// The name in Prometheus, without the suffixes that the format adds.
+    /// The name in Prometheus, without the suffixes that the format adds: the unit, which therefore
+    /// does not stand within the name as well, and `total`.
     pub fn prometheus_name(&self) -> String {
-        format!("dwcp_{}", self.name.replace(['.', '-'], "_"))
+        let words = self.name.split(['.', '-', '_']);
+        let words = words.filter(|word| Some(*word) != self.prometheus_unit());
+        words.fold("dwcp".to_owned(), |name, word| name + "_" + word)
+    }
+
+    /// The unit as Prometheus has it; numbers and quotients have none.
+    pub fn prometheus_unit(&self) -> Option<&'static str> {
+        Some(self.unit).filter(|unit| ![COUNT, RATIO].contains(unit))
     }
 }
 
@@ -100,6 +115,10 @@ fn encodings() -> Vec<&'static str> {
 
 fn savers() -> Vec<&'static str> {
     vec!["zero", "duplicate", "delta", "held", "codec"]
+}
+
+fn outcomes() -> Vec<&'static str> {
+    vec!["answered", "failed"]
 }
 
 fn modes() -> Vec<&'static str> {
@@ -165,6 +184,11 @@ macro_rules! metrics {
             /// Every metric, in the table's order.
             pub const ALL: &'static [Metric] = &[$(Metric::$id),+];
 
+            /// The metric of this dotted name.
+            pub fn named(name: &str) -> Option<Metric> {
+                Metric::ALL.iter().copied().find(|metric| metric.declaration().name == name)
+            }
+
             /// The metric's row.
             pub fn declaration(self) -> &'static Declaration {
                 match self {
@@ -182,65 +206,74 @@ macro_rules! metrics {
     };
 }
 
+/// Those of [`crate::base::TimeCounts`].
+const LATENCY_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
 const SIDE: Label = Label::Of("side", sides);
 const PAUSE_SECONDS: &[f64] = &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 const DURATION_SECONDS: &[f64] =
     &[0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0];
 
 metrics! {
-    AmstStreams Amst "amst.streams" Shape::Gauge, "", SIDE,
+    AmstStreams Amst "amst.streams" Shape::Gauge, "count", SIDE,
         "Connected data streams of running migrations";
-    AmstStreamsOpened Amst "amst.streams_opened" Shape::Counter, "", Label::None,
+    AmstStreamsOpened Amst "amst.streams_opened" Shape::Counter, "count", Label::None,
         "Data streams that were connected";
-    AmstStreamsLost Amst "amst.streams_lost" Shape::Counter, "", Label::None,
+    AmstStreamsLost Amst "amst.streams_lost" Shape::Counter, "count", Label::None,
         "Data streams that broke";
-    AmstStreamsRetired Amst "amst.streams_retired" Shape::Counter, "", Label::None,
+    AmstStreamsRetired Amst "amst.streams_retired" Shape::Counter, "count", Label::None,
         "Data streams that were closed because fewer carry as much";
-    AmstReconnects Amst "amst.reconnects" Shape::Counter, "", SIDE,
+    AmstReconnects Amst "amst.reconnects" Shape::Counter, "count", SIDE,
         "Streams that were lost and made anew";
     AmstWireBytes Amst "amst.wire" Shape::Counter, "bytes", SIDE,
         "Bytes of migrations on the wire";
     AmstBandwidth Amst "amst.bandwidth" Shape::Gauge, "bytes_per_second", SIDE,
         "Measured speed, summed over running migrations";
-    AmstPeersRefused Amst "amst.peers_refused" Shape::Counter, "", Label::None,
+    AmstRoundTrip Amst "amst.round_trip" Shape::Histogram(LATENCY_SECONDS), "seconds", Label::Of("mode", modes),
+        "Round trips to peers, by the peer's mode: those of probes, and what TCP measured on streams";
+    AmstPeersRefused Amst "amst.peers_refused" Shape::Counter, "count", Label::None,
         "Peers that were turned away";
-    AmstV1Connections Amst "amst.v1_connections" Shape::Counter, "", Label::Of("state", connection_states),
+    AmstV1Connections Amst "amst.v1_connections" Shape::Counter, "count", Label::Of("state", connection_states),
         "Connections to and from v1 peers, by what they came to";
-    AmstModeSwitches Amst "amst.mode_switches" Shape::Counter, "", Label::Of("to", modes),
+    AmstModeSwitches Amst "amst.mode_switches" Shape::Counter, "count", Label::Of("to", modes),
         "Changes of the mode of a peer, by the new one";
-    AmstNotices Amst "amst.notices" Shape::Counter, "", Label::None,
+    AmstNotices Amst "amst.notices" Shape::Counter, "count", Label::None,
         "Notices to the operator";
-    HdePages Hde "hde.pages" Shape::Counter, "", Label::Of("encoding", encodings),
+    ModeDetectorProbes ModeDetector "mode-detector.probes" Shape::Counter, "count", Label::Of("outcome", outcomes),
+        "Probes of the paths to peers, by what came of them";
+    HdePages Hde "hde.pages" Shape::Counter, "count", Label::Of("encoding", encodings),
         "Pages sent by how they were encoded, counted when a migration ends at its source";
-    HdeHeldPages Hde "hde.held_pages" Shape::Gauge, "", Label::None,
+    HdeHeldPages Hde "hde.held_pages" Shape::Gauge, "count", Label::None,
         "Pages kept of guests that left or came";
     HdeHeldBytes Hde "hde.held_bytes" Shape::Gauge, "bytes", Label::None,
-        "What they take, packed";
-    HdeAlgorithmUsage Hde "hde.algorithm_usage" Shape::Counter, "", Label::Of("codec", codecs),
+        "What pages kept of guests that left or came take, packed";
+    HdeAlgorithmUsage Hde "hde.algorithm_usage" Shape::Counter, "count", Label::Of("codec", codecs),
         "Blocks of pages by the codec that was chosen for them";
-    HdeBytesSaved Hde "hde.bytes_saved" Shape::Counter, "", Label::Of("class", savers),
+    HdeBytesSaved Hde "hde.bytes_saved" Shape::Counter, "bytes", Label::Of("class", savers),
         "Bytes of pages that need not travel, by what saved them";
-    HdeCompressionRatio Hde "hde.compression_ratio" Shape::Gauge, "", Label::None,
+    HdeCompressionRatio Hde "hde.compression_ratio" Shape::Gauge, "ratio", Label::None,
         "Bytes of pages for each byte that they took on the wire, since the node's start; 0 before";
-    HdeDeltaHitRate Hde "hde.delta_hit_rate" Shape::Gauge, "", Label::None,
+    HdeDeltaHitRate Hde "hde.delta_hit_rate" Shape::Gauge, "ratio", Label::None,
         "Pages sent as differences, of those that were sent before and are still remembered";
-    HdeBaselines Hde "hde.baselines" Shape::Gauge, "", SIDE,
+    HdeBaselines Hde "hde.baselines" Shape::Gauge, "count", SIDE,
         "Baselines held by running migrations, 256 pages each";
-    HdeBaselineBytes Hde "hde.baseline_bytes" Shape::Gauge, "", SIDE,
-        "Memory of these baselines, indexes included";
-    HdeChunksDamaged Hde "hde.chunks_damaged" Shape::Counter, "", Label::None,
+    HdeBaselineBytes Hde "hde.baseline_bytes" Shape::Gauge, "bytes", SIDE,
+        "Memory of baselines held by running migrations, indexes included";
+    HdeChunksDamaged Hde "hde.chunks_damaged" Shape::Counter, "count", Label::None,
         "Chunks that came damaged and were sent again";
-    MigrationRunning Migration "migration.running" Shape::Gauge, "", SIDE,
+    MigrationRunning Migration "migration.running" Shape::Gauge, "count", SIDE,
         "Migrations under way";
-    MigrationStarted Migration "migration.started" Shape::Counter, "", SIDE,
+    MigrationStarted Migration "migration.started" Shape::Counter, "count", SIDE,
         "Migrations that were begun";
-    MigrationEnded Migration "migration.ended" Shape::Counter, "", Label::Of("status", statuses),
+    MigrationEnded Migration "migration.ended" Shape::Counter, "count", Label::Of("status", statuses),
         "Migrations that ended, by outcome";
-    MigrationPasses Migration "migration.passes" Shape::Counter, "", Label::None,
+    MigrationPasses Migration "migration.passes" Shape::Counter, "count", Label::None,
         "Passes over dirty pages";
-    MigrationPassPages Migration "migration.pass_pages" Shape::Counter, "", Label::None,
+    MigrationPassPages Migration "migration.pass_pages" Shape::Counter, "count", Label::None,
         "Pages sent in completed passes, zero pages included";
-    MigrationPassZeroPages Migration "migration.pass_zero_pages" Shape::Counter, "", Label::None,
+    MigrationPassZeroPages Migration "migration.pass_zero_pages" Shape::Counter, "count", Label::None,
         "Zero pages in completed passes";
     MigrationDowntime Migration "migration.downtime" Shape::Histogram(PAUSE_SECONDS), "seconds", SIDE,
         "How long guests stood still in migrations that succeeded";
@@ -250,27 +283,29 @@ metrics! {
         "How long each phase took at the source";
     MigrationDirtyRate Migration "migration.dirty_rate" Shape::Gauge, "bytes_per_second", Label::None,
         "How fast guests write, summed over migrations away from here";
-    MigrationRemainingPages Migration "migration.remaining_pages" Shape::Gauge, "", SIDE,
+    MigrationRemainingPages Migration "migration.remaining_pages" Shape::Gauge, "count", SIDE,
         "Pages still to be moved in the current passes";
     MigrationPredictedDowntime Migration "migration.predicted_downtime" Shape::Gauge, "seconds", Label::None,
         "Longest downtime if guests were paused now";
     MigrationThrottle Migration "migration.throttle" Shape::Gauge, "percent", Label::None,
         "How far the most throttled guest is held back";
-    MigrationPostCopies Migration "migration.post_copies" Shape::Counter, "", Label::None,
+    MigrationPostCopies Migration "migration.post_copies" Shape::Counter, "count", Label::None,
         "Guests that came by post-copy and lack no page any more";
-    MigrationMissingPages Migration "migration.missing_pages" Shape::Counter, "", Label::None,
-        "Pages that they lacked at the switch";
-    MigrationFaults Migration "migration.faults" Shape::Counter, "", Label::None,
-        "Of these, pages that they had to wait for";
+    MigrationMissingPages Migration "migration.missing_pages" Shape::Counter, "count", Label::None,
+        "Pages that such guests lacked at the switch to post-copy";
+    MigrationFaults Migration "migration.faults" Shape::Counter, "count", Label::None,
+        "Pages that guests had to wait for after a switch to post-copy";
+    MigrationFaultWait Migration "migration.fault_wait" Shape::Histogram(LATENCY_SECONDS), "seconds", Label::None,
+        "How long guests waited for a page after a switch, from the fault to the page in its place";
     MigrationFaultP50 Migration "migration.fault_p50" Shape::Gauge, "seconds", Label::None,
-        "How long the last of these guests waited for half of its pages";
+        "How long the last guest by post-copy waited for half of its pages at most";
     MigrationFaultP99 Migration "migration.fault_p99" Shape::Gauge, "seconds", Label::None,
-        "How long it waited for all but a hundredth of them";
-    NodeGuests Node "node.guests" Shape::Gauge, "", Label::Of("role", sides),
+        "How long the last guest by post-copy waited for all but a hundredth of its pages";
+    NodeGuests Node "node.guests" Shape::Gauge, "count", Label::Of("role", sides),
         "Registered guests";
-    NodeEvents Node "node.events" Shape::Counter, "", Label::Of("level", levels),
+    NodeEvents Node "node.events" Shape::Counter, "count", Label::Of("level", levels),
         "Events by level";
-    NodeEventsMissed Node "node.events_missed" Shape::Counter, "", Label::None,
+    NodeEventsMissed Node "node.events_missed" Shape::Counter, "count", Label::None,
         "Events that left the ring before they were counted here";
     NodeUptime Node "node.uptime" Shape::Gauge, "seconds", Label::None,
         "Time since these metrics began";
@@ -279,16 +314,53 @@ metrics! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::TimeCounts;
+    use crate::base::limits::{
+        MAX_HISTOGRAM_BOUNDS, MAX_METRIC_NAME_BYTES, MAX_TOLD_METRICS, MAX_TOLD_SERIES,
+    };
     use crate::encoding::codec::{CodecChoice, LZ4_ACCELERATIONS, ZSTD_LEVELS};
     use std::collections::BTreeSet;
+
+    fn declarations() -> impl Iterator<Item = &'static Declaration> {
+        Metric::ALL.iter().map(|metric| metric.declaration())
+    }
+
+    fn is_word(text: &str) -> bool {
+        let fits = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit();
+        text.starts_with(|char: char| char.is_ascii_lowercase())
+            && text.chars().all(|char| fits(char) || char == '_')
+            && text.len() <= MAX_METRIC_NAME_BYTES
+    }
 
     #[test]
     fn names_begin_with_their_component_and_are_unique() {
         let mut names = BTreeSet::new();
-        for declaration in Metric::ALL.iter().map(|metric| metric.declaration()) {
+        for declaration in declarations() {
             let component = declaration.component.name();
-            assert!(declaration.name.starts_with(&format!("{component}.")), "{}", declaration.name);
-            assert!(names.insert(declaration.prometheus_name()));
+            let name = declaration.name.strip_prefix(component).and_then(|n| n.strip_prefix('.'));
+            assert!(name.is_some_and(is_word), "{}", declaration.name);
+            let prometheus = declaration.prometheus_name();
+            assert!(is_word(&prometheus) && prometheus.starts_with("dwcp_"), "{prometheus}");
+            // What the format appends belongs to no name.
+            for suffix in ["_total", "_created", "_bucket", "_count", "_sum", "_info"] {
+                assert!(!prometheus.ends_with(suffix), "{prometheus}");
+            }
+            assert!(names.insert(prometheus), "{} is there twice", declaration.name);
+        }
+    }
+
+    #[test]
+    fn every_metric_has_its_help_and_its_unit() {
+        for Declaration { name, unit, help, shape, .. } in declarations() {
+            assert!(UNITS.contains(unit), "{name} has unit {unit:?}");
+            assert!((10..=120).contains(&help.len()) && !help.ends_with('.'), "{name}: {help:?}");
+            assert!(help.starts_with(char::is_uppercase), "{name}: {help:?}");
+            assert!(!help.contains(['\n', '\\', '"', '|']), "{name}: {help:?}");
+            let tells_bytes = name.contains("bytes");
+            assert!(!tells_bytes || *unit == "bytes", "{name} is in {unit}");
+            assert!(*shape != Shape::Counter || *unit != RATIO, "{name}: a quotient is no counter");
+            let is_histogram = matches!(shape, Shape::Histogram(_));
+            assert!(!is_histogram || *unit == "seconds", "{name}: no histogram of {unit} yet");
         }
     }
 
@@ -307,12 +379,32 @@ mod tests {
 
     #[test]
     fn buckets_ascend_and_labels_are_bounded() {
-        for declaration in Metric::ALL.iter().map(|metric| metric.declaration()) {
-            if let Shape::Histogram(bounds) = declaration.shape {
-                assert!(bounds.is_sorted(), "{}", declaration.name);
+        let mut all_series = 0;
+        for Declaration { name, shape, label, .. } in declarations() {
+            if let Shape::Histogram(bounds) = shape {
+                assert!(bounds.is_sorted_by(|one, next| one < next), "{name}");
+                assert!(bounds.len() <= MAX_HISTOGRAM_BOUNDS, "{name}");
             }
-            let values = declaration.label.values().len();
-            assert!((1..=64).contains(&values), "{} has {values} series", declaration.name);
+            let values = label.values();
+            assert!((1..=64).contains(&values.len()), "{name} has {} series", values.len());
+            let unique: BTreeSet<_> = values.iter().collect();
+            assert_eq!(unique.len(), values.len(), "{name}: a label's value is there twice");
+            all_series += values.len();
+            let Label::Of(label, _) = label else { continue };
+            // Histograms keep `le` for themselves.
+            assert!(is_word(label) && *label != "le", "{name} has label {label:?}");
+            for value in values {
+                let fits = |char: char| char.is_ascii_alphanumeric() || "_-:".contains(char);
+                let is_short = (1..=MAX_METRIC_NAME_BYTES).contains(&value.len());
+                assert!(is_short && value.chars().all(fits), "{name}: {value:?}");
+            }
         }
+        assert!(Metric::ALL.len() <= MAX_TOLD_METRICS && all_series <= MAX_TOLD_SERIES);
+    }
+
+    #[test]
+    fn latencies_have_the_bounds_by_which_they_are_counted() {
+        let bounds_us = LATENCY_SECONDS.iter().map(|bound| (bound * 1e6).round() as u64);
+        assert!(bounds_us.eq(TimeCounts::BOUNDS_US));
     }
 }

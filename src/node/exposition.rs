@@ -2,6 +2,8 @@
 
 use super::catalog::{Declaration, Label, Metric, Shape};
 use super::metrics::{Metrics, SeriesValue};
+use crate::wire::metrics::{COUNTER, GAUGE, HISTOGRAM};
+use crate::wire::{ToldFamily, ToldSeries};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -27,38 +29,74 @@ pub fn prometheus_text(metrics: &Metrics) -> Result<String, fmt::Error> {
 /// The metrics that `wanted` accepts, as an array of objects.
 pub fn json(metrics: &Metrics, wanted: impl Fn(&Declaration) -> bool) -> Value {
     let chosen = Metric::ALL.iter().filter(|metric| wanted(metric.declaration()));
-    chosen.map(|metric| metric_json(metrics, *metric)).collect()
+    chosen.map(|metric| family_json(&told_of(metrics, *metric))).collect()
 }
 
-fn metric_json(metrics: &Metrics, metric: Metric) -> Value {
-    let declaration = metric.declaration();
+/// All metrics as they are told to other nodes.
+pub fn told(metrics: &Metrics) -> Vec<ToldFamily> {
+    Metric::ALL.iter().map(|metric| told_of(metrics, *metric)).collect()
+}
+
+/// A metric of any node as an object; its help is this library's, and empty where it knows none.
+pub fn family_json(family: &ToldFamily) -> Value {
+    let known = Metric::named(&family.name).map(Metric::declaration);
+    let component = known.map(|known| known.component.name());
+    let kind = match family.shape {
+        COUNTER => "counter",
+        GAUGE => "gauge",
+        HISTOGRAM => "histogram",
+        _ => "unknown",
+    };
     json!({
-        "name": declaration.name,
-        "component": declaration.component.name(),
-        "type": declaration.shape.name(),
-        "unit": declaration.unit,
-        "help": declaration.help,
-        "series": each(metrics, metric).map(|(label, value)| series_json(declaration, label, value))
+        "name": family.name,
+        "component": component.or_else(|| Some(family.name.split_once('.')?.0)),
+        "type": kind,
+        "unit": family.unit,
+        "help": known.map_or("", |known| known.help),
+        "series": family.series.iter().map(|series| series_json(family, series))
             .collect::<Vec<_>>(),
     })
 }
 
-fn series_json(declaration: &Declaration, label: &str, value: &SeriesValue) -> Value {
-    let labels = match declaration.label {
-        Label::None => json!({}),
-        Label::Of(name, _) => json!({ name: label }),
+fn series_json(family: &ToldFamily, series: &ToldSeries) -> Value {
+    let labels = match family.label.as_str() {
+        "" => json!({}),
+        name => json!({ name: series.label }),
     };
-    match (value, declaration.shape) {
-        (SeriesValue::Histogram { buckets, sum }, Shape::Histogram(bounds)) => json!({
-            "labels": labels,
-            "count": buckets.iter().sum::<u64>(),
-            "sum": sum,
-            "buckets": bounds.iter().map(|bound| json!(bound)).chain([Value::Null])
-                .zip(buckets).map(|(at_most, count)| json!({"at_most": at_most, "count": count}))
-                .collect::<Vec<_>>(),
-        }),
-        (SeriesValue::Number(number), _) => json!({ "labels": labels, "value": tidy(*number) }),
-        _ => Value::Null,
+    if family.shape != HISTOGRAM {
+        return json!({ "labels": labels, "value": tidy(series.number) });
+    }
+    let bounds = family.bounds.iter().map(|bound| json!(bound)).chain([Value::Null]);
+    let bucket = |(at_most, count)| json!({ "at_most": at_most, "count": count });
+    json!({
+        "labels": labels,
+        "count": series.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)),
+        "sum": series.number,
+        "buckets": bounds.zip(&series.counts).map(bucket).collect::<Vec<_>>(),
+    })
+}
+
+fn told_of(metrics: &Metrics, metric: Metric) -> ToldFamily {
+    let declaration = metric.declaration();
+    let (shape, bounds) = match declaration.shape {
+        Shape::Counter => (COUNTER, &[][..]),
+        Shape::Gauge => (GAUGE, &[][..]),
+        Shape::Histogram(bounds) => (HISTOGRAM, bounds),
+    };
+    let series = |(label, value): (&str, &SeriesValue)| {
+        let (number, counts) = match value {
+            SeriesValue::Number(number) => (*number, Vec::new()),
+            SeriesValue::Histogram { buckets, sum } => (*sum, buckets.clone()),
+        };
+        ToldSeries { label: label.to_owned(), number, counts }
+    };
+    ToldFamily {
+        name: declaration.name.to_owned(),
+        unit: declaration.unit.to_owned(),
+        label: declaration.label.name().to_owned(),
+        shape,
+        bounds: bounds.to_vec(),
+        series: each(metrics, metric).map(series).collect(),
     }
 }
 
@@ -95,8 +133,7 @@ fn encode_metric(
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<(), fmt::Error> {
     let declaration = metric.declaration();
-    let unit = Some(declaration.unit).filter(|unit| !unit.is_empty());
-    let unit = unit.map(|unit| Unit::Other(unit.to_owned()));
+    let unit = declaration.prometheus_unit().map(|unit| Unit::Other(unit.to_owned()));
     let kind = match declaration.shape {
         Shape::Counter => MetricType::Counter,
         Shape::Gauge => MetricType::Gauge,
@@ -136,11 +173,15 @@ fn encode_value(
 const MAX_DENSE_SERIES: usize = 8;
 
 #[cfg(test)]
+#[path = "openmetrics.rs"]
+mod openmetrics;
+
+#[cfg(test)]
 mod tests {
     use super::super::metrics::tests::{event, sample};
     use super::*;
     use crate::observe::EventKind;
-    use std::collections::HashMap;
+    use crate::wire::ToldMetrics;
 
     fn filled() -> Metrics {
         let mut metrics = Metrics::new();
@@ -158,38 +199,28 @@ mod tests {
         metrics
     }
 
-    /// Reads the text back: types by family, values by series.
-    fn parse(text: &str) -> (HashMap<String, String>, HashMap<String, f64>) {
-        let (mut types, mut values) = (HashMap::new(), HashMap::new());
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
-            } else if !line.starts_with('#') {
-                let (series, value) = line.rsplit_once(' ').unwrap();
-                assert!(values.insert(series.to_owned(), value.parse().unwrap()).is_none());
-            }
-        }
-        (types, values)
-    }
-
     #[test]
-    fn the_text_reads_back() {
+    fn the_text_keeps_the_format() {
         let text = prometheus_text(&filled()).unwrap();
-        assert!(text.ends_with("# EOF\n"));
-        let (types, values) = parse(&text);
-        assert_eq!(types.len(), Metric::ALL.len());
-        assert_eq!(types["dwcp_migration_downtime_seconds"], "histogram");
-        assert_eq!(values["dwcp_amst_wire_bytes_total{side=\"source\"}"], 12_345.0);
-        assert_eq!(values["dwcp_hde_pages_total{encoding=\"full\"}"], 253.0);
-        let ended = "dwcp_migration_ended_total{status=\"DWCP_ERR_DID_NOT_CONVERGE\"}";
-        assert_eq!(values[ended], 1.0);
-        let bucket = |le: &str| {
-            values
-                [&format!("dwcp_migration_downtime_seconds_bucket{{le=\"{le}\",side=\"source\"}}")]
+        let families = openmetrics::parse(&text).unwrap();
+        assert_eq!(families.len(), Metric::ALL.len());
+        assert_eq!(families["dwcp_migration_downtime_seconds"].kind, "histogram");
+        let value = |name: &str, labels: &str| {
+            let mut samples = families.values().flat_map(|family| &family.samples);
+            let sample = samples.find(|sample| sample.name == name && sample.labels == labels);
+            sample.unwrap_or_else(|| panic!("{name}{{{labels}}} is missing")).value
         };
+        assert_eq!(value("dwcp_amst_wire_bytes_total", "side=source"), 12_345.0);
+        assert_eq!(value("dwcp_hde_pages_total", "encoding=full"), 253.0);
+        let ended = "status=DWCP_ERR_DID_NOT_CONVERGE";
+        assert_eq!(value("dwcp_migration_ended_total", ended), 1.0);
+        let downtime = "dwcp_migration_downtime_seconds";
+        let bucket =
+            |le: &str| value(&format!("{downtime}_bucket"), &format!("le={le},side=source"));
         assert_eq!((bucket("0.01"), bucket("0.03"), bucket("+Inf")), (0.0, 1.0, 1.0));
-        assert_eq!(values["dwcp_migration_downtime_seconds_count{side=\"source\"}"], 1.0);
+        assert_eq!(value(&format!("{downtime}_count"), "side=source"), 1.0);
+        assert_eq!(value(&format!("{downtime}_sum"), "side=source"), 0.025);
+        assert_eq!(families["dwcp_hde_saved_bytes"].unit, "bytes");
     }
 
     #[test]
@@ -198,6 +229,36 @@ mod tests {
         assert_eq!(value[0]["series"][0], json!({"labels": {"side": "source"}, "value": 12_345}));
         let value = json(&filled(), |declaration| declaration.name == "migration.downtime");
         assert_eq!(value[0]["series"][0]["count"], 1);
+        assert_eq!(value[0]["series"][0]["buckets"][3], json!({"at_most": 0.03, "count": 1}));
         assert_eq!(json(&filled(), |_| true).as_array().unwrap().len(), Metric::ALL.len());
+    }
+
+    #[test]
+    fn what_is_told_has_room_on_the_wire_and_is_the_same_behind_it() {
+        let mut metrics = filled();
+        for metric in Metric::ALL {
+            let labels = metric.declaration().label.values();
+            labels.iter().for_each(|label| metrics.set(*metric, label, 1.5));
+        }
+        let families = told(&metrics);
+        let told = ToldMetrics { families, ..ToldMetrics::default() };
+        let again = ToldMetrics::decode(&told.encode()).unwrap();
+        assert_eq!(again, told);
+        let shown: Value = again.families.iter().map(family_json).collect();
+        assert_eq!(shown, json(&metrics, |_| true));
+    }
+
+    #[test]
+    fn a_metric_of_a_later_version_is_shown_without_help() {
+        let family = ToldFamily {
+            name: "itp.placements".into(),
+            unit: "count".into(),
+            shape: 9,
+            series: vec![ToldSeries { number: 0.5, ..ToldSeries::default() }],
+            ..ToldFamily::default()
+        };
+        let shown = family_json(&family);
+        assert_eq!((&shown["component"], &shown["type"]), (&"itp".into(), &"unknown".into()));
+        assert_eq!((&shown["series"][0]["value"], &shown["help"]), (&json!(0.5), &"".into()));
     }
 }

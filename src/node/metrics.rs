@@ -5,7 +5,7 @@
 
 use super::catalog::{Metric, Shape, codec_label};
 use crate::Status;
-use crate::base::MigrationId;
+use crate::base::{MigrationId, TimeCounts};
 use crate::encoding::HdeStats;
 use crate::migration::encoding_options::BASELINE_PAGES;
 use crate::migration::{Phase, PostCopyFigures, Progress, Report};
@@ -135,7 +135,7 @@ impl Metrics {
                 self.add(Metric::MigrationPassPages, "", pass.pages as f64);
                 self.add(Metric::MigrationPassZeroPages, "", pass.zero_pages as f64);
             }
-            EventKind::PostCopyCompleted { figures } => self.count_post_copy(figures),
+            EventKind::PostCopyCompleted { figures, waits } => self.count_post_copy(figures, waits),
             EventKind::MigrationEnded { status, .. } => {
                 self.add(Metric::MigrationEnded, status.name(), 1.0);
             }
@@ -154,10 +154,11 @@ impl Metrics {
         }
     }
 
-    fn count_post_copy(&mut self, figures: &PostCopyFigures) {
+    fn count_post_copy(&mut self, figures: &PostCopyFigures, waits: &TimeCounts) {
         self.add(Metric::MigrationPostCopies, "", 1.0);
         self.add(Metric::MigrationMissingPages, "", figures.missing_pages as f64);
         self.add(Metric::MigrationFaults, "", figures.faults as f64);
+        self.observe_all(Metric::MigrationFaultWait, waits);
         self.set(Metric::MigrationFaultP50, "", figures.fault_p50_us as f64 / 1e6);
         self.set(Metric::MigrationFaultP99, "", figures.fault_p99_us as f64 / 1e6);
     }
@@ -183,6 +184,19 @@ impl Metrics {
     pub fn set(&mut self, metric: Metric, label: &str, value: f64) {
         if let Some(SeriesValue::Number(number)) = self.find(metric, label) {
             *number = value;
+        }
+    }
+
+    /// Sets a counter whose total is kept elsewhere; it never falls.
+    pub fn set_total(&mut self, metric: Metric, label: &str, total: u64) {
+        self.raise_series(metric, label, total as f64);
+    }
+
+    /// Sets a histogram that is kept elsewhere.
+    pub fn set_times(&mut self, metric: Metric, label: &str, times: &TimeCounts) {
+        if let Some(SeriesValue::Histogram { buckets, sum }) = self.find(metric, label) {
+            *sum = times.sum_us() as f64 / 1e6;
+            buckets.copy_from_slice(times.counts());
         }
     }
 
@@ -294,6 +308,13 @@ impl Metrics {
         if let Some(SeriesValue::Histogram { buckets, sum }) = self.find(metric, label) {
             buckets[bucket] += 1;
             *sum += value;
+        }
+    }
+
+    fn observe_all(&mut self, metric: Metric, times: &TimeCounts) {
+        if let Some(SeriesValue::Histogram { buckets, sum }) = self.find(metric, "") {
+            *sum += times.sum_us() as f64 / 1e6;
+            buckets.iter_mut().zip(times.counts()).for_each(|(bucket, count)| *bucket += count);
         }
     }
 
@@ -434,8 +455,16 @@ pub(crate) mod tests {
                 fault_p99_us: p99_us,
                 ..PostCopyFigures::default()
             };
-            metrics.apply(&event(sequence, EventKind::PostCopyCompleted { figures }));
+            let mut waits = Box::<TimeCounts>::default();
+            (0..7).for_each(|_| waits.add_us(p99_us));
+            metrics.apply(&event(sequence, EventKind::PostCopyCompleted { figures, waits }));
         }
+        let [SeriesValue::Histogram { buckets, sum }] = metrics.series(Metric::MigrationFaultWait)
+        else {
+            panic!("no histogram")
+        };
+        assert_eq!((buckets.iter().sum::<u64>(), buckets[7], buckets[8]), (14, 7, 7));
+        assert!((sum - 0.364).abs() < 1e-9, "{sum}");
         assert_eq!(metrics.value(Metric::MigrationPostCopies, ""), 2.0);
         assert_eq!(metrics.value(Metric::MigrationMissingPages, ""), 200.0);
         assert_eq!(metrics.value(Metric::MigrationFaults, ""), 14.0);
@@ -473,6 +502,37 @@ pub(crate) mod tests {
         let at = |codec: &str| labels.iter().position(|label| *label == codec).unwrap();
         assert_eq!(number(&metrics, Metric::HdeAlgorithmUsage, at("zstd:1")), 2.0);
         assert_eq!(number(&metrics, Metric::HdeAlgorithmUsage, at("lz4:other")), 2.0);
+    }
+
+    #[test]
+    fn a_label_has_the_values_that_were_declared_and_no_others() {
+        let mut metrics = Metrics::new();
+        let before = metrics.clone();
+        metrics.add(Metric::MigrationEnded, "a peer's word", 1.0);
+        metrics.set(Metric::NodeGuests, "a peer's word", 1.0);
+        metrics.set_total(Metric::ModeDetectorProbes, "a peer's word", 1);
+        metrics.set_times(Metric::AmstRoundTrip, "a peer's word", &TimeCounts::default());
+        metrics.observe(Metric::MigrationPhase, "a peer's word", 1.0);
+        assert_eq!(metrics.series, before.series);
+    }
+
+    #[test]
+    fn what_is_kept_elsewhere_replaces_and_totals_never_fall() {
+        let mut metrics = Metrics::new();
+        let mut times = TimeCounts::default();
+        for us in [90, 20_000_000] {
+            times.add_us(us);
+            metrics.set_times(Metric::AmstRoundTrip, "internet", &times);
+        }
+        let SeriesValue::Histogram { buckets, sum } = &metrics.series(Metric::AmstRoundTrip)[2]
+        else {
+            panic!("no histogram")
+        };
+        assert_eq!((buckets[0], buckets[15], *sum), (1, 1, 20.00009));
+        for total in [5, 3] {
+            metrics.set_total(Metric::ModeDetectorProbes, "answered", total);
+        }
+        assert_eq!(metrics.value(Metric::ModeDetectorProbes, "answered"), 5.0);
     }
 
     #[test]

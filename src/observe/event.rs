@@ -1,6 +1,6 @@
 //! The typed events of a node.
 
-use crate::base::MigrationId;
+use crate::base::{MigrationId, TimeCounts};
 use crate::transport::mode::Transition;
 use crate::transport::stream_tuner::Why;
 use crate::wire::v1::json::Json;
@@ -128,6 +128,9 @@ pub enum EventKind {
         /// How it went.
         #[serde(flatten)]
         figures: super::report::PostCopyFigures,
+        /// How long each of these waits was; for metrics alone.
+        #[serde(skip)]
+        waits: Box<TimeCounts>,
     },
     /// A data stream is connected.
     StreamUp {

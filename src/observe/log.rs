@@ -1,6 +1,7 @@
 //! Log lines, derived from events, and the ring of the latest ones.
 
 use super::event::{Component, Event, EventKind, Level};
+use super::report::PostCopyFigures;
 use crate::base::MigrationId;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -219,15 +220,7 @@ pub fn describe(kind: &EventKind) -> String {
         EventKind::PostCopyBegun { missing_pages, why } => {
             format!("post-copy, because {why}: {missing_pages} pages are missing")
         }
-        EventKind::PostCopyCompleted { figures } => format!(
-            "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
-             99 % up to {:.3} ms, all up to {:.3} ms",
-            figures.faults,
-            figures.missing_pages,
-            milliseconds(&figures.fault_p50_us),
-            milliseconds(&figures.fault_p99_us),
-            milliseconds(&figures.fault_max_us)
-        ),
+        EventKind::PostCopyCompleted { figures, .. } => post_copy_completed(figures),
         EventKind::StreamUp { stream, peer } => format!("stream {stream} to {peer} is up"),
         EventKind::StreamDown { stream, reason } => format!("stream {stream} broke: {reason}"),
         EventKind::StreamRetired { stream } => format!("stream {stream} is not needed any more"),
@@ -238,14 +231,11 @@ pub fn describe(kind: &EventKind) -> String {
             format!("pages go by TCP: RDMA is unavailable, because {reason}")
         }
         EventKind::StreamsTuned { from, to, limit, why, rate_bytes_per_s, .. } => {
-            let rate = *rate_bytes_per_s as f64 * 8e-6;
-            let why = why.describe();
-            let carried = if rate > 0.0 {
-                format!("; {from} carried {rate:.1} Mbit/s")
-            } else {
-                String::new()
+            let carried = match *rate_bytes_per_s {
+                0 => String::new(),
+                rate => format!("; {from} carried {:.1} Mbit/s", rate as f64 * 8e-6),
             };
-            format!("{from} to {to} streams of at most {limit}: {why}{carried}")
+            format!("{from} to {to} streams of at most {limit}: {}{carried}", why.describe())
         }
         EventKind::ChunkDamaged { chunk } => format!("chunk {chunk} came damaged; it is resent"),
         EventKind::PeerRefused { peer, reason } => format!("peer {peer} refused: {reason}"),
@@ -272,6 +262,19 @@ pub fn describe(kind: &EventKind) -> String {
             )
         }
     }
+}
+
+fn post_copy_completed(figures: &PostCopyFigures) -> String {
+    let milliseconds = |us: u64| us as f64 / 1e3;
+    format!(
+        "no page is missing any more; the guest waited for {} of {}: half of them up to {:.3} ms, \
+         99 % up to {:.3} ms, all up to {:.3} ms",
+        figures.faults,
+        figures.missing_pages,
+        milliseconds(figures.fault_p50_us),
+        milliseconds(figures.fault_p99_us),
+        milliseconds(figures.fault_max_us)
+    )
 }
 
 /// The text with control characters escaped, so that no peer can forge lines.

@@ -58,7 +58,7 @@ pub enum ChangeAction {
     /// The kill switch off.
     LiftKill,
     /// Everything replaced, as when a state is imported.
-    Whole(FlagSet),
+    Whole(Box<FlagSet>),
 }
 
 /// A change that is refused; nothing of it holds.
@@ -120,7 +120,7 @@ pub fn apply(set: &FlagSet, change: &Change, now_us: u64) -> Result<FlagSet, Cha
     match action {
         ChangeAction::Edit(edits) => edit(&mut next, edits)?,
         ChangeAction::Rules { rules, configuration } => {
-            rules.rules.iter().for_each(|(flag, rule)| next.state_mut(*flag).rule = rule.clone());
+            rules.rules.iter().for_each(|(flag, rule)| configure(&mut next, *flag, rule));
             next.configuration = configuration.clone();
         }
         ChangeAction::Advance { flag, percent } => advance(&mut next, *flag, *percent)?,
@@ -135,7 +135,7 @@ pub fn apply(set: &FlagSet, change: &Change, now_us: u64) -> Result<FlagSet, Cha
         ChangeAction::LiftKill => {
             next.killed.take().ok_or(ChangeError::NotKilled)?;
         }
-        ChangeAction::Whole(whole) => next = whole.clone(),
+        ChangeAction::Whole(whole) => next = (**whole).clone(),
     }
     start_schedules(&mut next, now_us / MICROS);
     next.check()?;
@@ -154,6 +154,18 @@ fn edit(set: &mut FlagSet, edits: &[(Flag, RuleEdit)]) -> Result<(), ChangeError
         state.rule = edit.applied_to(&state.rule);
     }
     Ok(())
+}
+
+/// Where the schedule is the one that runs already, it goes on where it is: a configuration that was edited
+/// elsewhere does not begin it anew.
+fn configure(set: &mut FlagSet, flag: Flag, rule: &FlagRule) {
+    let before = std::mem::replace(&mut set.state_mut(flag).rule, rule.clone());
+    let (Some(old), Some(new)) = (&before.schedule, &rule.schedule) else { return };
+    if before.enabled && rule.enabled && new.start_s().is_none() && new.stages() == old.stages() {
+        let rule = &mut set.state_mut(flag).rule;
+        rule.rollout_percent = rule.rollout_percent.max(before.rollout_percent);
+        rule.schedule = before.schedule;
+    }
 }
 
 fn advance(set: &mut FlagSet, flag: Flag, percent: Percent) -> Result<(), ChangeError> {

@@ -138,6 +138,25 @@ fn a_configuration_replaces_the_rules_that_it_has() {
 }
 
 #[test]
+fn a_configuration_that_was_edited_elsewhere_lets_a_schedule_go_on() {
+    let planned = "{\"enabled\":true,\"schedule\":[{\"after_s\":0,\"percent\":5},{\"after_s\":9,\"percent\":50}]}";
+    let rules = |json: &str| {
+        let json = format!("{{\"hybrid_mode\":{json}}}");
+        ChangeAction::Rules { rules: serde_json::from_str(&json).unwrap(), configuration: None }
+    };
+    let set = applied(&FlagSet::all_off(), rules(planned));
+    let to = ChangeAction::Advance { flag: Flag::HybridMode, percent: Percent::whole(5) };
+    let advanced = applied(&set, to);
+    let again = apply(&advanced, &change(rules(planned)), NOW_US + 60 * MICROS).unwrap();
+    assert_eq!(again, advanced);
+    let other = planned.replace(":50}", ":60}");
+    let anew = apply(&advanced, &change(rules(&other)), NOW_US + 60 * MICROS).unwrap();
+    let rule = anew.rule(Flag::HybridMode);
+    assert_eq!(rule.rollout_percent, Percent::ZERO);
+    assert_eq!(rule.schedule.as_ref().unwrap().start_s(), Some(NOW_US / MICROS + 60));
+}
+
+#[test]
 fn who_and_why_are_wanted() {
     let with = |who: &str, why: &str| {
         let action = ChangeAction::DisableAll;
@@ -166,7 +185,7 @@ fn a_change_holds_whole_or_not_at_all() {
     assert_eq!(refused(&set, nothing), "the change sets nothing of crdt_sync");
     let mut odd = FlagSet::default();
     odd.state_mut(Flag::HybridMode).rule.allow_list = vec!["\x07".into()];
-    assert!(refused(&set, ChangeAction::Whole(odd)).contains("control characters"));
+    assert!(refused(&set, ChangeAction::Whole(Box::new(odd))).contains("control characters"));
     let action = ChangeAction::Latch(Flag::HybridMode);
     let evidence = Json::of("evidence", &"x".repeat(MAX_EVIDENCE_BYTES)).ok();
     let change = Change { evidence, ..change(action) };
@@ -181,7 +200,7 @@ fn changes_round_trip_as_json() {
         ChangeAction::Advance { flag: Flag::CrdtSync, percent: Percent::FULL },
         ChangeAction::DisableAll,
         ChangeAction::Latch(Flag::HybridMode),
-        ChangeAction::Whole(FlagSet::default()),
+        ChangeAction::Whole(Box::default()),
     ];
     for action in actions {
         assert!(!action.to_string().is_empty());

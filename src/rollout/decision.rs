@@ -37,6 +37,7 @@ pub enum Reason {
     /// Off: what it stands on is off for the same unit.
     PrerequisiteUnmet {
         /// The first such flag.
+        #[serde(rename = "prerequisite")]
         flag: Flag,
     },
     /// Off: rolled back, and not cleared since.
@@ -193,6 +194,8 @@ mod tests {
             assert_eq!(json["is_on"], reason.is_on());
             assert_eq!(json["text"], reason.to_string());
         }
+        let unmet = serde_json::to_value(Decision::from(ALL[6])).unwrap();
+        assert_eq!(unmet["prerequisite"], "hybrid_mode");
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Where a unit stands in the row of a flag's units: one hash, XXH3 with 64 bits, used three times.
+//! Where a unit stands in the row of a flag's units: one hash, XXH3 with 64 bits, used again and again.
 //!
 //! ```text
-//! name(n)          = XXH3(n, seed 0)
-//! unit(n)          = name(n)
-//! unit(a|b)        = XXH3(b, seed name(a))               where a <= b by their bytes
-//! flag(f, seed)    = XXH3(name of f, seed)
-//! place(f, seed, u) = XXH3(unit(u) as 8 bytes, little-endian, seed flag(f, seed))
-//! bucket            = place * 1,000,000 / 2^64           from 0 to 999,999
+//! name(n)           = XXH3(n, seed 0)
+//! unit(n)           = name(n)
+//! unit(a|b)         = XXH3(name(b) as 8 bytes, seed name(a))      where a <= b by their bytes
+//! flag(f, seed)     = XXH3(name of f, seed)
+//! place(f, seed, u) = XXH3(unit(u) as 8 bytes, seed flag(f, seed))
+//! bucket            = place * 1,000,000 / 2^64                    from 0 to 999,999
 //! ```
+//!
+//! Numbers are little-endian where they are hashed.
 //!
 //! A unit is in at `p` percent if its bucket is below `p * 10,000`. The flag's name is in the hash, so
 //! that two flags at the same percentage do not meet the same units (v1 hashed the node alone, and one
@@ -28,12 +30,14 @@ pub fn bucket(flag: Flag, seed: u64, unit: &Unit<'_>) -> u32 {
     bucket_of(flag_hash(flag, seed, unit))
 }
 
+#[inline]
 pub(super) fn name_hash(name: &str) -> u64 {
     XxHash3_64::oneshot(name.as_bytes())
 }
 
-pub(super) fn pair_hash(first_hash: u64, second: &str) -> u64 {
-    XxHash3_64::oneshot_with_seed(first_hash, second.as_bytes())
+#[inline]
+pub(super) fn pair_hash(first_hash: u64, second_hash: u64) -> u64 {
+    place(first_hash, second_hash)
 }
 
 /// What tells one flag's row from another's.

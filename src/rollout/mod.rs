@@ -43,7 +43,7 @@ pub mod v1;
 
 mod by_flag;
 mod guide;
-mod unit_set;
+mod lists;
 mod wall_time;
 
 pub use change::{Change, ChangeAction, ChangeError, apply};

@@ -229,7 +229,7 @@ fn what_is_put_into_force_can_be_written_and_read() {
         let set = set(&mut random);
         let json = serde_json::to_string(&set).unwrap();
         assert_eq!(serde_json::from_str::<FlagSet>(&json).unwrap(), set);
-        let action = ChangeAction::Whole(set.clone());
+        let action = ChangeAction::Whole(Box::new(set.clone()));
         let change = Change { who: "ops".into(), why: "drill".into(), evidence: None, action };
         let applied = apply(&FlagSet::default(), &change, 0);
         assert_eq!(applied.is_ok(), set.check().is_ok());

@@ -3,11 +3,11 @@
 use super::decision::{Decision, Reason};
 use super::flag::Flag;
 use super::hash::{bucket_of, place, salt};
+use super::lists::Lists;
 use super::membership::{Cut, Membership};
 use super::percent::Percent;
 use super::set::{FlagSet, FlagState};
 use super::unit::Unit;
-use super::unit_set::UnitSet;
 
 /// A set of flags, compiled. It never changes; a change of the flags makes another.
 #[derive(Clone, Debug)]
@@ -26,8 +26,7 @@ struct Compiled {
     expires_s: u64,
     /// One bit for each flag, by its place in [`Flag::ALL`].
     prerequisites: u8,
-    allow: UnitSet,
-    deny: UnitSet,
+    lists: Lists,
     cut: Option<Cut>,
 }
 
@@ -87,21 +86,22 @@ impl Snapshot {
         if !flag.is_built() {
             return Reason::NotBuilt;
         }
-        if rule.deny.matches(unit) {
+        let marks = rule.lists.marks(unit);
+        if marks.is_denied {
             return Reason::Denied;
         }
         if !peer_can {
             return Reason::PeerCannot;
         }
-        if rule.prerequisites != 0 {
-            if let Some(flag) = self.unmet(rule.prerequisites, unit, now_s, depth) {
-                return Reason::PrerequisiteUnmet { flag };
-            }
+        if rule.prerequisites != 0
+            && let Some(flag) = self.unmet(rule.prerequisites, unit, now_s, depth)
+        {
+            return Reason::PrerequisiteUnmet { flag };
         }
         if rule.is_latched {
             return Reason::LatchedOff;
         }
-        if rule.allow.matches(unit) {
+        if marks.is_allowed {
             return Reason::Allowed;
         }
         rule.share(unit.hash())
@@ -126,8 +126,7 @@ impl Compiled {
             salt: salt(flag, rule.seed),
             expires_s: rule.expires_s.unwrap_or(u64::MAX),
             prerequisites: rule.prerequisites.iter().fold(0, |bits, flag| bits | bit(*flag)),
-            allow: UnitSet::new(&rule.allow_list),
-            deny: UnitSet::new(&rule.deny_list),
+            lists: Lists::of(rule),
             cut: None,
         }
     }

@@ -1,8 +1,11 @@
 //! Units: what a flag is decided for, by one canonical key each.
 //!
 //! A unit is one name, or two with a bar between them. The order of two does not matter: the lesser
-//! comes first in the key, so that both ends of a pair ask about the same unit. A hash comes with each
-//! unit, because every decision needs it; see [`super::hash`].
+//! comes first in the key, so that both ends of a pair ask about the same unit. Hashes come with each
+//! unit, because every decision needs them; see [`super::hash`].
+//!
+//! A node whose own name holds a bar gets its decisions like any other, but its key reads as another
+//! unit's, so nobody can ask for it by text: nodes are better not called so.
 
 use super::flag::UnitKind;
 use super::hash::{name_hash, pair_hash};
@@ -16,6 +19,8 @@ pub struct Unit<'a> {
     first: &'a str,
     second: Option<&'a str>,
     first_hash: u64,
+    /// The same as of the first, if there is but one name.
+    second_hash: u64,
     hash: u64,
 }
 
@@ -26,6 +31,7 @@ pub struct PreparedUnit {
     /// Where the bar is; the whole length for a single name.
     first_bytes: usize,
     first_hash: u64,
+    second_hash: u64,
     hash: u64,
 }
 
@@ -55,8 +61,9 @@ impl<'a> Unit<'a> {
     /// Two nodes, or a node and an address, in either order.
     pub fn pair(one: &'a str, other: &'a str) -> Self {
         let (first, second) = if one <= other { (one, other) } else { (other, one) };
-        let first_hash = name_hash(first);
-        Self { first, second: Some(second), first_hash, hash: pair_hash(first_hash, second) }
+        let (first_hash, second_hash) = (name_hash(first), name_hash(second));
+        let hash = pair_hash(first_hash, second_hash);
+        Self { first, second: Some(second), first_hash, second_hash, hash }
     }
 
     /// From text: a pair if there is a bar in it, split at the first one. Any text is some unit.
@@ -64,8 +71,12 @@ impl<'a> Unit<'a> {
         if let Some((one, other)) = text.split_once(BAR) {
             return Self::pair(one, other);
         }
-        let hash = name_hash(text);
-        Self { first: text, second: None, first_hash: hash, hash }
+        Self::single(text, name_hash(text))
+    }
+
+    #[inline]
+    const fn single(name: &'a str, hash: u64) -> Self {
+        Self { first: name, second: None, first_hash: hash, second_hash: hash, hash }
     }
 
     /// From text that somebody wrote.
@@ -101,20 +112,29 @@ impl<'a> Unit<'a> {
         self.hash
     }
 
-    /// Each member as a unit of its own; the unit itself if it has but one.
+    /// The hashes of its key and of its members.
+    #[inline]
+    pub(super) const fn hashes(&self) -> [u64; 3] {
+        [self.hash, self.first_hash, self.second_hash]
+    }
+
+    /// The members of a pair, as units of their own.
+    #[inline]
     pub(super) fn member_units(&self) -> impl Iterator<Item = Unit<'a>> {
-        let single = |name, hash| Unit { first: name, second: None, first_hash: hash, hash };
-        let second = self.second.map(|name| single(name, name_hash(name)));
-        [Some(single(self.first, self.first_hash)), second].into_iter().flatten()
+        let pair = |second| {
+            [Self::single(self.first, self.first_hash), Self::single(second, self.second_hash)]
+        };
+        self.second.map(pair).into_iter().flatten()
     }
 }
 
 impl PreparedUnit {
     /// The unit, borrowed.
     pub fn unit(&self) -> Unit<'_> {
-        let (first_hash, hash) = (self.first_hash, self.hash);
-        let second = self.key.get(self.first_bytes + BAR.len_utf8()..);
-        Unit { first: &self.key[..self.first_bytes], second, first_hash, hash }
+        let Self { key, first_bytes, first_hash, second_hash, hash } = self;
+        let second = key.get(first_bytes + BAR.len_utf8()..);
+        let (first_hash, second_hash, hash) = (*first_hash, *second_hash, *hash);
+        Unit { first: &key[..*first_bytes], second, first_hash, second_hash, hash }
     }
 
     /// The canonical key: a name, or two in order with a bar between them.
@@ -130,8 +150,9 @@ impl PreparedUnit {
 
 impl From<Unit<'_>> for PreparedUnit {
     fn from(unit: Unit<'_>) -> Self {
-        let Unit { first, first_hash, hash, .. } = unit;
-        Self { key: unit.to_string().into(), first_bytes: first.len(), first_hash, hash }
+        let Unit { first, first_hash, second_hash, hash, .. } = unit;
+        let (key, first_bytes) = (unit.to_string().into(), first.len());
+        Self { key, first_bytes, first_hash, second_hash, hash }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::wire::v1::flags::Flags;
 /// Ours as v1's, and what v1 cannot say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToV1 {
-    /// The flags, as v1 reads them; never more of them on, nor for more nodes, than with ours.
+    /// The flags, as v1 reads them; never more of them on, nor at a higher percentage, than with ours.
     pub flags: Flags,
     /// What was left out, a sentence each.
     pub lost: Vec<String>,

@@ -237,6 +237,7 @@ impl Dialer {
                 self.sources.worked(slot);
                 rollout.heard(&self.to, &node, flags & !features.flags);
                 modes.watch(&self.to, &socket);
+                modes.note_name(&self.to, &node);
                 let features = ours.common(features);
                 match lane {
                     Some(lane) if features.rdma => {

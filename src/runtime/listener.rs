@@ -11,6 +11,8 @@ use crate::runtime::connections::Connections;
 use crate::runtime::handle::Arrival;
 use crate::runtime::journal::Journal;
 use crate::runtime::lock::lock;
+use crate::runtime::metrics_teller::MetricsTeller;
+use crate::runtime::modes::Modes;
 use crate::runtime::path_teller::PathTeller;
 use crate::runtime::probe_answers::{Answers, ProbeAnswers};
 use crate::runtime::security::{Security, SecurityError, begins_with_tls, check_claim};
@@ -21,7 +23,7 @@ use crate::wire::hello::{Ended, Features, Purpose};
 use crate::wire::{Frame, FrameKind, Hello, HelloReply, WireError};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
@@ -72,11 +74,20 @@ struct Pending {
     sockets: BTreeMap<u64, Arc<TcpStream>>,
 }
 
+/// What answers those who ask about this node.
+#[derive(Clone)]
+pub struct Tellers {
+    /// Of the paths to its peers.
+    pub paths: Arc<PathTeller>,
+    /// Of its metrics.
+    pub metrics: Arc<MetricsTeller>,
+}
+
 /// What all connections of a listener share.
 struct Shared {
     security: Arc<Security>,
     probes: ProbeAnswers,
-    paths: Arc<PathTeller>,
+    tellers: Tellers,
     journal: Arc<Journal>,
 }
 
@@ -87,6 +98,28 @@ pub struct Listener {
     stopped: Arc<AtomicBool>,
     connections: Arc<Connections>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Tellers {
+    /// That tell nobody yet.
+    pub fn new(modes: Arc<Modes>) -> Self {
+        Self { paths: Arc::new(PathTeller::new(modes)), metrics: Arc::default() }
+    }
+
+    /// Answers a question about this node; none: the frame is no question.
+    fn tell(
+        &self,
+        question: FrameKind,
+        node: &str,
+        asker: IpAddr,
+        writer: &mut FrameWriter,
+    ) -> Option<Result<(), String>> {
+        match question {
+            FrameKind::AskPaths => Some(self.paths.tell(node.to_owned(), asker, writer)),
+            FrameKind::AskMetrics => Some(self.metrics.tell(node.to_owned(), asker, writer)),
+            _ => None,
+        }
+    }
 }
 
 impl Refusal {
@@ -105,7 +138,7 @@ impl Listener {
         address: SocketAddr,
         reception: Weak<dyn Reception>,
         security: Arc<Security>,
-        paths: Arc<PathTeller>,
+        tellers: Tellers,
         journal: Arc<Journal>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address)?;
@@ -115,7 +148,7 @@ impl Listener {
         let connections = Arc::new(Connections::default());
         let accepted = connections.clone();
         let probes = ProbeAnswers::default();
-        let shared = Arc::new(Shared { security, probes, paths, journal });
+        let shared = Arc::new(Shared { security, probes, tellers, journal });
         let thread = spawn_named("dwcp-listen", move || {
             accept_all(&accepting, &stop, &reception, &shared, &accepted);
         })?;
@@ -243,8 +276,7 @@ fn shake_hands(
         refuse(&mut writer, &Refusal::new(error.status(), error.to_string()))?;
         return Err(Rejected::stranger(error));
     }
-    if first.kind == FrameKind::AskPaths {
-        let told = shared.paths.tell(node, peer.ip(), &mut writer);
+    if let Some(told) = shared.tellers.tell(first.kind, &node, peer.ip(), &mut writer) {
         return told.map(|()| None).map_err(|reason| Rejected { reason, is_stranger: false });
     }
     let hello = match Hello::decode(&first.payload) {
@@ -261,7 +293,7 @@ fn shake_hands(
         Ok(migration) => {
             tuning::tune_receiver(&socket, STALL_TIMEOUT)?;
             let token = migration.join_key().token;
-            let flags = shared.paths.rollout().answer(&hello.node, hello.features.flags);
+            let flags = shared.tellers.paths.rollout().answer(&hello.node, hello.features.flags);
             let features = Features { flags, ..migration.agree(hello.features) };
             answer(&mut writer, &HelloReply::Accept { token, features, node })?;
             let set_up = migration.set_up(features, &mut reader, &mut writer);
@@ -298,7 +330,7 @@ fn secure(
 fn read_first(socket: &TcpStream, reader: &mut FrameReader) -> Result<Frame, ConnectionError> {
     socket.set_read_timeout(Some(HELLO_TIMEOUT))?;
     reader.preface()?;
-    let kinds = [FrameKind::Probe, FrameKind::AskPaths];
+    let kinds = [FrameKind::Probe, FrameKind::AskPaths, FrameKind::AskMetrics];
     reader.expect_or(FrameKind::Hello, &kinds)
 }
 

@@ -1,5 +1,7 @@
 //! L4: where the engines meet threads, sockets, process memory and files.
 
+pub mod asking;
+pub mod audience;
 pub mod channel;
 pub mod clock;
 pub mod compression;
@@ -19,6 +21,7 @@ pub mod listener;
 pub mod lock;
 mod log_file;
 pub mod mapped_guest;
+pub mod metrics_teller;
 pub mod migration_handle;
 pub mod modes;
 pub mod node;

@@ -18,13 +18,12 @@ use crate::runtime::dial::{Dialer, FEATURES};
 use crate::runtime::held::{HeldOptions, HeldStore};
 use crate::runtime::journal::Journal;
 use crate::runtime::lane::{self, Lane};
-use crate::runtime::listener::Listener;
+use crate::runtime::listener::{Listener, Tellers};
 use crate::runtime::lock::lock;
 use crate::runtime::migration_handle::Migration;
 use crate::runtime::modes::transfer::TransferError;
 use crate::runtime::modes::{Modes, PeerError, ProbeError};
 use crate::runtime::outgoing::Outgoing;
-use crate::runtime::path_teller::PathTeller;
 use crate::runtime::qemu::guest::{AttachError, QemuGuest, VmInfo, VmStatus};
 use crate::runtime::qemu::memory::QemuMemory;
 use crate::runtime::qemu::outgoing::QemuOutgoing;
@@ -291,7 +290,7 @@ struct Inner {
     address: Option<SocketAddr>,
     steering: Arc<Steering>,
     security: Arc<Security>,
-    teller: Arc<PathTeller>,
+    tellers: Tellers,
     v1: Arc<V1>,
 }
 
@@ -327,10 +326,10 @@ impl Node {
         let (state_dir, flags) = (options.state_dir.as_deref(), &options.rollout);
         let rollout = Rollout::open(&options.name, state_dir, flags, journal.clone())?;
         let modes = Modes::new(journal.clone(), security.clone(), rollout.clone());
-        let teller = Arc::new(PathTeller::new(modes.clone()));
+        let tellers = Tellers::new(modes.clone());
         let listener = match options.listen {
             Some(address) => {
-                Some(listen(address, &registry, (&security, &teller), journal.clone())?)
+                Some(listen(address, &registry, (&security, &tellers), journal.clone())?)
             }
             None => None,
         };
@@ -341,7 +340,7 @@ impl Node {
         let steering = Steering::new(journal, modes);
         rollout.start().map_err(|source| NodeError::Io { what: "watching the flags", source })?;
         let listener = Mutex::new(listener);
-        let inner = Inner { options, registry, listener, address, steering, security, teller, v1 };
+        let inner = Inner { options, registry, listener, address, steering, security, tellers, v1 };
         let node = Node { inner: Arc::new(inner) };
         state_transfer::carry_through(&node, None);
         Ok(node)
@@ -560,16 +559,16 @@ impl Node {
         &self.inner.steering
     }
 
-    /// What tells other nodes of the paths to its peers.
-    pub(crate) fn teller(&self) -> &PathTeller {
-        &self.inner.teller
+    /// What tells other nodes about it.
+    pub(crate) fn tellers(&self) -> &Tellers {
+        &self.inner.tellers
     }
 
     /// A listener beside the node's own, on a port of the loopback's, for tests of this host alone.
     pub(crate) fn listen_within(&self) -> Result<Listener, NodeError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let Inner { registry, security, teller, .. } = self.inner.as_ref();
-        listen(address, registry, (security, teller), registry.journal().clone())
+        let Inner { registry, security, tellers, .. } = self.inner.as_ref();
+        listen(address, registry, (security, tellers), registry.journal().clone())
     }
 
     /// Sets how guests of QEMUs are encoded, from the next migration on, in either direction.
@@ -842,11 +841,11 @@ const QMP_IN_USE: &str = "the migration under way talks to QEMU, which takes one
 fn listen(
     address: SocketAddr,
     registry: &Arc<Registry>,
-    (security, teller): (&Arc<Security>, &Arc<PathTeller>),
+    (security, tellers): (&Arc<Security>, &Tellers),
     journal: Arc<Journal>,
 ) -> Result<Listener, NodeError> {
     let reception: Weak<Registry> = Arc::downgrade(registry);
-    Listener::start(address, reception, security.clone(), teller.clone(), journal)
+    Listener::start(address, reception, security.clone(), tellers.clone(), journal)
         .map_err(|source| NodeError::Listen { address, source })
 }
 

@@ -9,6 +9,8 @@ use crate::node::exposition;
 use crate::node::metrics::{Metrics, Sample};
 use crate::observe::{Level, LogRecord, LogRing};
 use crate::runtime::clock::wall_clock_us;
+use crate::runtime::metrics_teller::KeepsMetrics;
+use crate::wire::ToldMetrics;
 use crate::{Migration, Node};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,6 +19,8 @@ use std::time::Instant;
 pub struct Telemetry {
     node: Node,
     started: Instant,
+    /// The same by the wall clock, in microseconds since 1970.
+    since_us: u64,
     state: Mutex<State>,
 }
 
@@ -32,7 +36,8 @@ struct State {
 impl Telemetry {
     /// Begins with the events that the node still holds.
     pub fn new(node: &Node) -> Self {
-        Self { node: node.clone(), started: Instant::now(), state: Mutex::default() }
+        let (started, since_us) = (Instant::now(), wall_clock_us());
+        Self { node: node.clone(), started, since_us, state: Mutex::default() }
     }
 
     /// Takes up what happened since the last call.
@@ -53,6 +58,13 @@ impl Telemetry {
         let held = self.node.held(None);
         state.metrics.set(Metric::HdeHeldPages, "", held.pages as f64);
         state.metrics.set(Metric::HdeHeldBytes, "", held.bytes as f64);
+        for (mode, times) in self.node.modes().round_trips() {
+            state.metrics.set_times(Metric::AmstRoundTrip, mode.name(), &times);
+        }
+        let probes = self.node.modes().probe_counts();
+        for (outcome, total) in [("answered", probes.answered), ("failed", probes.failed)] {
+            state.metrics.set_total(Metric::ModeDetectorProbes, outcome, total);
+        }
         let uptime = self.started.elapsed();
         state.metrics.set(Metric::NodeUptime, "", uptime.as_secs_f64());
     }
@@ -126,8 +138,21 @@ impl Telemetry {
         exposition::json(&self.lock().metrics, wanted)
     }
 
+    /// Since when counters count, by the wall clock in microseconds since 1970.
+    pub fn since_us(&self) -> u64 {
+        self.since_us
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeepsMetrics for Telemetry {
+    fn told(&self, node: String) -> ToldMetrics {
+        self.refresh();
+        let families = exposition::told(&self.lock().metrics);
+        ToldMetrics { node, time_us: wall_clock_us(), since_us: self.since_us, families }
     }
 }
 

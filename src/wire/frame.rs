@@ -13,6 +13,7 @@ use crate::base::limits::{
     MAX_CONTROL_BYTES, MAX_FILLER_BYTES, MAX_FRAME_BYTES, MAX_HELLO_BYTES, MAX_SEGMENT_BYTES,
 };
 use crate::wire::cursor::{Reader, WireError};
+use crate::wire::metrics::MAX_METRICS_BYTES;
 use crate::wire::page_request::MAX_PAGE_REQUEST_BYTES;
 use crate::wire::paths::MAX_PATHS_BYTES;
 use crate::wire::rdma::{MAX_ANSWER_BYTES, MAX_OFFER_BYTES};
@@ -75,6 +76,10 @@ pub enum FrameKind {
     RdmaOffer = 16,
     /// The destination's end.
     RdmaAnswer = 17,
+    /// Asks for the other's metrics, on a connection that belongs to no migration.
+    AskMetrics = 18,
+    /// They; the answer to one that is not to know is a refusing `HelloReply`.
+    Metrics = 19,
 }
 
 /// The header of one frame.
@@ -147,9 +152,11 @@ impl FrameKind {
             15 => Self::Paths,
             16 => Self::RdmaOffer,
             17 => Self::RdmaAnswer,
+            18 => Self::AskMetrics,
+            19 => Self::Metrics,
             _ => {
                 let value = byte.into();
-                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 17" });
+                return Err(WireError::Range { what: "frame kind", value, allowed: "1 to 19" });
             }
         })
     }
@@ -162,12 +169,13 @@ impl FrameKind {
             Self::ControlAck => 8,
             Self::Chunk => MAX_FRAME_BYTES,
             Self::ChunkAck => 16 * 1024,
-            Self::Ping | Self::Goodbye | Self::AskPaths => 0,
+            Self::Ping | Self::Goodbye | Self::AskPaths | Self::AskMetrics => 0,
             Self::Segment => MAX_SEGMENT_BYTES,
             Self::Probe | Self::ProbeReply => PROBE_BYTES,
             Self::Filler => MAX_FILLER_BYTES,
             Self::PageRequest => MAX_PAGE_REQUEST_BYTES,
             Self::Paths => MAX_PATHS_BYTES,
+            Self::Metrics => MAX_METRICS_BYTES,
             Self::RdmaOffer => MAX_OFFER_BYTES,
             Self::RdmaAnswer => MAX_ANSWER_BYTES,
         }

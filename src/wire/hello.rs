@@ -447,7 +447,7 @@ mod tests {
         let mut bytes = hello().encode();
         let id = FEATURE_FLAGS.to_le_bytes();
         let named = [&id[..], &0_u16.to_le_bytes(), &4_u32.to_le_bytes()].concat();
-        let at = bytes.windows(8).position(|bytes| bytes == named).unwrap();
+        let at = bytes.windows(8).rposition(|bytes| bytes == named).unwrap();
         assert_eq!(Hello::decode(&bytes).unwrap().features.flags, 0b10110);
         bytes[at..at + 2].copy_from_slice(&999_u16.to_le_bytes());
         assert_eq!(Hello::decode(&bytes).unwrap().features.flags, u32::MAX);

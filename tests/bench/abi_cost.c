@@ -1,4 +1,5 @@
-/* What a call into libdwcp.so costs, and a completion taken through the node's file descriptor.
+/* What a call into libdwcp.so costs, an answer of a decider, and a completion taken through the node's file
+ * descriptor.
  *
  * Prints one JSON object. A completion is made by removing a guest, which is an event; measured is
  * from the moment it waits: poll() until the descriptor is readable, then dwcp_node_reap(). */
@@ -43,6 +44,31 @@ static double call_ns(void)
     }
     (void)version;
     return (now_ns() - start) / CALLS;
+}
+
+/* Asks about a flag at 50 %, so that neither answer is a matter of course. */
+static double decide_ns(void)
+{
+    dwcp_node_options options = {.struct_size = sizeof options, .name = "abi-cost"};
+    dwcp_flag_change change = {.struct_size = sizeof change, .flag = DWCP_FLAG_HYBRID_MODE};
+    dwcp_node *node = NULL;
+    dwcp_decider *decider = NULL;
+    volatile int32_t is_on;
+    options.flags = DWCP_NODE_PLAIN;
+    change.fields = DWCP_FLAG_CHANGE_ROLLOUT;
+    change.rollout_ppm = 500000;
+    check(dwcp_node_new(&options, &node), "dwcp_node_new");
+    check(dwcp_node_set_flags(node, &change, 1, NULL, "a benchmark"), "dwcp_node_set_flags");
+    check(dwcp_node_decider(node, DWCP_FLAG_HYBRID_MODE, "rack1|rack2", &decider), "dwcp_node_decider");
+    double start = now_ns();
+    for (int call = 0; call < CALLS; call++) {
+        is_on = dwcp_decider_is_on(decider);
+    }
+    double spent_ns = now_ns() - start;
+    (void)is_on;
+    check(dwcp_decider_free(decider), "dwcp_decider_free");
+    check(dwcp_node_free(node), "dwcp_node_free");
+    return spent_ns / CALLS;
 }
 
 /* Adds or removes the guest; each is an event. */
@@ -107,6 +133,7 @@ static double reap_us(void)
 
 int main(void)
 {
-    printf("{\"call_ns\": %.3f, \"reap_us\": %.3f}\n", call_ns(), reap_us());
+    printf("{\"call_ns\": %.3f, \"decide_ns\": %.3f, \"reap_us\": %.3f}\n", call_ns(), decide_ns(),
+           reap_us());
     return 0;
 }

@@ -113,6 +113,54 @@ void peers_are_looked_at() {
     CHECK(code == DWCP_ERR_NOT_FOUND);
 }
 
+void flags_are_set_and_decided() {
+    dwcp::Node node;
+    auto decider = node.decider(DWCP_FLAG_HYBRID_MODE, "rack1|rack2");
+    CHECK(decider.is_on() && decider && decider.explain().reason == DWCP_REASON_PERCENTAGE);
+    node.set_flags({dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(12.3456).allow_list("rack9"),
+                    dwcp::FlagChange(DWCP_FLAG_ML_COMPRESSION).enabled(false).owner("net")},
+                   "a test");
+    auto hybrid = node.flag(DWCP_FLAG_HYBRID_MODE);
+    CHECK(hybrid.rollout_ppm == 123456 && hybrid.allow_count == 1);
+    CHECK(node.explain_flag(DWCP_FLAG_HYBRID_MODE, "rack9|x").reason == DWCP_REASON_ALLOWED);
+    CHECK(node.explain_flag(DWCP_FLAG_ML_COMPRESSION, "a|b").reason == DWCP_REASON_NOT_ENABLED);
+    node.set_flag(dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(100).schedule("none"), "all");
+    CHECK(decider.is_on());
+    node.start_schedule(DWCP_FLAG_HYBRID_MODE, "six weeks");
+    CHECK(node.flag(DWCP_FLAG_HYBRID_MODE).bits & DWCP_FLAG_STATE_SCHEDULED);
+    node.stop_schedule(DWCP_FLAG_HYBRID_MODE, "by hand");
+    node.set_flag(dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(100), "all");
+    auto limits = node.rollback_limits();
+    limits.max_error_rate_ppm = 20000;
+    node.set_rollback_limits(limits);
+    CHECK(node.rollback_limits().max_error_rate_ppm == 20000);
+    CHECK(node.rollouts_json().find("is_in_flight") != std::string::npos);
+    node.throw_kill_switch("a drill");
+    CHECK(!decider && decider.explain().reason == DWCP_REASON_KILL_SWITCH);
+    node.lift_kill_switch();
+    node.set_rollout_members({"rack1", "rack2"});
+    node.disable_all_flags("the end", "tester");
+    CHECK(!decider.is_on());
+    CHECK(node.flag_history_json(1).find("\"who\":\"tester\"") != std::string::npos);
+    CHECK(node.flags_json().find("pbft_consensus") != std::string::npos);
+    dwcp_status code = DWCP_OK;
+    try {
+        node.clear_latch(DWCP_FLAG_HYBRID_MODE, "there is none");
+    } catch (const dwcp::Error &error) {
+        code = error.code();
+    }
+    CHECK(code == DWCP_ERR_BAD_STATE);
+    code = DWCP_OK;
+    try {
+        node.set_flag(dwcp::FlagChange(DWCP_FLAG_HYBRID_MODE).percent(100.1), "too much");
+    } catch (const dwcp::Error &error) {
+        code = error.code();
+    }
+    CHECK(code == DWCP_ERR_INVALID_ARGUMENT);
+    dwcp::Decider other(std::move(decider)), none;
+    CHECK(!none.is_on() && decider.get() == nullptr && other.get() != nullptr);
+}
+
 void a_guest_moves() {
     auto from_memory = memory(), to_memory = memory();
     dwcp::Node from(listening()), to(listening());
@@ -203,6 +251,7 @@ int main() {
     CASE(a_node_can_be_moved);
     CASE(a_refused_guest_stays_the_callers);
     CASE(peers_are_looked_at);
+    CASE(flags_are_set_and_decided);
     CASE(a_guest_moves);
     CASE(a_qemu_that_is_not_there_throws);
     CASE(an_exception_in_a_guest_becomes_the_reason);

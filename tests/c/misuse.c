@@ -4,6 +4,40 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Every function about a node's feature flags. */
+static dwcp_status call_about_flags(int which, dwcp_node *node) {
+    static char text[8192];
+    static dwcp_flag_state state;
+    static dwcp_flag_change change;
+    static dwcp_flag_decision decision;
+    static dwcp_decider *decider;
+    static dwcp_rollback_limits limits;
+    limits.struct_size = sizeof limits;
+    state.struct_size = sizeof state;
+    change.struct_size = sizeof change;
+    change.flag = DWCP_FLAG_HYBRID_MODE;
+    change.owner = "net";
+    decision.struct_size = sizeof decision;
+    switch (which) {
+    case 0: return dwcp_node_flags_json(node, text, sizeof text, NULL);
+    case 1: return dwcp_node_flag(node, DWCP_FLAG_HYBRID_MODE, &state);
+    case 2: return dwcp_node_set_flags(node, &change, 1, NULL, "why");
+    case 3: return dwcp_node_disable_all_flags(node, NULL, "why");
+    case 4: return dwcp_node_clear_latch(node, DWCP_FLAG_HYBRID_MODE, NULL, "why");
+    case 5: return dwcp_node_set_kill_switch(node, NULL, "why");
+    case 6: return dwcp_node_explain_flag(node, DWCP_FLAG_HYBRID_MODE, "a|b", &decision);
+    case 7: return dwcp_node_flag_history_json(node, 1, text, sizeof text, NULL);
+    case 8: return dwcp_node_set_rollout_members(node, NULL, 0);
+    case 9: return dwcp_node_decider(node, DWCP_FLAG_HYBRID_MODE, "a|b", &decider);
+    case 10: return dwcp_node_rollouts_json(node, text, sizeof text, NULL);
+    case 11: return dwcp_node_rollback_limits(node, &limits);
+    case 12: return dwcp_node_set_rollback_limits(node, NULL);
+    case 13: return dwcp_node_start_schedule(node, DWCP_FLAG_HYBRID_MODE, NULL, NULL, "why");
+    case 14: return dwcp_node_stop_schedule(node, DWCP_FLAG_HYBRID_MODE, NULL, "why");
+    default: return 1;
+    }
+}
+
 /* Every function about the modes of a node's peers. */
 static dwcp_status call_about_peers(int which, dwcp_node *node) {
     static char text[4096];
@@ -35,7 +69,7 @@ static dwcp_status call_about_peers(int which, dwcp_node *node) {
     case 12: return dwcp_node_paths(node, &paths);
     case 13: return dwcp_node_set_rdma(node, NULL);
     case 14: return dwcp_node_rdma(node, &rdma);
-    default: return 1;
+    default: return call_about_flags(which - 15, node);
     }
 }
 
@@ -112,6 +146,7 @@ static dwcp_status call_on_migration(int which, dwcp_migration *migration) {
 
 static void no_function_takes_a_bad_handle(void) {
     dwcp_node *freed = new_node(NULL), *live = new_node(NULL);
+    dwcp_flag_decision decision = {.struct_size = sizeof decision};
     void *bad[] = {NULL, freed, (void *)1, (void *)8, (void *)UINTPTR_MAX, "text", &freed};
     OK(dwcp_node_free(freed));
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -121,6 +156,10 @@ static void no_function_takes_a_bad_handle(void) {
         for (int which = bad[i] ? 0 : 1; call_on_migration(which, bad[i]) != 1; which++)
             CHECK_STATUS(DWCP_ERR_BAD_HANDLE, call_on_migration(which, bad[i]));
         CHECK_STATUS(DWCP_ERR_BAD_HANDLE, dwcp_writer_write(bad[i], "x", 1));
+        CHECK_STATUS(DWCP_ERR_BAD_HANDLE, dwcp_decider_explain(bad[i], &decision));
+        if (bad[i]) CHECK_STATUS(DWCP_ERR_BAD_HANDLE, dwcp_decider_free(bad[i]));
+        CHECK(dwcp_decider_is_on(bad[i]) == 0);
+        CHECK(last_error_has("dwcp_decider handle"));
     }
     for (int which = 0; call_on_migration(which, (dwcp_migration *)live) != 1; which++) {
         CHECK_STATUS(DWCP_ERR_BAD_HANDLE, call_on_migration(which, (dwcp_migration *)live));
@@ -166,6 +205,14 @@ static void no_function_takes_null_where_it_needs_a_pointer(void) {
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_transport(node, NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_paths(node, NULL));
     CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_rdma(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_flag(node, DWCP_FLAG_HYBRID_MODE, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_set_flags(node, NULL, 1, NULL, "why"));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_disable_all_flags(node, NULL, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_explain_flag(node, 1, NULL, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_explain_flag(node, 1, "a|b", NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_decider(node, 1, "a|b", NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_rollback_limits(node, NULL));
+    CHECK_STATUS(DWCP_ERR_NULL_POINTER, dwcp_node_start_schedule(node, 1, NULL, NULL, NULL));
     OK(dwcp_node_reap(node, NULL, 0, &count));
     OK(dwcp_node_free(node));
 }

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 library=${DWCP_LIBRARY:-$PWD/target/debug/libdwcp.so}
 export DWCP_LIBRARY="$library"
 strict="-Wall -Wextra -pedantic -Werror"
-programs="status misuse migrate modes requests threads qemu classes unload"
+programs="status misuse migrate modes flags flag_plans requests threads qemu classes unload"
 limit_s=120
 passed=0
 failed=0
@@ -124,6 +124,7 @@ valgrind_all() {
 
 sed -n 's/^#define \(DWCP_OK\|DWCP_ERR_[A-Z_]*\) .*/STATUS(\1)/p' include/dwcp.h \
     >"$scratch/status_table.inc"
+python3 tests/c/rollout_vectors.py tests/vectors/rollout.json >"$scratch/rollout_vectors.inc" || exit 1
 cli=$(dirname "$library")/dwcp-v3-cli
 export DWCP_IDENTITY="$scratch/identity"
 "$cli" identity init --authority "$scratch/authority" >/dev/null &&

@@ -340,6 +340,50 @@ fn each_flag_changes_what_runs() {
 }
 
 #[test]
+fn the_other_end_must_take_part() {
+    let pair = Pair::new();
+    pair.add_guest("vm", 64);
+    let explain = |name: &str| {
+        let args = ["feature-flags", "explain", name, "--unit"];
+        pair.json(&[&args[..], &[&pair.to()]].concat())["reason"].clone()
+    };
+    pair.destination.set_kill_switch("test", Some("drill")).unwrap();
+    assert_eq!(explain("ml_compression"), "percentage", "nobody has been asked yet");
+    pair.json(&["migrate", "vm", "--to", &pair.to()]);
+    assert_eq!(explain("ml_compression"), "peer_cannot");
+    let by_name = pair.json(&["feature-flags", "explain", "hybrid_mode", "--unit", "there"]);
+    assert_eq!(by_name["reason"], "peer_cannot");
+    assert_eq!(pair.json(&["mode-detect"])["peers"][0]["mode"], "datacenter");
+    let checked = pair.json(&["status", "--check-compatibility"]);
+    assert_eq!(checked["peers"][0]["flags"]["hybrid_mode"]["reason"], "peer_cannot");
+    let checked = stdout(&pair.run(&["status", "--check-compatibility"]));
+    assert!(checked.lines().any(|line| line.starts_with(&pair.to()) && line.contains("none")));
+    // It is asked again with the next connection.
+    pair.destination.set_kill_switch("test", None).unwrap();
+    pair.add_guest("other", 64);
+    pair.json(&["migrate", "other", "--to", &pair.to()]);
+    assert_eq!(explain("ml_compression"), "percentage");
+}
+
+#[test]
+fn the_guards_are_shown_and_their_limits_configured() {
+    let (_scratch, _, daemon) = daemon("rollback_triggers:\n  max_error_rate: 2.5\n");
+    let status = json(&daemon, &["rollout", "status"]);
+    assert_eq!(status["limits"]["max_error_rate"], 2.5);
+    assert_eq!(status["rollouts"][0]["is_in_flight"], false);
+    stdout(&daemon.run(&["config", "set", "rollback_triggers.min_throughput_ratio", "0.7"]));
+    stdout(&daemon.run(&["feature-flags", "set", "hybrid_mode", "--percent", "0"]));
+    stdout(&daemon.run(&["feature-flags", "set", "hybrid_mode", "--percent", "10"]));
+    let status = json(&daemon, &["rollout", "status"]);
+    assert_eq!(status["limits"]["min_throughput_ratio"], 0.7);
+    assert_eq!(status["rollouts"][0]["is_in_flight"], true);
+    let text = stdout(&daemon.run(&["rollout", "status"]));
+    assert!(text.contains("more than 2.5 % of requests fail"), "{text}");
+    let refused = daemon.run(&["config", "set", "rollback_triggers.max_error_rate", "nan"]);
+    assert!(refusal(&refused, 1).contains("is not a number"));
+}
+
+#[test]
 fn a_switch_under_way_loses_nothing() {
     let pair = Pair::new();
     let (from, to) = pair.add_guest("vm", 4096);

@@ -29,6 +29,13 @@ fn help_is_as_agreed() {
         &["network-matrix", "--help"],
         &["set-mode", "--help"],
         &["transport-test", "--help"],
+        &["feature-flags", "--help"],
+        &["feature-flags", "set", "--help"],
+        &["feature-flags", "explain", "--help"],
+        &["feature-flags", "schedule", "--help"],
+        &["feature-flags", "schedule", "start", "--help"],
+        &["feature-flags", "kill", "--help"],
+        &["rollout", "--help"],
         &["resource-check", "--help"],
         &["soak-test", "--help"],
         &["chaos-test", "--help"],
@@ -64,7 +71,7 @@ fn man_pages_and_completions_cover_every_command() {
 #[test]
 fn usage_errors_and_absent_nodes_have_their_codes() {
     let run = |args: &[&str]| operator(Path::new("/nonexistent/s"), args).output().unwrap();
-    assert!(refusal(&run(&["feature-flags", "list"]), 2).contains("unrecognized subcommand"));
+    assert!(refusal(&run(&["place-guests"]), 2).contains("unrecognized subcommand"));
     assert!(refusal(&run(&["migrate", "vm"]), 2).contains("--to"));
     assert!(refusal(&run(&["status"]), 3).contains("is dwcpd running?"));
     let output = run(&["--json", "status"]);

@@ -5,12 +5,16 @@ mod compression;
 mod config_disk;
 mod control;
 mod daemon;
+mod drill;
 mod flags;
 mod guest;
 mod help;
 mod identity;
 mod interrupts;
+mod metrics;
 mod modes;
+#[path = "../../src/node/openmetrics.rs"]
+mod openmetrics;
 mod operator;
 mod resources;
 mod rollout;

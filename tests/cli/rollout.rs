@@ -91,7 +91,7 @@ fn files_that_are_no_scenario_are_refused_in_one_sentence() {
         assert!(error.contains(message) && error.trim().lines().count() == 1, "{text:?}: {error}");
         let json = alone(&["--json", "rollout", "simulate", "--scenario", file]);
         let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-        assert_eq!(json["error"]["status"], "invalid_argument", "{json}");
+        assert_eq!(json["error"]["status"], "DWCP_ERR_INVALID_ARGUMENT", "{json}");
     }
     let missing = alone(&["rollout", "simulate", "--scenario", "/nonexistent/x.yaml"]);
     assert!(refusal(&missing, 1).contains("cannot read /nonexistent/x.yaml"));

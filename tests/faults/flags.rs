@@ -49,9 +49,8 @@ fn what_was_told_survives_kill_9() {
         let mut child = Child::changer(&state.0);
         child.expect(&format!("set {}", last + 1 + round));
         std::thread::sleep(Duration::from_millis(3 * u64::from(round)));
-        child.kill();
-        let told =
-            child.rest().iter().filter_map(|line| line.strip_prefix("set ")?.parse().ok()).max();
+        let said = child.kill();
+        let told = said.iter().filter_map(|line| line.strip_prefix("set ")?.parse().ok()).max();
         let told = told.unwrap_or(last + 1 + round);
         // The last line may be torn, or on disk and not told of yet; nothing in between.
         let node = start(&state.0).unwrap();

@@ -121,7 +121,7 @@ fn kill_and_restart(stage: &Stage, phase: Option<Phase>, state: Option<&Path>) -
         }
         None => {
             let doomed = child.clone();
-            at_phase(&stage.alpha, Phase::Handover, move || doomed.lock().unwrap().kill());
+            at_phase(&stage.alpha, Phase::Handover, move || drop(doomed.lock().unwrap().kill()));
             let migration = stage.migrate(&to, options);
             wait_until("the commit is out", || migration.owner() == Owner::InDoubt);
             migration

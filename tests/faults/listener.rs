@@ -2,12 +2,14 @@
 //! node goes on serving.
 
 use crate::hand::{self, Hand, PAGE_BYTES, chunk_head, stored_chunk};
-use crate::stage::{PAGES, Stage, address, guest_layout, hasty, patient, refusals, wait_until};
+use crate::stage::{
+    PAGES, Stage, address, guest_layout, hasty, keeper, patient, refusals, wait_until,
+};
 use crate::support::{Guest, layout};
 use dwcp::Status;
 use dwcp::base::{MemoryLayout, RegionLayout, StreamId};
 use dwcp::wire::hello::Purpose;
-use dwcp::wire::{Frame, FrameHeader, FrameKind, Hello, HelloReply, Paths, Preface};
+use dwcp::wire::{Frame, FrameHeader, FrameKind, Hello, HelloReply, Paths, Preface, ToldMetrics};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -130,6 +132,43 @@ fn paths_are_told_to_those_who_are_named_alone() {
     )
     });
     assert!(refused, "200 at once are too many");
+    stage.assert_moves();
+}
+
+#[test]
+fn metrics_are_told_to_those_who_are_named_alone() {
+    let stage = Stage::new();
+    let ask = opening(&Frame { kind: FrameKind::AskMetrics, payload: Vec::new() }, 0);
+    let refusal = || {
+        let reply = HelloReply::decode(&throw(&address(&stage.beta), &ask)[32..]).unwrap();
+        let HelloReply::Refuse { status, reason, .. } = reply else { panic!("{reply:?}") };
+        (status, reason)
+    };
+    let (status, reason) = refusal();
+    assert_eq!(status, Status::Refused.code());
+    assert_eq!(reason, "node.share_metrics_with does not name 127.0.0.1");
+    wait_until("the refusal is told of", || {
+        refusals(&stage.beta).iter().any(|text| text.contains("share_metrics_with does not name"))
+    });
+    // To whom the paths are told, the metrics are not.
+    stage.beta.share_paths_with("127.0.0.1".parse().unwrap());
+    assert_eq!(refusal().0, Status::Refused.code());
+    stage.beta.share_metrics_with("127.0.0.1".parse().unwrap());
+    assert_eq!(refusal().0, Status::Unsupported.code(), "nobody keeps them yet");
+    let _keeper = keeper(&stage.beta);
+    let told = ToldMetrics::decode(&throw(&address(&stage.beta), &ask)[32..]).unwrap();
+    assert_eq!(told.node, "beta");
+    assert!(told.families.iter().any(|family| family.name == "node.uptime"));
+    let long = opening(&Frame { kind: FrameKind::AskMetrics, payload: vec![0; 4] }, 0);
+    assert_eq!(throw(&address(&stage.beta), &long), b"");
+    let unasked = opening(&Frame { kind: FrameKind::Metrics, payload: told.encode() }, 0);
+    assert_eq!(throw(&address(&stage.beta), &unasked), b"");
+    let is_busy = |_| {
+        HelloReply::decode(&throw(&address(&stage.beta), &ask)[32..]).is_ok_and(
+        |reply| matches!(reply, HelloReply::Refuse { status, .. } if status == Status::Busy.code()),
+    )
+    };
+    assert!((0..200).any(is_busy), "200 at once are too many");
     stage.assert_moves();
 }
 

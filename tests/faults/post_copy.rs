@@ -98,7 +98,12 @@ fn a_guest_goes_on_before_its_memory_is_there_and_misses_nothing() {
     assert!(figures.fault_p99_us <= figures.fault_max_us, "{figures:?}");
     assert!(report.phases.contains_key("post_copy") && arrived.phases.contains_key("post_copy"));
     assert!(report.downtime_ms < report.phases["post_copy"].as_f64().unwrap());
-    let completed = |event: dwcp::observe::Event| matches!(event.kind, EventKind::PostCopyCompleted { figures: told } if told == figures);
+    let completed = |event: dwcp::observe::Event| match event.kind {
+        EventKind::PostCopyCompleted { figures: told, waits } => {
+            told == figures && waits.counts().iter().sum::<u64>() == figures.faults
+        }
+        _ => false,
+    };
     assert!(stage.beta.events(0).into_iter().any(completed));
 }
 

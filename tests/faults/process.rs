@@ -42,15 +42,12 @@ impl Child {
         }
     }
 
-    /// What it has said and nobody has waited for; all of it, once it has ended.
-    pub fn rest(&self) -> Vec<String> {
-        self.lines.iter().collect()
-    }
-
-    /// Kills it with no chance to say or write anything more.
-    pub fn kill(&mut self) {
+    /// Kills it with no chance to say or write anything more; gives what it had said and nobody has
+    /// waited for.
+    pub fn kill(&mut self) -> Vec<String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+        self.lines.iter().collect()
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::hand::{self, Hand};
 use crate::proxy::{FORWARD, Proxy};
 use crate::stage::{
-    Directory, Stage, address, guest_layout, hasty, node, patient, refusals, wait_until,
+    Directory, Stage, address, guest_layout, hasty, keeper, node, patient, refusals, wait_until,
 };
 use dwcp::migration::MigrationOptions;
 use dwcp::observe::EventKind;
@@ -191,6 +191,31 @@ fn paths_are_told_within_the_fleet_alone() {
         assert!(row.paths.is_empty() && row.failure.as_ref().unwrap().contains(text), "{row:?}");
         refused_with(&beta, text);
     }
+}
+
+#[test]
+fn metrics_are_told_within_the_fleet_alone() {
+    let fleet = Fleet::new();
+    let (alpha, beta) = (fleet.node("alpha", &["beta"]), fleet.node("beta", &["alpha"]));
+    beta.share_metrics_with("127.0.0.1".parse().unwrap());
+    let _keeper = keeper(&beta);
+    let at = [address(&beta)];
+    let told_to = |asker: &Node| asker.metrics_of(Some(&at)).unwrap().remove(0).told;
+    let told = told_to(&alpha).unwrap();
+    assert_eq!(told.node, "beta");
+    assert!(told.families.iter().any(|family| family.name == "migration.downtime"));
+    let (plain, gamma) = (node("gamma", None), fleet.node("gamma", &[]));
+    for (asker, text) in [(plain, "speaks TLS only"), (gamma, "\"gamma\" is not among")] {
+        let failure = told_to(&asker).unwrap_err();
+        assert!(failure.contains(text), "{failure}");
+        refused_with(&beta, text);
+    }
+    alpha.add_peer(&at[0]).unwrap();
+    assert_eq!(alpha.metrics_of(Some(&at)).unwrap()[0].told.as_ref().unwrap().node, "beta");
+    let by_name = alpha.metrics_of(Some(&["beta".to_owned()])).unwrap().remove(0);
+    assert_eq!(by_name.address.as_ref(), Some(&at[0]));
+    beta.share_metrics_with("10.0.0.0/8".parse().unwrap());
+    assert!(told_to(&alpha).unwrap_err().contains("does not name 127.0.0.1"));
 }
 
 #[test]

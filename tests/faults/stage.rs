@@ -4,6 +4,7 @@ use crate::support::{Guest, layout};
 use dwcp::base::MemoryLayout;
 use dwcp::migration::{Ending, MigrationOptions, Owner, Phase, Report};
 use dwcp::observe::EventKind;
+use dwcp::runtime::control::{ControlOptions, ControlServer, serve_control};
 use dwcp::{Migration, Node, NodeOptions, SecurityOptions, Status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,14 @@ pub fn node(name: &str, state_dir: Option<&Path>) -> Node {
         ..NodeOptions::default()
     })
     .unwrap()
+}
+
+/// What keeps a node's metrics, as long as it lives.
+pub fn keeper(node: &Node) -> (Directory, ControlServer) {
+    let directory = Directory::new("keeper");
+    let socket = directory.0.join("s.sock");
+    let server = serve_control(node, &socket, ControlOptions::default()).unwrap();
+    (directory, server)
 }
 
 pub fn address(node: &Node) -> String {

@@ -31,8 +31,8 @@ def key(unit: str) -> str:
 
 
 def unit_hash(unit: str) -> int:
-    first, *second = (name.encode() for name in members(unit))
-    return xxh3(second[0], xxh3(first)) if second else xxh3(first)
+    first, *second = (xxh3(name.encode()) for name in members(unit))
+    return xxh3(second[0].to_bytes(8, "little"), first) if second else first
 
 
 def place(flag: str, seed: int, unit: str) -> int:

@@ -6,7 +6,7 @@ use crate::memory::RegionArgument;
 use crate::migration::Migration;
 use crate::modes::Transport;
 use crate::paths::{Paths, Rdma};
-use crate::{convert, door, error, modes, paths, sink, source};
+use crate::{convert, door, error, flags, modes, paths, sink, source};
 use dwcp::base::MigrationId;
 use dwcp::base::ids::ParseIdError;
 use dwcp::base::limits::MAX_MULTIFD_CHANNELS;
@@ -322,6 +322,118 @@ impl Node {
     fn set_rdma(&self, py: Python<'_>, options: Rdma<'_>) -> PyResult<()> {
         let options = paths::rdma_in(&options)?;
         door::pass(py, || self.inner.set_rdma(options))
+    }
+
+    fn flags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.flags())?)
+    }
+
+    fn flag<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let flag = flags::flag(py, name)?;
+        convert::to_python(py, &door::pass(py, || self.inner.flag(flag))?)
+    }
+
+    /// `edits` is a JSON object of edits by the flags' names; the flags as they are then.
+    fn change_flags<'py>(
+        &self,
+        py: Python<'py>,
+        edits: &str,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, change) = (self.inner(), flags::change(py, edits, who, why)?);
+        convert::to_python(py, &flags::pass_aside(py, move || node.change_flags(&change))?)
+    }
+
+    fn disable_all_flags<'py>(
+        &self,
+        py: Python<'py>,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let node = self.inner();
+        convert::to_python(py, &flags::pass_aside(py, move || node.disable_all_flags(&who, &why))?)
+    }
+
+    fn clear_latch<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, flag) = (self.inner(), flags::flag(py, name)?);
+        convert::to_python(py, &flags::pass_aside(py, move || node.clear_latch(flag, &who, &why))?)
+    }
+
+    fn explain_flag<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        unit: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let flag = flags::flag(py, name)?;
+        convert::to_python(py, &flags::pass(py, || self.inner.explain_flag(flag, unit))?)
+    }
+
+    fn flag_history<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.flag_history(limit))?)
+    }
+
+    fn decider(&self, py: Python<'_>, name: &str, unit: String) -> PyResult<flags::Decider> {
+        flags::decider(py, &self.inner, name, unit)
+    }
+
+    /// None takes it back.
+    fn set_kill_switch(&self, py: Python<'_>, who: &str, why: Option<&str>) -> PyResult<()> {
+        flags::pass(py, || self.inner.set_kill_switch(who, why))
+    }
+
+    /// `schedule` is JSON; None: the flag's own, or the guide's.
+    fn start_schedule<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        schedule: Option<&str>,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, flag) = (self.inner(), flags::flag(py, name)?);
+        let schedule = schedule.map(|text| flags::schedule(py, text)).transpose()?;
+        let work = move || node.start_schedule(flag, schedule, &who, &why);
+        convert::to_python(py, &flags::pass_aside(py, work)?)
+    }
+
+    fn stop_schedule<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        who: String,
+        why: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, flag) = (self.inner(), flags::flag(py, name)?);
+        convert::to_python(
+            py,
+            &flags::pass_aside(py, move || node.stop_schedule(flag, &who, &why))?,
+        )
+    }
+
+    fn rollouts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.rollouts())?)
+    }
+
+    fn rollback_limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        convert::to_python(py, &door::pass(py, || self.inner.rollback_limits())?)
+    }
+
+    /// `limits` is a JSON object.
+    fn set_rollback_limits(&self, py: Python<'_>, limits: &str) -> PyResult<()> {
+        let limits = flags::limits(py, limits)?;
+        flags::pass(py, || self.inner.set_rollback_limits(limits))
+    }
+
+    fn set_rollout_members(&self, py: Python<'_>, members: Vec<String>) -> PyResult<()> {
+        flags::pass(py, || self.inner.set_rollout_members(&members))
     }
 
     /// Events above `after`; waits up to `timeout_s` for the first one.

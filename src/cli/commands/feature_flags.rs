@@ -38,7 +38,12 @@ async fn change(action: &str, why: &str, client: &Client) -> Result<Value, CliEr
 async fn set(options: SetFlag, client: &Client, output: &Output) -> Result<(), CliError> {
     let name = checked(&options.name)?.to_owned();
     let mut body = fields(&options)?;
-    let given: Vec<_> = body.iter().map(|(field, value)| format!("{field} {value}")).collect();
+    let short = |value: &Value| match value {
+        Value::Array(names) => format!("of {}", names.len()),
+        value => text(value),
+    };
+    let given: Vec<_> =
+        body.iter().map(|(field, value)| format!("{field} {}", short(value))).collect();
     let why = options.reason.unwrap_or_else(|| format!("feature-flags set: {}", given.join(", ")));
     body.insert("who".to_owned(), who().into());
     body.insert("why".to_owned(), why.into());

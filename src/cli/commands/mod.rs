@@ -4,6 +4,7 @@ mod chaos_test;
 mod cleanup_baselines;
 mod compression;
 mod config;
+mod drill;
 mod encoding_test;
 mod events;
 mod feature_flags;
@@ -57,9 +58,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Events { filter, follow } => {
             events::run(filter.as_deref(), follow, client, output).await?;
         }
-        Command::Metrics { name, component, watch } => {
-            metrics::run(name.as_deref(), component.as_deref(), watch, client, output).await?;
-        }
+        Command::Metrics(options) => metrics::run(&options, client, output).await?,
         Command::CompressionStats { migration } => {
             compression::stats(migration.as_deref(), client, output).await?;
         }
@@ -74,7 +73,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Modes(command) => modes::run(command, client, output).await?,
         Command::FeatureFlags(command) => feature_flags::run(command, client, output).await?,
         Command::Operations(command) => return operations(command, client, output).await,
-        Command::Rollout(command) => rollout::run(command, client, output).await?,
+        Command::Rollout(command) => return rollout::run(command, client, output).await,
         Command::Identity(command) => identity::run(command, output)?,
         Command::ExportState(options) => state::export(options, client, output).await?,
         Command::ImportState(options) => state::import(options, client, output).await?,

@@ -1,5 +1,6 @@
-//! `rollout`: how rollouts stand, and one played on a simulated cluster.
+//! `rollout`: how rollouts stand, one played on a simulated cluster, and one on nodes of this machine.
 
+use super::drill;
 use crate::cli::args::Rollout;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
@@ -11,11 +12,13 @@ use crate::rollout::simulator::{ArmPoint, FlagPoint, Outcome, play};
 use serde_json::{Value, json};
 use std::path::Path;
 
-pub async fn run(command: Rollout, client: &Client, output: &Output) -> Result<(), CliError> {
+pub async fn run(command: Rollout, client: &Client, output: &Output) -> Result<u8, CliError> {
     match command {
-        Rollout::Status => status(&client.get("/v3/rollout").await?, output),
-        Rollout::Simulate { scenario, seed } => simulate(&scenario, seed, output),
+        Rollout::Status => status(&client.get("/v3/rollout").await?, output)?,
+        Rollout::Simulate { scenario, seed } => simulate(&scenario, seed, output)?,
+        Rollout::Drill(options) => return drill::run(options, output).await,
     }
+    Ok(0)
 }
 
 fn status(answer: &Value, output: &Output) -> Result<(), CliError> {

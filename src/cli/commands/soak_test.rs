@@ -6,6 +6,7 @@ use crate::cli::output::{Output, bytes};
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::{OwnProgram, Setup, TrialChild, Usage};
 use crate::cli::trial::fleet::Fleet;
+use crate::cli::trial::guest::GuestSize;
 use crate::cli::trial::interrupts::Interrupts;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::scratch::Scratch;
@@ -54,8 +55,10 @@ async fn start(options: &SoakTest, scratch: &Scratch) -> Result<Pair, TrialError
             listen,
             directory: scratch.path().join(name),
             identity_dir: fleet.issue(name, listen.ip())?,
-            guest_bytes: options.guest_memory,
-            writes_per_s: options.writes_per_s,
+            guest: Some(GuestSize {
+                bytes: options.guest_memory,
+                writes_per_s: options.writes_per_s,
+            }),
         })
     };
     let command = || program.complete(Command::new(OwnProgram::PATH));

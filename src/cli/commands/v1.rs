@@ -50,7 +50,7 @@ pub async fn compatibility(
 }
 
 fn peers(answer: &Value, output: &Output) -> Result<(), CliError> {
-    let mut rows = vec![row(["PEER", "MODE", "MIGRATES BY", "LOST", "WHY NOT"])];
+    let mut rows = vec![row(["PEER", "MODE", "MIGRATES BY", "LOST", "FLAGS", "WHY NOT"])];
     for peer in answer["peers"].as_array().into_iter().flatten() {
         let by = match peer["migrates_by"].as_str() {
             Some("none") => "refused".to_owned(),
@@ -58,7 +58,11 @@ fn peers(answer: &Value, output: &Output) -> Result<(), CliError> {
         };
         let lost = peer["lost"].as_array().map_or(0, Vec::len);
         let why = peer["reason"].as_str().unwrap_or_default().to_owned();
-        rows.push(vec![text(&peer["peer"]), text(&peer["mode"]), by, lost.to_string(), why]);
+        let flags = peer["flags"].as_object().into_iter().flatten();
+        let on = flags.filter(|(_, decision)| decision["is_on"] == true);
+        let on: Vec<_> = on.map(|(name, _)| name.as_str()).collect();
+        let on = if on.is_empty() { "none".to_owned() } else { on.join(" ") };
+        rows.push(vec![text(&peer["peer"]), text(&peer["mode"]), by, lost.to_string(), on, why]);
     }
     if rows.len() == 1 {
         output.note("no peer is known yet; name one by --peer HOST:PORT");

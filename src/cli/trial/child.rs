@@ -1,6 +1,7 @@
 //! A node's process as its trial sees it: started, told, asked, measured, killed.
 
 use super::TrialError;
+use super::guest::GuestSize;
 use super::node::GUEST;
 use crate::cli::client::Client;
 use crate::runtime::proc_files::process_status;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 
 /// What a node of a trial is started with.
 #[derive(Clone, Debug)]
@@ -27,17 +29,16 @@ pub struct Setup {
     pub directory: PathBuf,
     /// Its identity; without one, connections are plain.
     pub identity_dir: Option<PathBuf>,
-    /// Memory of its guest.
-    pub guest_bytes: u64,
-    /// Pages that its guest writes.
-    pub writes_per_s: u64,
+    /// Its one guest; without one, guests are made as they are ordered.
+    pub guest: Option<GuestSize>,
 }
 
 /// A node that runs; it is killed when this is dropped.
 pub struct TrialChild {
     name: String,
     process: Child,
-    orders: BufReader<UnixStream>,
+    /// Whoever has it locked waits for an answer.
+    orders: Mutex<BufReader<UnixStream>>,
     /// Its control socket.
     pub client: Client,
     /// Where it accepts migrations.
@@ -80,8 +81,10 @@ impl TrialChild {
             .arg(&socket)
             .arg("--state-dir")
             .arg(setup.directory.join("state"))
-            .args(["--guest-bytes", &setup.guest_bytes.to_string()])
-            .args(["--writes-per-s", &setup.writes_per_s.to_string()])
+            .args(setup.guest.iter().flat_map(|size| {
+                let (bytes, writes) = (size.bytes.to_string(), size.writes_per_s.to_string());
+                ["--guest-bytes".to_owned(), bytes, "--writes-per-s".to_owned(), writes]
+            }))
             .args(
                 setup
                     .identity_dir
@@ -101,14 +104,14 @@ impl TrialChild {
         let mut child = Self {
             name: setup.name.clone(),
             process,
-            orders,
+            orders: Mutex::new(orders),
             client,
             address: String::new(),
             is_tracked_by_kernel: false,
             is_secured: false,
             state_dir: setup.directory.join("state"),
         };
-        let hello = child.answer("its start").await?;
+        let hello = child.answer(&mut *child.orders.lock().await, "its start").await?;
         child.address = hello["listen"].as_str().unwrap_or_default().to_owned();
         child.is_tracked_by_kernel = hello["is_tracked_by_kernel"] == true;
         child.is_secured = hello["is_secured"] == true;
@@ -124,7 +127,7 @@ impl TrialChild {
     ///
     /// # Errors
     /// It cannot, or is silent.
-    pub async fn tell(&mut self, what: &str) -> Result<(), TrialError> {
+    pub async fn tell(&self, what: &str) -> Result<(), TrialError> {
         self.ask(json!({ "do": what })).await.map(drop)
     }
 
@@ -132,22 +135,27 @@ impl TrialChild {
     ///
     /// # Errors
     /// It cannot, or is silent.
-    pub async fn ask(&mut self, order: Value) -> Result<Value, TrialError> {
+    pub async fn ask(&self, order: Value) -> Result<Value, TrialError> {
         let line = format!("{order}\n");
         let silent =
             |source| TrialError::Silent { name: self.name.clone(), order: text(&order), source };
-        self.orders.get_mut().write_all(line.as_bytes()).await.map_err(silent)?;
-        self.answer(&text(&order)).await
+        let mut orders = self.orders.lock().await;
+        orders.get_mut().write_all(line.as_bytes()).await.map_err(silent)?;
+        self.answer(&mut orders, &text(&order)).await
     }
 
-    async fn answer(&mut self, order: &str) -> Result<Value, TrialError> {
+    async fn answer(
+        &self,
+        orders: &mut BufReader<UnixStream>,
+        order: &str,
+    ) -> Result<Value, TrialError> {
         let silent = |source| TrialError::Silent {
             name: self.name.clone(),
             order: order.to_owned(),
             source,
         };
         let mut line = String::new();
-        let read = self.orders.read_line(&mut line);
+        let read = orders.read_line(&mut line);
         match tokio::time::timeout(PATIENCE, read).await {
             Ok(Ok(1..)) => {}
             Ok(Ok(0)) => return Err(silent(std::io::ErrorKind::UnexpectedEof.into())),
@@ -261,7 +269,7 @@ fn text(order: &Value) -> String {
 }
 
 /// Commands that start nodes of their own.
-const TRIALS: [&str; 2] = ["soak-test", "chaos-test"];
+const TRIALS: [&str; 3] = ["soak-test", "chaos-test", "rollout"];
 /// How long an order or a request may take; the longest compares the guest's memory.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -282,6 +290,7 @@ mod tests {
             ("./dwcp-v3-cli --json --socket x chaos-test", Some("./dwcp-v3-cli")),
             ("python3 -m dwcp soak-test", Some("python3 -m dwcp")),
             ("python3 /usr/bin/dwcp-v3-cli --json soak-test", Some("python3 /usr/bin/dwcp-v3-cli")),
+            ("dwcp-v3-cli --json rollout drill --repeats 2", Some("dwcp-v3-cli")),
             ("hypervisor --verbose", None),
             ("soak-test", None),
         ];

@@ -26,6 +26,15 @@ use std::time::{Duration, Instant};
 #[derive(Clone)]
 pub struct ProofGuest(Arc<State>);
 
+/// What a guest is made with, on every node that it may come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestSize {
+    /// Its memory.
+    pub bytes: u64,
+    /// Pages that it writes.
+    pub writes_per_s: u64,
+}
+
 struct State {
     memory: Arc<MappedMemory>,
     pages: u64,
@@ -63,11 +72,17 @@ impl ProofGuest {
     ///
     /// # Errors
     /// The kernel has no memory for it.
-    pub fn new(bytes: u64, writes_per_s: u64) -> Result<Self, GuestError> {
-        Self::with_log(bytes, writes_per_s, probe().is_ok())
+    pub fn new(size: GuestSize) -> Result<Self, GuestError> {
+        Self::with_log(size, Self::is_tracked_by_kernel())
     }
 
-    fn with_log(bytes: u64, writes_per_s: u64, is_tracked: bool) -> Result<Self, GuestError> {
+    /// Whether the kernel notes what guests write here; else they do so themselves.
+    pub fn is_tracked_by_kernel() -> bool {
+        probe().is_ok()
+    }
+
+    fn with_log(size: GuestSize, is_tracked: bool) -> Result<Self, GuestError> {
+        let GuestSize { bytes, writes_per_s } = size;
         let pages = (bytes / PAGE).max(BUSY_SHARE);
         let log = (!is_tracked).then(|| Arc::new(OwnLog::new(pages)));
         let region =
@@ -87,11 +102,6 @@ impl ProofGuest {
             arrived_with: AtomicU64::new(0),
             log,
         })))
-    }
-
-    /// Whether the kernel notes its writes; else it does itself.
-    pub fn is_tracked_by_kernel(&self) -> bool {
-        self.0.log.is_none()
     }
 
     /// Makes its memory and lets it run from the start.
@@ -132,8 +142,20 @@ impl ProofGuest {
     pub fn stop(&self) {
         self.0.running.store(false, Ordering::SeqCst);
         if let Some(thread) = lock(&self.0.thread).take() {
+            thread.thread().unpark();
             // It only writes memory; had it panicked, a look would tell.
             let _ = thread.join();
+        }
+    }
+
+    /// What can be told without comparing pages.
+    pub fn glance(&self) -> Look {
+        let count = lock(&self.0.count);
+        Look {
+            is_running: self.0.running.load(Ordering::SeqCst),
+            count: *count,
+            arrived_with: self.0.arrived_with.load(Ordering::SeqCst),
+            ..Look::default()
         }
     }
 
@@ -220,8 +242,17 @@ impl State {
                 *count = next;
                 due -= 1.0;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::park_timeout(self.pause(due));
         }
+    }
+
+    /// How long to do nothing while less than one write is due. Many guests that write little are
+    /// not to keep the processors busy by looking at the clock.
+    fn pause(&self, due: f64) -> Duration {
+        let per_s = self.writes_in(Duration::from_secs(1));
+        let left = if per_s > 0.0 { (1.0 - due) / per_s } else { f64::MAX };
+        let longest = LONGEST_PAUSE.as_secs_f64();
+        Duration::from_secs_f64(left.clamp(SHORTEST_PAUSE.as_secs_f64(), longest))
     }
 }
 
@@ -364,12 +395,19 @@ const PAGE: u64 = 4096;
 const BUSY_SHARE: u64 = 8;
 /// One of the others.
 const SPOILT_PAGE: u64 = 5;
+/// Between two looks at the clock.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const PAGES: u64 = 64;
+
+    fn size(writes_per_s: u64) -> GuestSize {
+        GuestSize { bytes: PAGES * PAGE, writes_per_s }
+    }
 
     #[test]
     fn the_last_write_of_a_page_follows_from_the_count() {
@@ -392,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_runs_is_whole_at_every_look() {
-        let guest = ProofGuest::new(PAGES * PAGE, 20_000).unwrap();
+        let guest = ProofGuest::new(size(20_000)).unwrap();
         assert_eq!(guest.look().damaged, 48, "a guest that never booted has no content");
         guest.boot().unwrap();
         let begun = Instant::now();
@@ -404,6 +442,7 @@ mod tests {
         guest.stop();
         let look = guest.look();
         assert_eq!((look.is_running, look.pages, look.damaged), (false, PAGES, 0));
+        assert_eq!(guest.glance(), Look { pages: 0, ..look });
         guest.start().unwrap();
         assert!(guest.look().is_running);
         guest.stop();
@@ -412,7 +451,7 @@ mod tests {
     /// What is left over from one look at the clock to the next is not slowed down once more.
     #[test]
     fn a_throttled_guest_writes_its_share_however_slow_it_is() {
-        let guest = ProofGuest::new(PAGES * PAGE, 100).unwrap();
+        let guest = ProofGuest::new(size(100)).unwrap();
         for (percent, share) in [(0, 100.0), (50, 50.0), (90, 10.0), (100, 0.0)] {
             guest.throttle(percent).unwrap();
             let tick = |_| guest.0.writes_in(Duration::from_millis(1));
@@ -422,8 +461,19 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_writes_little_sleeps_and_one_that_writes_much_does_not() {
+        for (writes_per_s, due, pause_ms) in
+            [(0, 0.0, 50.0), (10, 0.0, 50.0), (50, 0.5, 10.0), (50, 0.99, 1.0), (2000, 0.0, 1.0)]
+        {
+            let guest = ProofGuest::new(size(writes_per_s)).unwrap();
+            let found_ms = guest.0.pause(due).as_secs_f64() * 1e3;
+            assert!((found_ms - pause_ms).abs() < 1e-3, "{writes_per_s} {due}: {found_ms}");
+        }
+    }
+
+    #[test]
     fn one_changed_byte_and_one_lost_write_are_found() {
-        let guest = ProofGuest::new(PAGES * PAGE, 20_000).unwrap();
+        let guest = ProofGuest::new(size(20_000)).unwrap();
         guest.boot().unwrap();
         guest.stop();
         guest.spoil().unwrap();
@@ -431,7 +481,7 @@ mod tests {
         assert_eq!(look.damaged, 1);
         let text = look.first_damage.unwrap();
         assert!(text.contains("page 5 ") && text.contains("1 bytes differ"), "{text}");
-        let guest = ProofGuest::new(PAGES * PAGE, 0).unwrap();
+        let guest = ProofGuest::new(size(0)).unwrap();
         guest.boot().unwrap();
         // As if the write had been made and its page not been brought.
         SinkControl::load_device_state(&guest, &1_u64.to_le_bytes()).unwrap();
@@ -443,7 +493,7 @@ mod tests {
 
     #[test]
     fn its_own_log_has_every_write_once() {
-        let guest = ProofGuest::with_log(PAGES * PAGE, 0, false).unwrap();
+        let guest = ProofGuest::with_log(size(0), false).unwrap();
         let source = guest.source();
         guest.spoil().unwrap();
         source.start_dirty_log().unwrap();

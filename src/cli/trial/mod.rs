@@ -1,11 +1,14 @@
-//! Trials of the library on this machine: two nodes, each a process of its own, and a guest that
-//! proves its memory and is moved between them.
+//! Trials of the library on this machine: nodes, each a process of its own, and guests that prove
+//! their memory and are moved between them. Two and one in `pair`, many in `crowd`.
 
 pub mod chaos;
 pub mod child;
+pub mod crowd;
+pub mod drill;
 pub mod fleet;
-mod guest;
+pub mod guest;
 pub mod interrupts;
+mod links;
 pub mod node;
 pub mod pair;
 pub mod scratch;
@@ -70,6 +73,30 @@ pub enum TrialError {
         id: String,
         /// How long it was waited for.
         patience_s: u64,
+    },
+    /// A migration of which nobody can tell how it ended.
+    #[error("guest {guest}: migration {id} ended in doubt")]
+    InDoubt {
+        /// The guest.
+        guest: String,
+        /// The migration.
+        id: String,
+    },
+    /// Guests that were to move do not.
+    #[error("too few migrations from {way} have ended within {patience_s} s")]
+    Idle {
+        /// From where to where.
+        way: String,
+        /// How long they were waited for.
+        patience_s: u64,
+    },
+    /// A guest did not come as it left.
+    #[error("guest {guest}: {reason}")]
+    Lost {
+        /// The guest.
+        guest: String,
+        /// What is wrong.
+        reason: String,
     },
     /// No networks for the nodes.
     #[error(transparent)]

@@ -60,7 +60,7 @@ impl Pair {
     ///
     /// # Errors
     /// The guest cannot be made.
-    pub async fn boot(mut nodes: [TrialChild; 2]) -> Result<Self, TrialError> {
+    pub async fn boot(nodes: [TrialChild; 2]) -> Result<Self, TrialError> {
         nodes[0].tell("boot").await?;
         Ok(Self { nodes, home: 0 })
     }

@@ -326,7 +326,8 @@ impl Destination {
         if self.post_copy.stage == Stage::Open {
             self.post_copy.stage = Stage::Complete;
             let figures = self.post_copy_figures().unwrap_or_default();
-            self.events.push_back(EventKind::PostCopyCompleted { figures });
+            let waits = Box::new(*self.post_copy.times.by_bound());
+            self.events.push_back(EventKind::PostCopyCompleted { figures, waits });
         }
         let Some(theirs) = self.post_copy.whole else { return };
         if self.post_copy.stage != Stage::Complete || self.post_copy.completion_recorded {

@@ -219,7 +219,7 @@ fn the_largest_set_still_fits_a_line() {
         let rule = &mut set.state_mut(flag).rule;
         (rule.allow_list, rule.deny_list) = (full("\""), full("\\"));
     }
-    log.change(ChangeAction::Whole(set));
+    log.change(ChangeAction::Whole(Box::new(set)));
     log.change(ChangeAction::DisableAll);
     assert!(log.lines[2].len() < MAX_AUDIT_LINE_BYTES);
     assert_eq!(verify(&log.bytes(), Some(log.tip)).unwrap().set, Some(log.set));

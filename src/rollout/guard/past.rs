@@ -19,7 +19,7 @@ struct Hour {
 }
 
 impl Past {
-    /// Takes in what was measured in a round. Old rounds fade after [`MAX_ROUNDS`].
+    /// Takes in what was measured in a round. Old rounds fade after `MAX_ROUNDS`.
     pub fn add(&mut self, now: Time, value: f32) {
         let hour = &mut self.hours[hour_of(now)];
         hour.rounds = (hour.rounds + 1).min(MAX_ROUNDS);

@@ -36,6 +36,14 @@ fn a_healthy_rollout_reaches_everybody_by_the_guides_table() {
 }
 
 #[test]
+fn healthy_rollouts_are_left_alone() {
+    for seed in 100..108 {
+        let outcome = played(&format!("{{\"seed\":{seed},\"error_rate\":1}}"));
+        assert!(!outcome.is_rolled_back(), "seed {seed}: {:#?}", outcome.events);
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_rollouts() {
     let json = "{\"days\":16,\"seed\":9}";
     assert_eq!(played(json), played(json));

@@ -5,11 +5,11 @@ use super::error::ApiError;
 use super::http::{Door, Reply};
 use super::request::Request;
 use super::{
-    compression, doubts, flags, integrity, memory, modes, resources, state, status, v1, vm, watch,
+    compression, doubts, flags, integrity, memory, metrics, modes, resources, state, status, v1,
+    vm, watch,
 };
 use crate::config::{Applies, Config, Id, Origin, store};
 use crate::migration::MigrationOptions;
-use crate::node::exposition;
 use crate::{Migration, Status};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub(super) async fn handle(
     let get = request.method == Method::GET || request.method == Method::HEAD;
     let (post, put) = (request.method == Method::POST, request.method == Method::PUT);
     match parts.as_slice() {
-        ["metrics"] if get => prometheus(context),
+        ["metrics"] if get => metrics::prometheus(context),
         ["v3", "events"] if get => watch::events(context, &request).await,
         ["v3", "logs"] if get => watch::logs(context, &request).await,
         ["v3", "config", key] if put => set_config(context, key, &request).await,
@@ -39,6 +39,7 @@ pub(super) async fn handle(
         ["v3", "state", "import"] if post => state::import(context, &request).await,
         ["v3", "resources"] if get => resources::answer(context, &request).await,
         ["v3", "integrity"] if get => integrity::check(context, &request).await,
+        ["v3", "metrics", "nodes"] if post => metrics::of_nodes(context, &request).await,
         ["v3", "modes", action] if post => modes::act(context, action, &request).await,
         ["v3", "compression", "analyze"] if post => compression::analyze(context, &request).await,
         ["v3", "compression", "test"] if post => compression::test(context, &request).await,
@@ -72,7 +73,7 @@ fn read(context: &Context, path: &[&str], request: &Request) -> Result<Value, Ap
             Ok(json!({ "migrations": list.iter().map(migration_json).collect::<Vec<_>>() }))
         }
         ["migrations", id] => Ok(migration_json(&find_migration(context, id)?)),
-        ["metrics"] => metrics(context, request),
+        ["metrics"] => metrics::own(context, request),
         ["compression"] => compression::stats(context, request),
         ["baselines"] => request.allow(&[], &[]).map(|()| memory::baselines(context)),
         ["memory"] => request.allow(&[], &[]).and_then(|()| memory::breakdown(context)),
@@ -169,31 +170,6 @@ fn migration_json(migration: &Migration) -> Value {
         "report": migration.report(),
         "encoding": migration.encoding(),
     })
-}
-
-fn prometheus(context: &Context) -> Result<Reply, ApiError> {
-    let text = context.telemetry.prometheus_text()?;
-    Ok(Reply::Text { content_type: exposition::CONTENT_TYPE, text })
-}
-
-fn metrics(context: &Context, request: &Request) -> Result<Value, ApiError> {
-    request.allow(&["name", "component"], &[])?;
-    let component = request.query("component").map(watch::parse_component).transpose()?;
-    let name = request.query("name");
-    let in_component = |known: &crate::node::catalog::Declaration| {
-        component.is_none_or(|component| known.component == component)
-    };
-    let found = context
-        .telemetry
-        .metrics_json(|known| in_component(known) && name.is_none_or(|name| known.name == name));
-    if let Some(name) = name.filter(|_| found.as_array().is_some_and(Vec::is_empty)) {
-        let all = crate::node::catalog::Metric::ALL.iter().map(|metric| metric.declaration());
-        let names: Vec<_> =
-            all.filter(|known| in_component(known)).map(|known| known.name).collect();
-        let text = format!("unknown metric {name:?}; known here: {}", names.join(", "));
-        return Err(ApiError::new(Status::NotFound, text));
-    }
-    Ok(json!({ "metrics": found }))
 }
 
 fn list_config(context: &Context) -> Result<Value, ApiError> {

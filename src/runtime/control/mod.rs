@@ -12,6 +12,7 @@ mod flags;
 mod http;
 mod integrity;
 mod memory;
+mod metrics;
 mod modes;
 mod request;
 pub mod resources;
@@ -36,7 +37,7 @@ use bind::BoundSocket;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::watch as channel;
@@ -106,7 +107,7 @@ pub struct ControlServer {
 /// What every request may use.
 struct Context {
     node: Node,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     config: Option<Arc<ConfigStore>>,
     started: Instant,
     /// The number of the newest event.
@@ -219,9 +220,12 @@ impl Context {
         node.observe(Arc::new(move |event| {
             sender.send_replace(event.sequence);
         }));
+        let telemetry = Arc::new(Telemetry::new(node));
+        let keeper: Weak<Telemetry> = Arc::downgrade(&telemetry);
+        node.set_metrics_keeper(keeper);
         Self {
             node: node.clone(),
-            telemetry: Telemetry::new(node),
+            telemetry,
             config,
             started: Instant::now(),
             events,
@@ -297,6 +301,7 @@ fn apply(node: &Node, config: &Config) {
     let (policy, effects) = (config.mode_policy(), config.mode_effects());
     node.set_transport(TransportOptions { policy, effects });
     node.share_paths_with(config.paths_shared_with());
+    node.share_metrics_with(config.metrics_shared_with());
     // Every key has been checked against the same bounds.
     let _ = node.set_paths(config.path_options());
     node.set_rdma(config.rdma_options());

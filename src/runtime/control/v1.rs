@@ -7,6 +7,7 @@ use super::request::Request;
 use super::vm::in_json;
 use crate::NodeError;
 use crate::migration::{Dialect, V1Options};
+use crate::rollout::Flag;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -15,7 +16,21 @@ pub(super) fn compatibility(context: &Context, request: &Request) -> Result<Repl
     request.allow(&["peer"], &[])?;
     let mut answer = in_json(&context.node.check_compatibility(request.query("peer"))?)?;
     answer["node"] = context.node.name().into();
+    for peer in answer["peers"].as_array_mut().into_iter().flatten() {
+        let address = peer["peer"].as_str().unwrap_or_default().to_owned();
+        peer["flags"] = flags_of(context, &address)?;
+    }
     Ok(Reply::Json(answer))
+}
+
+/// Which feature flags are on for a peer, and why.
+fn flags_of(context: &Context, peer: &str) -> Result<Value, ApiError> {
+    let built = Flag::ALL.into_iter().filter(|flag| flag.is_built());
+    let decide = |flag: Flag| {
+        let decision = in_json(&context.node.explain_flag(flag, peer)?)?;
+        Ok((flag.name().to_owned(), decision))
+    };
+    Ok(Value::Object(built.map(decide).collect::<Result<_, ApiError>>()?))
 }
 
 /// `POST /v3/v1/listen`.

@@ -6,6 +6,7 @@ use super::{ProbeSeries, TransportOptions, probe};
 use crate::base::Networks;
 use crate::base::address::check_address;
 use crate::base::limits::{MAX_ASKED_NODES, MAX_CONNECTION_PROBES, MAX_STREAMS};
+use crate::runtime::asking::PATIENCE;
 use crate::runtime::clock::now;
 use crate::runtime::node::clip;
 use crate::runtime::v1::V1Error;
@@ -60,6 +61,9 @@ pub enum PeerError {
     /// It is not known here.
     #[error("no peer {0:?} is known here")]
     Unknown(String),
+    /// No peer is called so, as far as is known.
+    #[error("no known peer is called {0:?}, nor is its host; give HOST:PORT")]
+    UnknownName(String),
     /// It cannot be forgotten.
     #[error("streams to peer {0:?} are open")]
     InUse(String),
@@ -81,7 +85,7 @@ impl PeerError {
     /// The status code of this error.
     pub fn status(&self) -> Status {
         match self {
-            Self::Unknown(_) => Status::NotFound,
+            Self::Unknown(_) | Self::UnknownName(_) => Status::NotFound,
             Self::InUse(_) => Status::Busy,
             Self::ProbeCount(_) | Self::TestStreams(_) | Self::TestDuration(_) | Self::TestOfV1 => {
                 Status::InvalidArgument
@@ -230,7 +234,7 @@ impl Node {
 
     /// Lets nodes at these addresses ask for the paths to this node's peers; nobody may until then.
     pub fn share_paths_with(&self, networks: Networks) {
-        self.teller().share_with(networks);
+        self.tellers().paths.share_with(networks);
     }
 
     /// The paths from this node, and those from known peers that tell it of theirs: from all, or from
@@ -258,7 +262,11 @@ impl Node {
         let (v1, ask): (Vec<_>, Vec<_>) = wanted.partition(|(_, view, _)| is_v1(view));
         let mut ask: Vec<String> = ask.into_iter().map(|(peer, ..)| peer).collect();
         let rest = ask.split_off(ask.len().min(MAX_ASKED_NODES));
-        rows.extend(matrix::ask_all(&ask, self.modes().security(), matrix::PATIENCE));
+        let told = matrix::ask_all(&ask, self.modes().security(), PATIENCE);
+        for (peer, row) in ask.iter().zip(&told) {
+            row.node.iter().for_each(|name| self.modes().note_name(peer, name));
+        }
+        rows.extend(told);
         let silent = |why: &str, peer: String| MatrixRow::silent(peer, why.to_owned());
         let too_many = format!("not asked: {MAX_ASKED_NODES} others were");
         rows.extend(rest.into_iter().map(|peer| silent(&too_many, peer)));

@@ -2,30 +2,15 @@
 
 use super::Modes;
 use crate::base::address::check_address;
-use crate::base::{Time, micros};
-use crate::runtime::channel::Channel;
+use crate::base::micros;
+use crate::runtime::asking::{self, Answer};
 use crate::runtime::clock::now;
-use crate::runtime::connection::{ConnectionError, FrameReader, FrameWriter};
-use crate::runtime::dial::connect;
-use crate::runtime::lock::lock;
-use crate::runtime::node::check_name;
-use crate::runtime::security::{Security, check_claim};
-use crate::runtime::sys::spawn_named;
+use crate::runtime::security::Security;
 use crate::transport::Mode;
-use crate::wire::{Frame, FrameKind, HelloReply, PathRow, Paths, WireError};
+use crate::wire::{FrameKind, PathRow, Paths, WireError};
 use serde::Serialize;
-use std::io;
-use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// How long a node may keep silent.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long all of them may take.
-pub const PATIENCE: Duration = Duration::from_secs(15);
-/// How often it is looked at whether they have answered.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// The paths from one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -65,25 +50,6 @@ pub struct MatrixPath {
     pub silent_us: Option<u64>,
 }
 
-/// A node did not tell of its paths.
-#[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error("{0}")]
-    Connect(ConnectionError),
-    #[error("it does not tell this node of its paths: {0}")]
-    Refused(String),
-    #[error("it closed the connection: an older version, or it is being stopped")]
-    Closed,
-    #[error("its answer was not whole in time")]
-    Late,
-    #[error(transparent)]
-    Connection(ConnectionError),
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    #[error("what it tells cannot be: {0}")]
-    Nonsense(String),
-}
-
 /// What this node tells of its peers.
 pub fn rows(modes: &Modes) -> Vec<PathRow> {
     let row = |(peer, view, _): (String, crate::transport::mode::PeerView, _)| PathRow {
@@ -106,104 +72,41 @@ pub fn ask_all(
     security: &Arc<Security>,
     patience: Duration,
 ) -> Vec<MatrixRow> {
-    let until = now() + patience;
-    let ask = |address: &String| Asked::start(address, security.clone());
-    let asked: Vec<Asked> = addresses.iter().map(ask).collect();
-    asked.into_iter().map(|asked| asked.finish(until)).collect()
+    let told = asking::ask_all::<Paths>(addresses, security, patience);
+    addresses.iter().cloned().zip(told).map(|(address, told)| row(address, told)).collect()
 }
 
-/// One node that is being asked, on a thread of its own.
-struct Asked {
-    address: String,
-    socket: Arc<Mutex<Option<Arc<TcpStream>>>>,
-    thread: io::Result<JoinHandle<Result<Paths, AskError>>>,
+fn row(address: String, told: Result<Paths, String>) -> MatrixRow {
+    match told {
+        Ok(paths) => MatrixRow {
+            node: Some(paths.node),
+            address: Some(address),
+            paths: paths.rows.into_iter().map(MatrixPath::from).collect(),
+            left_out: paths.left_out,
+            failure: None,
+        },
+        Err(failure) => MatrixRow::silent(address, failure),
+    }
 }
 
-impl Asked {
-    fn start(address: &str, security: Arc<Security>) -> Self {
-        let socket = Arc::new(Mutex::new(None));
-        let (opened, to) = (socket.clone(), address.to_owned());
-        let thread = spawn_named("dwcp-ask", move || ask(&to, &security, &opened));
-        Self { address: address.to_owned(), socket, thread }
+impl Answer for Paths {
+    const QUESTION: FrameKind = FrameKind::AskPaths;
+    const KIND: FrameKind = FrameKind::Paths;
+    const SUBJECT: &'static str = "its paths";
+
+    fn decode(payload: &[u8]) -> Result<Self, WireError> {
+        Self::decode(payload)
     }
 
-    /// A node that answers byte by byte is cut off in the end.
-    fn finish(self, until: Time) -> MatrixRow {
-        let mut was_cut_off = false;
-        let told = self.thread.map_err(AskError::from).and_then(|thread| {
-            while !thread.is_finished() {
-                // Again and again: it may be connecting still.
-                if now() >= until
-                    && let Some(socket) = lock(&self.socket).as_ref()
-                {
-                    // An error means that it is closed already.
-                    let _ = socket.shutdown(Shutdown::Both);
-                    was_cut_off = true;
-                }
-                std::thread::sleep(LOOK);
-            }
-            let ended = thread.join();
-            ended.unwrap_or_else(|_| Err(AskError::Nonsense("it ended the asking thread".into())))
-        });
-        match told {
-            Ok(paths) => MatrixRow {
-                node: Some(paths.node),
-                address: Some(self.address),
-                paths: paths.rows.into_iter().map(MatrixPath::from).collect(),
-                left_out: paths.left_out,
-                failure: None,
-            },
-            Err(_) if was_cut_off => MatrixRow::silent(self.address, AskError::Late.to_string()),
-            Err(error) => MatrixRow::silent(self.address, error.to_string()),
+    fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for row in &self.rows {
+            check_address(&row.peer).map_err(|reason| format!("peer {:?}: {reason}", row.peer))?;
         }
-    }
-}
-
-fn ask(
-    address: &str,
-    security: &Security,
-    opened: &Mutex<Option<Arc<TcpStream>>>,
-) -> Result<Paths, AskError> {
-    let socket = Arc::new(connect(address, security).map_err(AskError::Connect)?);
-    *lock(opened) = Some(socket.clone());
-    let channel = security.dial(socket.clone(), address, SILENCE);
-    let Channel { reader, writer, peer } =
-        channel.map_err(|error| AskError::Connect(error.into()))?;
-    socket.set_read_timeout(Some(SILENCE))?;
-    socket.set_write_timeout(Some(SILENCE))?;
-    let question = Frame { kind: FrameKind::AskPaths, payload: Vec::new() };
-    FrameWriter::new(writer).open(&question)?;
-    let answer = read_answer(&mut FrameReader::new(reader)).map_err(|error| match error {
-        ConnectionError::Closed | ConnectionError::Cut => AskError::Closed,
-        error => AskError::Connection(error),
-    })?;
-    if answer.kind == FrameKind::HelloReply {
-        let reason = match HelloReply::decode(&answer.payload)? {
-            HelloReply::Refuse { reason, .. } => reason,
-            HelloReply::Accept { .. } => "it takes this for a migration".to_owned(),
-        };
-        return Err(AskError::Refused(reason.chars().filter(|char| !char.is_control()).collect()));
-    }
-    let paths = Paths::decode(&answer.payload)?;
-    check_claim(peer.as_deref(), &paths.node)
-        .map_err(|error| AskError::Nonsense(error.to_string()))?;
-    // These texts go to terminals.
-    check_name(&paths.node).map_err(|error| AskError::Nonsense(error.to_string()))?;
-    for row in &paths.rows {
-        let bad = |reason| AskError::Nonsense(format!("peer {:?}: {reason}", row.peer));
-        check_address(&row.peer).map_err(bad)?;
-    }
-    Ok(paths)
-}
-
-fn read_answer(reader: &mut FrameReader) -> Result<Frame, ConnectionError> {
-    reader.preface()?;
-    reader.expect_or(FrameKind::Paths, &[FrameKind::HelloReply])
-}
-
-impl From<io::Error> for AskError {
-    fn from(error: io::Error) -> Self {
-        Self::Connect(error.into())
+        Ok(())
     }
 }
 
@@ -243,8 +146,9 @@ fn mode_code(mode: Mode) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::asking::PATIENCE;
     use crate::runtime::security::SecurityOptions;
-    use crate::wire::Preface;
+    use crate::wire::{Frame, HelloReply, Preface};
     use std::io::{Read, Write};
     use std::net::TcpListener;
 

@@ -16,7 +16,7 @@ pub use probe::{ProbeError, ProbeSeries, random_number};
 pub use transfer::TransportTest;
 
 use crate::base::limits::MAX_PEERS;
-use crate::base::{StreamId, Time};
+use crate::base::{StreamId, Time, TimeCounts};
 use crate::observe::EventKind;
 use crate::rollout::Flag;
 use crate::rollout::guard::Measured;
@@ -96,10 +96,22 @@ struct State {
     congestions: BTreeMap<Peer, String>,
     /// Why the last probe of a peer failed; those that answered have none.
     failures: BTreeMap<Peer, String>,
+    /// What peers were last called by themselves, or by their certificates.
+    names: BTreeMap<Peer, String>,
+    probes: ProbeCounts,
     thread: Option<Thread>,
     stopped: bool,
     /// A refused congestion control has been told of.
     has_complained: bool,
+}
+
+/// Probes of idle paths, by what came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// Those that came back.
+    pub answered: u64,
+    /// Those that did not.
+    pub failed: u64,
 }
 
 /// The thread that measures.
@@ -123,6 +135,9 @@ struct DueProbe {
     number: u64,
 }
 
+/// What was read of peers' paths.
+type Samples = Vec<(Peer, PathSample)>;
+
 impl Modes {
     /// No peers yet.
     pub fn new(journal: Arc<Journal>, security: Arc<Security>, rollout: Arc<Rollout>) -> Arc<Self> {
@@ -139,6 +154,8 @@ impl Modes {
             switches_since: now(),
             congestions: BTreeMap::new(),
             failures: BTreeMap::new(),
+            names: BTreeMap::new(),
+            probes: ProbeCounts::default(),
             thread: None,
             stopped: false,
             has_complained: false,
@@ -247,6 +264,35 @@ impl Modes {
         state.table.remove(&Peer::from(peer));
         state.failures.remove(peer);
         state.congestions.remove(peer);
+        state.names.remove(peer);
+    }
+
+    /// A known peer is called so, by its certificate where there is one.
+    pub fn note_name(&self, peer: &str, name: &str) {
+        let mut state = lock(&self.state);
+        if state.table.view(&peer.into(), now()).is_some() {
+            state.names.insert(peer.into(), name.to_owned());
+        }
+    }
+
+    /// Addresses of the peers that are called so, those that were heard last first.
+    pub fn called(&self, name: &str) -> Vec<String> {
+        let state = lock(&self.state);
+        let named = state.names.iter().filter(|(_, known)| *known == name);
+        let heard = |peer| state.table.view(peer, now()).and_then(|view| view.heard);
+        let mut found: Vec<_> = named.map(|(peer, _)| (heard(peer), peer.to_string())).collect();
+        found.sort_by(|one, other| other.cmp(one));
+        found.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// Every round trip that was measured, by the mode in which the peer was.
+    pub fn round_trips(&self) -> Vec<(Mode, TimeCounts)> {
+        lock(&self.state).table.round_trips().map(|(mode, times)| (mode, *times)).collect()
+    }
+
+    /// What came of the probes of idle paths.
+    pub fn probe_counts(&self) -> ProbeCounts {
+        lock(&self.state).probes
     }
 
     /// The mode of a peer, known or not.
@@ -565,10 +611,12 @@ impl Modes {
         let timed = outcome.as_ref().ok().copied().flatten();
         let change = match outcome {
             Ok(rtt_us) => {
+                state.probes.answered += 1;
                 state.failures.remove(peer);
                 state.table.on_timed_answer(peer, probe.number, rtt_us, now())
             }
             Err(error) => {
+                state.probes.failed += 1;
                 if state.table.view(peer, now()).is_some() {
                     state.failures.insert(peer.clone(), error.to_string());
                 }
@@ -605,7 +653,7 @@ impl State {
     }
 
     /// Reads all streams, peer by peer; gives the samples too, where they are to be handed over.
-    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Vec<(Peer, PathSample)>) {
+    fn sample(&mut self, at: Time) -> (Vec<(Peer, Transition)>, Samples) {
         self.next_sample = at + SAMPLE_INTERVAL;
         let is_reported = at >= self.next_report;
         if is_reported {
@@ -632,6 +680,7 @@ impl State {
         // What a full table has forgotten has no failures either.
         self.failures.retain(|peer, _| table.view(peer, at).is_some());
         self.congestions.retain(|peer, _| table.view(peer, at).is_some());
+        self.names.retain(|peer, _| table.view(peer, at).is_some());
         let mut changes = Vec::new();
         for (peer, streams) in open {
             let reader = self.readers.entry(peer.clone()).or_default();
@@ -709,7 +758,12 @@ mod tests {
         let modes = modes();
         modes.add(PEER).unwrap();
         until(|| modes.views()[0].2.as_ref().is_some_and(|why| why.contains("refused")));
+        assert!(modes.probe_counts().failed > 0 && modes.probe_counts().answered == 0);
+        modes.note_name(PEER, "beta");
+        modes.note_name("127.0.0.1:2", "beta");
+        assert_eq!(modes.called("beta"), [PEER], "of peers that are known");
         modes.remove(PEER);
+        assert!(modes.called("beta").is_empty());
         assert_eq!((modes.views().len(), modes.verdict(PEER)), (0, None));
         modes.stop();
     }

@@ -15,7 +15,7 @@ use crate::rollout::audit::{AuditError, Entry, Replay, Tip, Verifier, verify};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const LOG: &str = "rollout.log";
@@ -263,7 +263,12 @@ impl AuditLog {
     }
 
     fn write(&mut self, lines: &str) -> io::Result<()> {
+        let path = self.path();
         let Some(open) = &mut self.open else { return Ok(()) };
+        if fs::metadata(&path)?.ino() != open.file.metadata()?.ino() {
+            // What is written to a file that was taken away is gone with this process.
+            return Err(io::Error::other("another file has taken its place"));
+        }
         open.file.write_all(lines.as_bytes())?;
         open.file.sync_data()?;
         open.bytes += lines.len() as u64;

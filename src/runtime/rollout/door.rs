@@ -19,6 +19,7 @@ pub struct Door {
     /// None: kept in memory only.
     log: Option<AuditLog>,
     history: VecDeque<Entry>,
+    is_closed: bool,
 }
 
 impl Door {
@@ -35,7 +36,8 @@ impl Door {
             return Ok((Self { log, ..Self::default() }, 0));
         };
         let set = replay.set.unwrap_or_default();
-        Ok((Self { set, tip: replay.tip, log, history }, replay.torn_bytes))
+        let is_closed = false;
+        Ok((Self { set, tip: replay.tip, log, history, is_closed }, replay.torn_bytes))
     }
 
     /// The flags as they are recorded.
@@ -48,6 +50,9 @@ impl Door {
     /// # Errors
     /// It is refused, or cannot be recorded; then nothing has changed.
     pub fn pass(&mut self, change: &Change, now_us: u64) -> Result<Option<Entry>, RolloutError> {
+        if self.is_closed {
+            return Err(RolloutError::Stopped);
+        }
         let next = apply(&self.set, change, now_us)?;
         demand_built(&change.action)?;
         if next == self.set {
@@ -56,6 +61,13 @@ impl Door {
         let entry = self.record(change, &next, now_us)?;
         self.set = next;
         Ok(Some(entry))
+    }
+
+    /// Lets nothing through any more, and lets go of the log, which another node may want although somebody
+    /// still holds a decider of this one.
+    pub fn close(&mut self) {
+        self.log = None;
+        self.is_closed = true;
     }
 
     /// The newest entries, newest first.

@@ -40,6 +40,9 @@ pub enum RolloutError {
     /// The kill switch is not held by a call.
     #[error("the kill switch is held by {0}, and ends with that alone")]
     KillHeld(String),
+    /// The node has stopped, and its flags with it.
+    #[error("the node was stopped; its flags change no more")]
+    Stopped,
     /// There is no schedule to stop or show.
     #[error("{0} has no schedule")]
     NoSchedule(crate::rollout::Flag),
@@ -57,6 +60,7 @@ impl RolloutError {
                 _ => Status::InvalidArgument,
             },
             Self::NotBuilt(_) => Status::Unsupported,
+            Self::Stopped => Status::Stopped,
             Self::UnknownFlag(_) => Status::NotFound,
             Self::NoSchedule(_) | Self::KillHeld(_) => Status::BadState,
             Self::Unit(_) | Self::Schedule(_) | Self::Limits(_) => Status::InvalidArgument,

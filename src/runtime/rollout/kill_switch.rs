@@ -4,7 +4,7 @@
 use super::error::RolloutError;
 use super::{Rollout, change};
 use crate::observe::EventKind;
-use crate::rollout::{Change, ChangeAction};
+use crate::rollout::{Change, ChangeAction, ChangeError};
 use crate::runtime::clock::now;
 use crate::runtime::lock::lock;
 use std::time::Duration;
@@ -21,6 +21,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// called off.
 const BY_FILE: &str = "file ";
 const BY_ENVIRONMENT: &str = "environment variable ";
+/// What the reason of a kill by call begins with.
 pub const BY_CALL: &str = "call: ";
 
 impl Rollout {
@@ -31,6 +32,9 @@ impl Rollout {
     /// back by a call. One that cannot be written down holds all the same.
     pub fn set_kill_switch(&self, who: &str, reason: Option<&str>) -> Result<(), RolloutError> {
         let Some(reason) = reason else { return self.lift_kill_switch(who) };
+        if reason.trim().is_empty() {
+            return Err(ChangeError::Why(reason.to_owned()).into());
+        }
         let kill = change(who, &format!("{BY_CALL}{reason}"), ChangeAction::Kill);
         // What the engine refuses, such as a reason of control characters, must not hold either.
         crate::rollout::apply(&self.set(), &kill, 0)?;

@@ -247,9 +247,10 @@ impl Rollout {
         }
     }
 
-    /// Ends the thread. Idempotent.
+    /// Ends the thread and lets go of the log. Idempotent.
     pub fn stop(&self) {
         self.watch.stop();
+        lock(&self.door).close();
     }
 
     /// What is published is new: deciders decide anew.

@@ -419,3 +419,87 @@ fn an_expiry_takes_hold_when_its_time_has_come() {
     assert_eq!(decider.decision().is_on, decider.is_on());
     assert!(!decider.is_on());
 }
+
+/// Peers of a node, each by an address of its own.
+fn peers() -> Vec<String> {
+    (0..60).map(|host| format!("10.0.0.{host}:4040")).collect()
+}
+
+#[test]
+fn requests_that_fail_with_the_flag_take_it_back_for_good() {
+    use crate::rollout::guard::Measured;
+    let scratch = Scratch::new("guards");
+    let rollout = scratch.open().unwrap();
+    let request = |peer: &String, is_failed| {
+        rollout.measured(peer, Measured::Request { is_failed });
+    };
+    // On everywhere from the start, it is no rollout, and nothing is counted.
+    (0..50).for_each(|_| peers().iter().for_each(|peer| request(peer, true)));
+    rollout.look_at_guards();
+    assert_eq!(rollout.set(), FlagSet::default());
+    rollout.change(&percent(Flag::MlCompression, 0)).unwrap();
+    rollout.change(&percent(Flag::MlCompression, 50)).unwrap();
+    let (with_it, without): (Vec<_>, Vec<_>) =
+        peers().into_iter().partition(|peer| rollout.is_on_for(Flag::MlCompression, peer));
+    assert!(with_it.len() > 15 && without.len() > 15);
+    // Healthy, it stays.
+    for _ in 0..20 {
+        peers().iter().for_each(|peer| request(peer, false));
+        rollout.look_at_guards();
+    }
+    assert!(rollout.set().state(Flag::MlCompression).latch.is_none());
+    for round in 0..200 {
+        with_it.iter().enumerate().for_each(|(at, peer)| request(peer, (round + at) % 5 == 0));
+        without.iter().for_each(|peer| request(peer, false));
+        rollout.look_at_guards();
+    }
+    let set = rollout.set();
+    let latch = set.state(Flag::MlCompression).latch.clone().unwrap();
+    assert!(latch.evidence.is_some() && !latch.reason.is_empty());
+    assert!(set.state(Flag::HybridMode).latch.is_none(), "others are not blamed");
+    assert!(with_it.iter().all(|peer| !rollout.is_on_for(Flag::MlCompression, peer)));
+    let told = events(&rollout).into_iter().filter_map(|kind| match kind {
+        EventKind::FlagRolledBack { flag, who, evidence, .. } => Some((flag, who, evidence)),
+        _ => None,
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].0, told[0].1.as_str()), ("ml_compression", "guard"));
+    let evidence = serde_json::to_value(&told[0].2).unwrap();
+    assert_eq!(
+        (&evidence["flag"], &evidence["metric"]),
+        (&"ml_compression".into(), &"error_rate".into())
+    );
+    let entry = &rollout.history(1)[0];
+    assert_eq!((entry.who.as_str(), entry.evidence.is_some()), ("guard", true));
+    // It stays so over a restart, whatever percentage is set, until it is cleared.
+    drop(rollout);
+    let again = scratch.open().unwrap();
+    again.change(&percent(Flag::MlCompression, 100)).unwrap();
+    assert!(!again.is_on_for(Flag::MlCompression, &peers()[0]));
+    again.change(&change("me", "fixed", ChangeAction::ClearLatch(Flag::MlCompression))).unwrap();
+    assert!(again.is_on_for(Flag::MlCompression, &peers()[0]));
+}
+
+#[test]
+fn a_rollback_that_cannot_be_written_down_holds_all_the_same() {
+    use crate::rollout::guard::Measured;
+    let scratch = Scratch::new("guards-disk");
+    let rollout = scratch.open().unwrap();
+    rollout.change(&percent(Flag::MlCompression, 0)).unwrap();
+    rollout.change(&percent(Flag::MlCompression, 50)).unwrap();
+    fs::remove_dir_all(&scratch.0).unwrap();
+    let is_off = || peers().iter().all(|peer| !rollout.is_on_for(Flag::MlCompression, peer));
+    for _ in 0..200 {
+        for peer in &peers() {
+            let is_failed = rollout.is_on_for(Flag::MlCompression, peer);
+            rollout.measured(peer, Measured::Request { is_failed });
+        }
+        rollout.look_at_guards();
+    }
+    assert!(is_off(), "it does harm, so it is off");
+    assert_eq!(rollout.history(1)[0].change, "ml_compression: rollout_percent 50");
+    fs::create_dir_all(&scratch.0).unwrap();
+    rollout.look_at_guards();
+    assert!(is_off());
+}

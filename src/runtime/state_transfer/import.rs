@@ -120,7 +120,7 @@ impl Work<'_> {
         let Err(error) = config.commit(prepared) else { return Ok(()) };
         let undo = Change {
             why: "the import is taken back: its settings cannot be written".to_owned(),
-            action: ChangeAction::Whole(self.before.clone()),
+            action: ChangeAction::Whole(Box::new(self.before.clone())),
             ..self.change.clone()
         };
         match self.node.rollout().change(&undo) {
@@ -231,7 +231,7 @@ fn change(options: &ImportOptions, flags: &FlagSet, origin: Option<&Origin>) -> 
         who: options.who.clone(),
         why: options.why.clone(),
         evidence: Json::of("evidence", &json!({ "import": import })).ok(),
-        action: ChangeAction::Whole(flags.clone()),
+        action: ChangeAction::Whole(Box::new(flags.clone())),
     }
 }
 

@@ -270,7 +270,7 @@ fn one_that_was_committed_is_carried_through_from_wherever_it_was() {
         if flags_are_done {
             let flags = plan::flags(&host.node.rollout().set(), &wanted.flags);
             let (who, why) = ("anna".to_owned(), "a new disk".to_owned());
-            let action = ChangeAction::Whole(flags);
+            let action = ChangeAction::Whole(Box::new(flags));
             let change = crate::rollout::Change { who, why, evidence: None, action };
             host.node.change_flags(&change).unwrap();
         }

@@ -12,8 +12,8 @@ use super::policy::ModePolicy;
 use super::probes::Probes;
 use super::sample::PathSample;
 use super::transition::Transition;
-use crate::base::Time;
 use crate::base::limits::MAX_PEERS;
+use crate::base::{Time, TimeCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::time::Duration;
@@ -63,6 +63,7 @@ pub struct ModeTable<K> {
     deadlines: BTreeSet<(Time, K)>,
     added: u64,
     stray_answers: u64,
+    round_trips: BTreeMap<Mode, TimeCounts>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +89,7 @@ impl<K: Ord + Clone> ModeTable<K> {
             deadlines: BTreeSet::new(),
             added: 0,
             stray_answers: 0,
+            round_trips: BTreeMap::new(),
         }
     }
 
@@ -165,6 +167,11 @@ impl<K: Ord + Clone> ModeTable<K> {
     /// Answers to probes that were not under way.
     pub fn stray_answers(&self) -> u64 {
         self.stray_answers
+    }
+
+    /// Every round trip that was measured, by the mode in which the peer was.
+    pub fn round_trips(&self) -> impl Iterator<Item = (Mode, &TimeCounts)> {
+        self.round_trips.iter().map(|(mode, times)| (*mode, times))
     }
 
     /// What holds for all peers.
@@ -287,6 +294,11 @@ impl<K: Ord + Clone> ModeTable<K> {
     }
 
     fn take(&mut self, peer: &K, sample: &PathSample, now: Time) -> Option<Transition> {
+        let mode = self.peers.get(peer)?.detector.mode();
+        // 0 is what nobody measured.
+        if let Some(rtt_us) = sample.rtt_us.filter(|rtt_us| *rtt_us > 0) {
+            self.round_trips.entry(mode).or_default().add_us(rtt_us.into());
+        }
         self.change(peer, now, |detector, policy| detector.on_sample(sample, policy, now))
     }
 
@@ -452,6 +464,8 @@ mod tests {
         table.next_probe(9, later).unwrap();
         table.on_timed_answer(&0, 9, Some(9_000_000), later + Duration::from_millis(4));
         assert_eq!(rtt_us(&table), Some(4_000), "no path is longer than the wait for its answer");
+        let (mode, times) = table.round_trips().next().unwrap();
+        assert_eq!((mode, times.sum_us()), (Mode::Hybrid, 6_000), "the stray one does not count");
     }
 
     #[test]

@@ -5,12 +5,15 @@
 use dwcp::Status;
 use dwcp::ffi::callbacks::{dwcp_callback_set_error, dwcp_writer_write};
 use dwcp::ffi::completion::{dwcp_completion, dwcp_node_reap, dwcp_request_complete};
+use dwcp::ffi::decider::*;
+use dwcp::ffi::flags::*;
 use dwcp::ffi::guest::*;
 use dwcp::ffi::library::{dwcp_last_error, dwcp_status_name};
 use dwcp::ffi::migration::*;
 use dwcp::ffi::modes::*;
 use dwcp::ffi::node::*;
 use dwcp::ffi::paths::*;
+use dwcp::ffi::rollback::*;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -53,13 +56,15 @@ impl Calls {
             3 => on_node(handle.cast(), call / 8, argument),
             4 => on_migration(handle.cast(), call / 8),
             5 => text_of(handle, call / 8, argument),
+            6 if call / 8 > 9 => self.on_flags(handle.cast(), call / 8, argument),
             6 if call / 8 > 1 => on_peers(handle.cast(), call / 8, argument),
             6 => on_others(handle, call / 8, argument),
             // SAFETY: any value may be freed.
             _ => unsafe {
-                match call / 8 % 2 {
+                match call / 8 % 3 {
                     0 => dwcp_node_free(handle.cast()),
-                    _ => dwcp_migration_free(handle.cast()),
+                    1 => dwcp_migration_free(handle.cast()),
+                    _ => dwcp_decider_free(handle.cast()),
                 }
             },
         }
@@ -138,11 +143,29 @@ impl Calls {
         code
     }
 
+    fn on_flags(&mut self, node: *mut dwcp_node, which: u8, argument: u8) -> i32 {
+        let mut decider = ptr::null_mut();
+        let flag = u32::from(argument & 7);
+        let unit = [c"a|b".as_ptr(), c"a".as_ptr(), c"|".as_ptr(), ptr::null()]
+            [usize::from(argument >> 3 & 3)];
+        if !which.is_multiple_of(11) {
+            return on_flags(node, which, flag, unit);
+        }
+        // SAFETY: a text and a pointer of ours.
+        let code = unsafe { dwcp_node_decider(node, flag, unit, &raw mut decider) };
+        assert_eq!(code == 0, !decider.is_null());
+        if !decider.is_null() {
+            self.handles.push(decider.cast());
+        }
+        code
+    }
+
     fn free_all(&self) {
         for handle in &self.handles {
             // SAFETY: any value may be freed, also twice.
             unsafe {
                 dwcp_migration_free(handle.cast());
+                dwcp_decider_free(handle.cast());
                 dwcp_node_free(handle.cast());
                 if !handle.is_null() {
                     assert_eq!(dwcp_node_free(handle.cast()), Status::BadHandle.code());
@@ -230,6 +253,44 @@ fn on_peers(node: *mut dwcp_node, which: u8, argument: u8) -> i32 {
     }
 }
 
+/// The flags of a node, and what is asked of a decider, which any handle may be taken for.
+fn on_flags(node: *mut dwcp_node, which: u8, flag: u32, unit: *const c_char) -> i32 {
+    // SAFETY: the structs hold integers and pointers that may be NULL.
+    let (mut state, mut change, mut decision): (
+        dwcp_flag_state,
+        dwcp_flag_change,
+        dwcp_flag_decision,
+    ) = unsafe { std::mem::zeroed() };
+    state.struct_size = size_of::<dwcp_flag_state>();
+    change.struct_size = size_of::<dwcp_flag_change>();
+    // SAFETY: the struct holds only integers.
+    let mut limits: dwcp_rollback_limits = unsafe { std::mem::zeroed() };
+    limits.struct_size = size_of::<dwcp_rollback_limits>();
+    (limits.flags, limits.stage_count, limits.max_error_rate_ppm) = (flag & 3, flag, flag << 20);
+    decision.struct_size = size_of::<dwcp_flag_decision>();
+    (change.flag, change.fields, change.rollout_ppm) = (flag, flag, 125_000 * flag);
+    (change.allow_list, change.deny_list, change.prerequisites) = (unit, ptr::null(), unit);
+    // SAFETY: texts and structs of ours.
+    unsafe {
+        match which % 11 {
+            1 => dwcp_node_flag(node, flag, &raw mut state),
+            2 => dwcp_node_set_flags(node, &raw const change, 1, unit, c"why".as_ptr()),
+            3 => dwcp_node_disable_all_flags(node, ptr::null(), unit),
+            4 => dwcp_node_set_kill_switch(node, ptr::null(), unit),
+            5 => dwcp_node_explain_flag(node, flag, unit, &raw mut decision),
+            6 => dwcp_decider_explain(node.cast(), &raw mut decision),
+            7 => dwcp_node_set_rollback_limits(node, &raw const limits),
+            8 => dwcp_node_rollback_limits(node, &raw mut limits),
+            9 => dwcp_node_start_schedule(node, flag, unit, ptr::null(), c"why".as_ptr()),
+            10 => dwcp_node_stop_schedule(node, flag, ptr::null(), unit),
+            _ => {
+                assert!(matches!(dwcp_decider_is_on(node.cast()), 0 | 1));
+                0
+            }
+        }
+    }
+}
+
 /// A text into a buffer of any length, which has a mark behind it.
 fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
     let mut buffer = [0x55_u8; 260];
@@ -238,7 +299,7 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
     let (node, migration) = (handle.cast::<dwcp_node>(), handle.cast::<dwcp_migration>());
     // SAFETY: the buffer is longer than the length told.
     let code = unsafe {
-        match which % 9 {
+        match which % 12 {
             0 => dwcp_node_name(node, to, length, need),
             1 => dwcp_node_listen_address(node, to, length, need),
             2 => dwcp_node_guests_json(node, to, length, need),
@@ -247,6 +308,9 @@ fn text_of(handle: *mut c_void, which: u8, argument: u8) -> i32 {
             5 => dwcp_migration_reason(migration, to, length, need),
             6 => dwcp_migration_report_json(migration, to, length, need),
             7 => dwcp_node_peers_json(node, to, length, need),
+            8 => dwcp_node_flags_json(node, to, length, need),
+            9 => dwcp_node_flag_history_json(node, length, to, length, need),
+            10 => dwcp_node_rollouts_json(node, to, length, need),
             _ => dwcp_last_error(to, length, need),
         }
     };

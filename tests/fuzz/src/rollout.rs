@@ -15,7 +15,7 @@ pub fn flag_rules(data: &[u8]) {
     read_and_write::<Change>(data);
     if let Some(set) = read_and_write::<FlagSet>(data) {
         is_decided(&set);
-        assert_eq!(is_applied(ChangeAction::Whole(set.clone())), set.check().is_ok());
+        assert_eq!(is_applied(ChangeAction::Whole(Box::new(set.clone()))), set.check().is_ok());
     }
     if let Some(rules) = read_and_write::<FlagRules>(data) {
         let mut set = FlagSet::default();

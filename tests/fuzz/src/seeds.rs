@@ -7,6 +7,9 @@ use dwcp::config::{Id, edit};
 use dwcp::encoding::{ChunkChecksum, Codec, CodecChoice, Encoder, page_hash, zero_page_hash};
 use dwcp::migration::missing::next_piece;
 use dwcp::migration::ownership::{Mark, Record, Side};
+use dwcp::node::catalog::Metric;
+use dwcp::node::exposition::told;
+use dwcp::node::metrics::Metrics;
 use dwcp::node::state::{self, AuditTail, Guest, KeptRecord, Origin, Peer, Setting, State};
 use dwcp::qemu::{MultifdParser, Segment, StreamParser};
 use dwcp::rollout::audit::{Entry, Tip};
@@ -16,7 +19,7 @@ use dwcp::wire::rdma::{Endpoint, Link, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{self, Algorithm, Blob, Delta, Mode, Tier};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Extent, ExtentKind, Frame, FrameKind, Hello, HelloReply,
-    PageRequest, PathRow, Paths, Preface,
+    PageRequest, PathRow, Paths, Preface, ToldMetrics,
 };
 
 #[path = "../../support/qemu_stream.rs"]
@@ -33,6 +36,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "hello" => hellos(),
         "hello_reply" => replies(),
         "paths" => vec![paths()],
+        "metrics" => vec![metrics()],
         "tls_records" => vec![
             [&[23, 9][..], b"some data", &[22, 5, 24, 0, 0, 1, 1], &[23, 4], b"more"].concat(),
             vec![23, 0, 21, 2, 1, 0, 0, 5, 23, 3, 3, 0, 9],
@@ -114,6 +118,8 @@ fn frames() -> Vec<Vec<u8>> {
         body(FrameKind::Filler, vec![7; 64]),
         body(FrameKind::AskPaths, Vec::new()),
         body(FrameKind::Paths, paths()),
+        body(FrameKind::AskMetrics, Vec::new()),
+        body(FrameKind::Metrics, metrics()),
         body(FrameKind::Control, Control::Commit.encode(1)),
         body(FrameKind::ChunkAck, ack()),
     ]
@@ -159,6 +165,14 @@ fn paths() -> Vec<u8> {
     };
     let bare = PathRow { peer: "[::1]:7".into(), mode: 2, ..PathRow::default() };
     Paths { node: "host-a".into(), left_out: 1, rows: vec![far, bare] }.encode()
+}
+
+fn metrics() -> Vec<u8> {
+    let mut measured = Metrics::new();
+    measured.set(Metric::AmstStreams, "source", 4.0);
+    let families = told(&measured).into_iter().filter(|family| family.name.starts_with("amst."));
+    let families = families.collect();
+    ToldMetrics { node: "host-a".into(), time_us: 1 << 50, since_us: 1 << 49, families }.encode()
 }
 
 fn features() -> Features {

@@ -10,6 +10,7 @@ use dwcp::encoding::{
 };
 use dwcp::migration::missing::take_in;
 use dwcp::migration::ownership::Record;
+use dwcp::node::exposition::family_json;
 use dwcp::node::state;
 use dwcp::qemu::{MultifdParser, Segment, SegmentLimits, StreamParser};
 use dwcp::runtime::security::records::{KeySchedule, Opened, halves};
@@ -20,7 +21,7 @@ use dwcp::wire::rdma::{Endpoint, Offer, OfferAnswer, RemoteMemory};
 use dwcp::wire::v1::hde::{Blob, Content, Delta, Packet};
 use dwcp::wire::{
     ChunkAck, ChunkHeader, Control, Frame, FrameHeader, FrameKind, Hello, HelloReply, PageRequest,
-    Paths, Preface,
+    Paths, Preface, ToldMetrics,
 };
 use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
 use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, ProtocolVersion};
@@ -49,6 +50,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("hello", hello),
     ("hello_reply", hello_reply),
     ("paths", paths),
+    ("metrics", metrics),
     ("tls_records", tls_records),
     ("control", control),
     ("chunk", chunk),
@@ -112,6 +114,15 @@ pub fn hello_reply(data: &[u8]) {
 /// What another node tells of its paths.
 pub fn paths(data: &[u8]) {
     survives(data, Paths::decode, Paths::encode);
+}
+
+/// What another node tells of its metrics.
+pub fn metrics(data: &[u8]) {
+    survives(data, ToldMetrics::decode, ToldMetrics::encode);
+    if let Ok(told) = ToldMetrics::decode(data) {
+        let shown = told.families.iter().map(family_json);
+        assert!(shown.into_iter().all(|metric| metric["series"].is_array()));
+    }
 }
 
 /// What a member of the fleet sends within its TLS: records of any kind and content, as `kind, length,

@@ -3,6 +3,7 @@
 use crate::cli::trial::TrialError;
 use crate::cli::trial::child::{OwnProgram, Setup, TrialChild};
 use crate::cli::trial::fleet::Fleet;
+use crate::cli::trial::guest::GuestSize;
 use crate::cli::trial::pair::Pair;
 use crate::cli::trial::scratch::Scratch;
 use dwcp_netlab::shaper::SplitMix;
@@ -48,8 +49,7 @@ impl Stage {
                 listen: SocketAddr::from((host.ipv4(), PORT)),
                 directory: scratch.path().join(name),
                 identity_dir: fleet.issue(name, host.ipv4().into())?,
-                guest_bytes: options.guest_bytes,
-                writes_per_s: WRITES_PER_S,
+                guest: Some(GuestSize { bytes: options.guest_bytes, writes_per_s: WRITES_PER_S }),
             })
         };
         let setups = [setup("left", lab.a())?, setup("right", lab.b())?];

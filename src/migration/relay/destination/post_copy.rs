@@ -139,7 +139,8 @@ impl RelayDestination {
                 self.devices_restored(now);
                 self.post_copy.has_all = true;
                 let figures = self.post_copy_figures().unwrap_or_default();
-                self.events.push_back(EventKind::PostCopyCompleted { figures });
+                let waits = Box::new(*self.post_copy.times.by_bound());
+                self.events.push_back(EventKind::PostCopyCompleted { figures, waits });
                 self.actions.push_back(Action::Persist(Mark::Owned));
             }
             // Nothing of the guest has run here, so the source may have it back.

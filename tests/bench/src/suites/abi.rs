@@ -1,4 +1,5 @@
-//! What the C interface costs, measured by a C program linked to `libdwcp.so`.
+//! What the interfaces cost: C's, measured by a C program linked to `libdwcp.so`, and for the one call that
+//! hot paths make, a decider's, Python's too.
 
 use crate::results::{Figure, Results, Wanted};
 use crate::samples::Samples;
@@ -7,36 +8,84 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles and runs `abi_cost.c`.
+/// Compiles and runs `abi_cost.c`, and runs `decide_cost.py`.
 pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     let library_dir = match &plan.library_dir {
         Some(directory) => directory.clone(),
         None => std::env::current_exe()?.parent().ok_or("this program has no directory")?.into(),
     };
     let program = compile(&library_dir, plan.output.with_file_name("abi_cost"))?;
-    let (mut call, mut reap) = (Samples::default(), Samples::default());
+    let (mut call, mut decide, mut reap) =
+        (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..plan.rounds {
-        let output = Command::new(&program).output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{}: {said}", output.status).into());
-        }
-        let said: Value = serde_json::from_slice(&output.stdout)?;
-        call.push(said["call_ns"].as_f64().ok_or("no call_ns")?);
-        reap.push(said["reap_us"].as_f64().ok_or("no reap_us")?);
+        let said = answer(&mut Command::new(&program))?;
+        call.push(number(&said, "call_ns")?);
+        decide.push(number(&said, "decide_ns")?);
+        reap.push(number(&said, "reap_us")?);
     }
-    let figure = |case, metric, unit, dwcp, target: f64| Figure {
-        suite: "abi",
-        case,
-        metric,
-        unit,
-        dwcp,
-        peer_name: "target",
-        peer: Samples::from(target),
-        wanted: Wanted::AtMost(1.0),
-    };
     results.add(figure("dwcp_abi_version()", "call", "ns", call, 20.0))?;
-    results.add(figure("poll() and reap one", "completion", "us", reap, 5.0))
+    results.add(figure("poll() and reap one", "completion", "us", reap, 5.0))?;
+    results.add(figure("dwcp_decider_is_on()", "decide", "ns", decide, 60.0))?;
+    from_python(plan, &library_dir, results)
+}
+
+/// The package from the working tree, with the native module that was built beside this program.
+fn from_python(plan: &Plan, library_dir: &Path, results: &mut Results) -> Result<(), Failure> {
+    let package = plan.output.with_file_name("python").join("dwcp");
+    stage_package(&package, &library_dir.canonicalize()?.join("lib_dwcp.so"))?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("decide_cost.py");
+    let (mut decide, mut truth) = (Samples::default(), Samples::default());
+    for _ in 0..plan.rounds {
+        let mut command = Command::new("python3");
+        let path = package.parent().ok_or("the package has no directory")?;
+        let said = answer(command.arg(&script).env("PYTHONPATH", path))?;
+        decide.push(number(&said, "decide_ns")?);
+        truth.push(number(&said, "truth_ns")?);
+    }
+    results.add(figure("Decider.is_on()", "decide", "ns", decide, 300.0))?;
+    results.add(figure("not decider", "decide", "ns", truth, 300.0))
+}
+
+fn stage_package(package: &Path, module: &Path) -> Result<(), Failure> {
+    if !module.exists() {
+        let text = format!("{} is not there: cargo build -p dwcp-python", module.display());
+        return Err(text.into());
+    }
+    let _ = std::fs::remove_dir_all(package);
+    std::fs::create_dir_all(package)?;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python/dwcp").canonicalize()?;
+    for entry in std::fs::read_dir(sources)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension() == Some("py".as_ref())) {
+            std::os::unix::fs::symlink(&path, package.join(name))?;
+        }
+    }
+    Ok(std::os::unix::fs::symlink(module, package.join("_dwcp.abi3.so"))?)
+}
+
+fn figure<'a>(
+    case: &'a str,
+    metric: &'a str,
+    unit: &'a str,
+    dwcp: Samples,
+    target: f64,
+) -> Figure<'a> {
+    let (peer_name, peer, wanted) = ("target", Samples::from(target), Wanted::AtMost(1.0));
+    Figure { suite: "abi", case, metric, unit, dwcp, peer_name, peer, wanted }
+}
+
+/// The JSON object that a program prints.
+fn answer(command: &mut Command) -> Result<Value, Failure> {
+    let output = command.output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}: {said}", output.status).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn number(said: &Value, name: &str) -> Result<f64, Failure> {
+    Ok(said[name].as_f64().ok_or_else(|| format!("no {name}"))?)
 }
 
 fn compile(library_dir: &Path, program: PathBuf) -> Result<PathBuf, Failure> {

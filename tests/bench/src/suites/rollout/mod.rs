@@ -28,6 +28,9 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a rollout was taken back, and which plain thresholds fired.
+type Played = (bool, [bool; 3]);
+
 /// The guide's six weeks, with nothing wrong.
 fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> Result<(), Failure> {
     let rollouts = each_seed(plan.rollouts, |seed| {
@@ -37,7 +40,7 @@ fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> R
         outcome.map(|outcome| (outcome.is_rolled_back(), plain.fired))
     });
     let rollouts: Vec<_> = rollouts.into_iter().collect::<Result<_, _>>()?;
-    let share = |is_counted: &dyn Fn(&(bool, [bool; 3])) -> bool| {
+    let share = |is_counted: &dyn Fn(&Played) -> bool| {
         let counted = rollouts.iter().filter(|rollout| is_counted(rollout)).count();
         100.0 * counted as f64 / rollouts.len().max(1) as f64
     };
@@ -67,7 +70,7 @@ fn healthy(plan: &Plan, case: &str, error_rate: f64, results: &mut Results) -> R
 /// How many samples harm takes until it is found.
 fn harm(plan: &Plan, trial: Trial, results: &mut Results) -> Result<(), Failure> {
     let runs = plan.rollouts.min(trial.most_runs);
-    let found = each_seed(runs, |seed| trial.run(seed));
+    let found = each_seed(runs, |seed| trial.run(seed).map_err(|error| error.to_string()));
     let mut found: Vec<f64> = found.into_iter().collect::<Result<_, _>>()?;
     found.sort_by(f64::total_cmp);
     let within = found.iter().filter(|samples| **samples <= trial.wanted).count();
@@ -97,7 +100,7 @@ fn outage(
 ) -> Result<(), Failure> {
     let trial = Trial { reach: Reach::All, percent, effect, ..TRIALS[0] };
     let runs = plan.rollouts.min(400);
-    let found = each_seed(runs, |seed| trial.run(seed));
+    let found = each_seed(runs, |seed| trial.run(seed).map_err(|error| error.to_string()));
     let found: Vec<f64> = found.into_iter().collect::<Result<_, _>>()?;
     let wrong = found.iter().filter(|samples| samples.is_finite()).count();
     results.add(Figure {

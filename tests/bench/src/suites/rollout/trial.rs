@@ -1,10 +1,9 @@
 //! One rollout in which something goes wrong, and what was measured of the canary until that was found.
 
-use crate::Failure;
 use dwcp::base::Time;
 use dwcp::rollout::guard::{Arm, Measured, Observation};
 use dwcp::rollout::simulator::{Effect, Fault, Reach, Scenario, ThroughputModel, play_watched};
-use dwcp::rollout::{Flag, Percent, Schedule, Stage};
+use dwcp::rollout::{Flag, Percent, Schedule, ScheduleError, Stage};
 
 /// What goes wrong, and at which percentage.
 #[derive(Clone, Copy)]
@@ -17,7 +16,7 @@ pub struct Trial {
     /// It is to be found within so much.
     pub wanted: f64,
     pub most_runs: u64,
-    is_late: bool,
+    pub is_late: bool,
 }
 
 /// What is counted from the beginning of the harm until it was found.
@@ -49,8 +48,8 @@ impl Trial {
     }
 
     /// What was counted; infinite if nothing was found.
-    pub fn run(&self, seed: u64) -> Result<f64, Failure> {
-        let scenario = self.scenario(seed)?;
+    pub fn run(&self, seed: u64) -> Result<f64, String> {
+        let scenario = self.scenario(seed).map_err(|error| error.to_string())?;
         let begins_s = self.begins_s();
         let (mut count, mut last, mut start) = (0_u64, Time::default(), None);
         let mut watch = |now: Time, observation: &Observation| {
@@ -71,12 +70,12 @@ impl Trial {
                 (count, last) = (count + 1, now);
             }
         };
-        let outcome = play_watched(&scenario, &mut watch)?;
+        let outcome = play_watched(&scenario, &mut watch).map_err(|error| error.to_string())?;
         let is_found = outcome.flag(FLAG).is_some_and(|flag| flag.evidence.is_some());
         Ok(if is_found { count as f64 } else { f64::INFINITY })
     }
 
-    fn scenario(&self, seed: u64) -> Result<Scenario, Failure> {
+    fn scenario(&self, seed: u64) -> Result<Scenario, ScheduleError> {
         let stage = |after_s, percent| Stage { after_s, percent: Percent::whole(percent) };
         let ramp = Schedule::new(vec![stage(0, 0), stage(PAST_S, self.percent)])?;
         let never = Schedule::new(vec![stage(0, 0)])?;

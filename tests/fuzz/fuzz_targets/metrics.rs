@@ -1,0 +1,4 @@
+//! See `dwcp_fuzz::targets::metrics`.
+#![no_main]
+
+dwcp_fuzz::target!(metrics);
