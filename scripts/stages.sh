@@ -15,7 +15,7 @@ about() {
     c) echo "C programs: plain, sanitizers, valgrind; symbols and layouts" ;;
     install) echo "install, pkg-config and CMake package" ;;
     python) echo "pytest, notebooks executed, mypy --strict, stubs" ;;
-    fuzz) echo "every fuzz target for ${FUZZ_SECONDS:-5} s" ;;
+    fuzz) echo "every fuzz target for ${FUZZ_SECONDS:-3} s" ;;
     esac
 }
 
@@ -84,5 +84,5 @@ stage_python() {
 }
 
 stage_fuzz() {
-    scripts/fuzz.sh "${FUZZ_SECONDS:-5}"
+    scripts/fuzz.sh "${FUZZ_SECONDS:-3}"
 }

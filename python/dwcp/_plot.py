@@ -63,13 +63,19 @@ def rollout(report: RolloutReport, flag: str) -> Figure:
 
 
 def _percentages(panel: Axes, report: RolloutReport) -> None:
-    for outcome in report.flags:
-        points = report.of(outcome.flag)
-        days = [0.0, *(point.at_day for point in points)]
-        percents = [0.0, *(point.percent for point in points)]
-        [line] = panel.plot(days, percents, drawstyle="steps-pre", label=outcome.flag)
-        if outcome.rolled_back_at_day is not None:
-            panel.plot(outcome.rolled_back_at_day, 0, "X", color=line.get_color(), markersize=10)
+    # Two flags may go the same way, so the lines differ in more than colour.
+    for outcome, style in zip(report.flags, ("-", "--", ":", "-.", "-"), strict=False):
+        days, percents = [0.0], [0.0]
+        for event in report.events:
+            if event.flag == outcome.flag and event.kind in {"raised", "rolled_back"}:
+                is_back = event.kind == "rolled_back"
+                days.append(event.at_day)
+                percents.append(0.0 if is_back else event.detail)
+                if is_back:
+                    panel.plot(event.at_day, percents[-2], "X", color="black", markersize=9)
+        days.append(report.days)
+        percents.append(percents[-1])
+        panel.plot(days, percents, style, drawstyle="steps-post", label=outcome.flag, linewidth=2)
     panel.set_ylabel("units with the flag, %")
     panel.set_ylim(-5, 105)
     panel.legend(fontsize="small")

@@ -169,8 +169,8 @@ fn paths() -> Vec<u8> {
 
 fn metrics() -> Vec<u8> {
     let mut measured = Metrics::new();
-    measured.set(Metric::AmstStreams, "source", 4.0);
-    let families = told(&measured).into_iter().filter(|family| family.name.starts_with("amst."));
+    measured.set(Metric::AmstReconnects, "source", 4.0);
+    let families = told(&measured).into_iter().filter(|family| family.name.starts_with("amst.r"));
     let families = families.collect();
     ToldMetrics { node: "host-a".into(), time_us: 1 << 50, since_us: 1 << 49, families }.encode()
 }
