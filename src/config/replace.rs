@@ -48,8 +48,12 @@ impl Replacement {
     /// There is one, which is left alone.
     pub fn commit_new(self) -> io::Result<()> {
         // A rename would replace a file that somebody else makes at this moment; a link does not.
-        fs::hard_link(&self.temporary, &self.target)?;
-        self.sync_directory()
+        match fs::hard_link(&self.temporary, &self.target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            // Not every file system has links, such as that of a memory stick.
+            Err(_) if fs::symlink_metadata(&self.target).is_err() => self.commit(),
+            linked => linked.and_then(|()| self.sync_directory()),
+        }
     }
 
     /// Where the content is until then.

@@ -36,6 +36,8 @@ fn help_is_as_agreed() {
         &["feature-flags", "schedule", "start", "--help"],
         &["feature-flags", "kill", "--help"],
         &["rollout", "--help"],
+        &["export-state", "--help"],
+        &["import-state", "--help"],
         &["resource-check", "--help"],
         &["soak-test", "--help"],
         &["chaos-test", "--help"],

@@ -170,12 +170,13 @@ fn go_on(
     let input = decode(intention.document.as_bytes())?;
     let here = gather(node, config)?;
     let (origin, wanted) = wanted(&input, &here)?;
+    // What is done already is not done again.
+    let flags = plan::flags(&node.rollout().set(), &wanted.flags);
+    node.rollout().change(&change(&options, &flags, origin.as_ref()))?;
+    force_modes(node, &Modes::new(&wanted, &here))?;
     let Some(store) = config else {
-        let flags = plan::flags(&node.rollout().set(), &wanted.flags);
-        node.rollout().change(&change(&options, &flags, origin.as_ref()))?;
-        force_modes(node, &Modes::new(&wanted, &here))?;
-        // The settings wait for whoever has the configuration.
-        return match wanted.settings {
+        // Settings wait for whoever has the configuration.
+        return match intention.temporary {
             Some(_) => Ok(None),
             None => noted.finish().map(|()| Some(options.who)),
         };
