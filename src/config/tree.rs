@@ -271,6 +271,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_nested_too_deeply_is_refused() {
+        for text in [format!("a: {}", "[".repeat(100_000)), "{a: ".repeat(100_000)] {
+            assert!(parse(&text).is_err());
+        }
+        let balanced = format!("a: {}{}", "[".repeat(50_000), "]".repeat(50_000));
+        assert!(parse(&balanced).is_err());
+    }
+
+    #[test]
     fn an_alias_bomb_is_refused() {
         let mut text = String::from("a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n");
         for level in 1..12 {

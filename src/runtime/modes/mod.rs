@@ -740,6 +740,33 @@ mod tests {
     }
 
     #[test]
+    fn what_the_flags_say_holds_for_open_streams_at_once() {
+        let modes = modes();
+        let effects = ModeEffects { congestion: Congestion::Reno, ..ModeEffects::default() };
+        modes.set_options(TransportOptions { effects, ..TransportOptions::default() });
+        let (near, _far) = pair();
+        let own = congestion_control(&near).unwrap();
+        modes.watch(PEER, &near);
+        modes.force(PEER, Some(Mode::Internet)).unwrap();
+        assert_eq!(congestion_control(&near).unwrap(), "reno");
+        modes.rollout().set_kill_switch("test", Some("drill")).unwrap();
+        assert_eq!(congestion_control(&near).unwrap(), own);
+        assert_eq!(modes.mode(PEER), Mode::Internet, "an operator's word goes before the flag");
+        modes.force(PEER, None).unwrap();
+        let new = "127.0.0.1:2";
+        assert_eq!((modes.mode(PEER), modes.mode(new)), (Mode::Datacenter, Mode::Datacenter));
+        let steering = crate::runtime::steering::Steering::new(Arc::default(), modes.clone());
+        assert_eq!(steering.first_streams(PEER, 6), 6, "as many as may be, untuned");
+        modes.rollout().set_kill_switch("test", None).unwrap();
+        assert_eq!((modes.mode(PEER), modes.mode(new)), (Mode::Hybrid, Mode::Hybrid));
+        assert!(steering.first_streams(PEER, 6) < 6);
+        modes.force(PEER, Some(Mode::Internet)).unwrap();
+        assert_eq!(congestion_control(&near).unwrap(), "reno");
+        steering.stop();
+        modes.stop();
+    }
+
+    #[test]
     fn a_peer_is_in_use_as_long_as_its_streams_are_open() {
         let modes = modes();
         assert!(lock(&modes.state).thread.is_none(), "without peers there is no thread");

@@ -87,3 +87,49 @@ impl CodecChooser {
         lock(&self.stats).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Time;
+    use crate::encoding::baseline::PAGE_BYTES;
+    use crate::migration::relay::segment_io::{Place, Preparer, limits_for};
+    use crate::qemu::PageSlot;
+    use crate::qemu::segment::Segment;
+    use crate::rollout::Flag;
+    use crate::runtime::rollout::Rollout;
+
+    /// What a segment of text is packed by, on a fast link, where what was learned would store or take LZ4.
+    fn used(chooser: &CodecChooser, number: u64) -> Codec {
+        let mut segment = Segment::default();
+        segment.pages = (0..16).map(|page| PageSlot { at: 0, block: 0, page }).collect();
+        let words =
+            (0..16 * PAGE_BYTES / 8).flat_map(|at| ((at as u64 + number) % 97).to_le_bytes());
+        segment.data = words.collect();
+        let mut prepare = Preparer::new(limits_for(0));
+        let prepared = prepare.prepare(&mut segment, Place::default(), true, Time(number));
+        let link = LinkState {
+            bandwidth_bytes_per_s: Some(10_000_000_000),
+            cores: 1,
+            encode_queue_fill: 1.0,
+            send_queue_fill: 0.0,
+        };
+        chooser.pack(&mut Packer::default(), prepared, &link, 7).unwrap().fresh.0
+    }
+
+    #[test]
+    fn the_flag_decides_from_the_next_segment_on() {
+        let rollout = Rollout::in_memory("a");
+        let gate = || Decider::for_peer(rollout.clone(), Flag::MlCompression, "b:1");
+        let chooser = CodecChooser::new(CodecPolicy::Auto, 0.03, gate());
+        let learned: Vec<Codec> = (0..8).map(|number| used(&chooser, number)).collect();
+        assert!(!learned.contains(&Codec::Zstd), "{learned:?}");
+        rollout.set_kill_switch("test", Some("drill")).unwrap();
+        assert!((8..16).all(|number| used(&chooser, number) == Codec::Zstd));
+        // What the caller has named is not the flag's.
+        let fixed = CodecChooser::new(CodecPolicy::Fixed(CodecChoice::Lz4), 0.03, gate());
+        assert_eq!(used(&fixed, 0), Codec::Lz4);
+        rollout.set_kill_switch("test", None).unwrap();
+        assert!((16..24).all(|number| used(&chooser, number) != Codec::Zstd));
+    }
+}
