@@ -4,8 +4,8 @@
 use super::tree::{Content, Entry, Node, Place};
 use super::units::quoted;
 use crate::base::text::nearest;
-use crate::rollout::{Flag, FlagRule, FlagSet, RuleError};
-use serde_json::{Map, Value};
+use crate::rollout::{Flag, FlagRule, FlagSet, RuleError, Schedule};
+use serde_json::{Map, Value, json};
 
 /// Fields of which each holds a whole number.
 const NUMBERS: [&str; 2] = ["seed", "after_s"];
@@ -13,6 +13,9 @@ const NUMBERS: [&str; 2] = ["seed", "after_s"];
 const SCHEDULE: [&str; 2] = ["start", "stages"];
 /// Fields of a stage of a schedule.
 const STAGE: [&str; 2] = ["after_s", "percent"];
+
+/// Stands for the flag's own stages in the upgrade guide.
+const GUIDE: &str = "guide";
 
 /// What is wrong, and where.
 type Misplaced = (Place, String);
@@ -43,7 +46,10 @@ pub fn parse(flag: Flag, text: &str) -> Result<FlagRule, String> {
 /// # Errors
 /// What is wrong, and where.
 pub fn from_entries(flag: Flag, place: &Place, entries: &[Entry]) -> Result<FlagRule, Misplaced> {
-    let fields = object(entries, &FlagRule::FIELDS)?;
+    let mut fields = object(entries, &FlagRule::FIELDS)?;
+    if fields.get("schedule").is_some_and(|schedule| schedule == GUIDE) {
+        fields.insert("schedule".to_owned(), json!(Schedule::guide(flag)));
+    }
     for entry in entries {
         // Alone, so that what is wrong has its place.
         let value = fields.get(&entry.key).cloned().unwrap_or_default();
@@ -86,7 +92,7 @@ fn object(entries: &[Entry], fields: &[&str]) -> Result<Map<String, Value>, Misp
     let mut object = Map::new();
     for entry in entries {
         known(&entry.key, fields).map_err(|text| (entry.place.clone(), text))?;
-        let value = json(&entry.node, &entry.key, &entry.place)?;
+        let value = value(&entry.node, &entry.key, &entry.place)?;
         if object.insert(entry.key.clone(), value).is_some() {
             return Err((entry.place.clone(), format!("{} is there twice", entry.key)));
         }
@@ -95,14 +101,14 @@ fn object(entries: &[Entry], fields: &[&str]) -> Result<Map<String, Value>, Misp
 }
 
 /// A value of the file as JSON. Scalars have lost whether they were quoted, so the field says what they are.
-fn json(node: &Node, field: &str, place: &Place) -> Result<Value, Misplaced> {
+fn value(node: &Node, field: &str, place: &Place) -> Result<Value, Misplaced> {
     match &node.content {
         Content::Empty => Err((place.clone(), format!("{field} has no value"))),
         Content::Scalar(text) => Ok(scalar(text, field)),
         Content::List(items) => {
             let item = |item: &Node| match &item.content {
                 Content::Map(entries) => object(entries, &STAGE).map(Value::Object),
-                _ => json(item, field, &item.place),
+                _ => value(item, field, &item.place),
             };
             Ok(Value::Array(items.iter().map(item).collect::<Result<_, _>>()?))
         }
@@ -147,6 +153,8 @@ mod tests {
         assert_eq!((read.owner.as_str(), read.deny_list.len()), ("12", 1));
         assert_eq!(read.schedule.as_ref().map(|schedule| schedule.stages().len()), Some(2));
         assert_eq!(parse(Flag::HybridMode, &text(&read)), Ok(read));
+        let guide = rule("    enabled: true\n    schedule: guide\n");
+        assert_eq!(guide.schedule, Some(Schedule::guide(Flag::HybridMode)));
         for word in ["true", "false"] {
             assert_eq!(text(&parse(Flag::HybridMode, word).unwrap()), word);
         }

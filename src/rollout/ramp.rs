@@ -7,12 +7,12 @@ use super::guard::panel::Panel;
 use super::guard::{Arm, Evidence, Limits, Metric};
 use super::{Flag, Percent, Schedule, Stage};
 use crate::base::Time;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
 /// Why a flag stays where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// The clock jumped, and has not gone steadily since.

@@ -125,7 +125,7 @@ fn what_one_exports_a_fresh_one_takes_in() {
     let again = stdout(&to.import(&file));
     let own = again.lines().filter(|line| line.contains("stays: it is of this host")).count();
     assert!(own >= 2, "{again}");
-    let first = format!("the state of node testling: 0 things changed, {own} stay");
+    let first = format!("the state of node testling: 0 changed, {own} left");
     assert!(again.starts_with(&first), "{again}");
 }
 

@@ -7,6 +7,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
 use crate::cli::rollout_plot;
 use crate::config::scenario;
+use crate::rollout::controller::HoldReason;
 use crate::rollout::guard::evidence::{count, rounded};
 use crate::rollout::simulator::{ArmPoint, FlagPoint, Outcome, play};
 use serde_json::{Value, json};
@@ -33,10 +34,9 @@ fn status(answer: &Value, output: &Output) -> Result<(), CliError> {
     let rollouts = answer["rollouts"].as_array().into_iter().flatten();
     for (flag, ramp) in flags.zip(rollouts) {
         let is_watched = if ramp["is_in_flight"] == true { "yes" } else { "no" };
-        let held = match (&flag["latch"]["reason"], &ramp["hold"]) {
-            (Value::String(reason), _) => format!("rolled back: {reason}"),
-            (_, Value::Null) => "-".to_owned(),
-            (_, hold) => hold.as_str().map_or_else(|| hold.to_string(), str::to_owned),
+        let held = match &flag["latch"]["reason"] {
+            Value::String(reason) => format!("rolled back: {reason}"),
+            _ => held_by(&ramp["hold"]),
         };
         rows.push(vec![
             text(&flag["name"]),
@@ -58,6 +58,15 @@ fn status(answer: &Value, output: &Output) -> Result<(), CliError> {
         limits["min_throughput_ratio"],
         limits["max_mode_switch_rate"],
     ))
+}
+
+/// A newer node's reasons are shown as they came.
+fn held_by(hold: &Value) -> String {
+    match serde_json::from_value::<Option<HoldReason>>(hold.clone()) {
+        Ok(Some(reason)) => reason.to_string(),
+        Ok(None) => "-".to_owned(),
+        Err(_) => hold.to_string(),
+    }
 }
 
 fn simulate(file: &Path, seed: Option<u64>, output: &Output) -> Result<(), CliError> {
@@ -139,4 +148,22 @@ fn arm(flag: &str, day: &str, which: &str, figures: &ArmPoint) -> Vec<String> {
         ratio(figures.latency_ratio),
         ratio(figures.throughput_ratio),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_a_flag_is_a_sentence() {
+        let reasons = [
+            (json!(null), "-"),
+            (json!("clock_jumped"), "the clock jumped"),
+            (json!({ "missing_data": "latency" }), "nothing was heard of latency for an hour"),
+            (json!("of_a_newer_node"), "\"of_a_newer_node\""),
+        ];
+        for (hold, text) in reasons {
+            assert_eq!(held_by(&hold), text);
+        }
+    }
 }

@@ -155,8 +155,8 @@ fn differences(answer: &Value, output: &Output) -> Result<(), CliError> {
     let done = found.iter().filter(|found| found["effect"] != "stays").count();
     let (stay, dry) = (found.len() - done, answer["dry_run"] == true);
     output.line(&match dry {
-        true => format!("{whose}: {done} things would change, {stay} would stay as they are here"),
-        false => format!("{whose}: {done} things changed, {stay} stay as they are here"),
+        true => format!("{whose}: {done} would change, {stay} would be left as they are here"),
+        false => format!("{whose}: {done} changed, {stay} left as they are here"),
     })?;
     let mut rows = vec![row(["WHAT", "NAME", "HERE", "DOCUMENT", "EFFECT"])];
     for found in &found {

@@ -29,11 +29,11 @@ impl Counts {
         Self { requests: self.requests / 2, failures: self.failures / 2 }
     }
 
-    /// Whether failures are no more than chance makes of `rate`, at two standard deviations and
-    /// one.
+    /// Whether failures are no more than chance makes of `rate`, at three standard deviations
+    /// and one.
     pub fn is_within(&self, rate: f64) -> bool {
         let expected = rate * self.requests as f64;
-        self.failures as f64 <= expected + 2.0 * expected.sqrt() + 1.0
+        self.failures as f64 <= expected + 3.0 * expected.sqrt() + 1.0
     }
 
     /// As if there had been fewer requests, with the same rate.
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn chance_is_told_from_more_than_chance() {
-        assert!(counts(500, 10).is_within(0.01) && !counts(500, 11).is_within(0.01));
+        assert!(counts(500, 12).is_within(0.01) && !counts(500, 13).is_within(0.01));
         assert!(counts(0, 0).is_within(0.01) && counts(10, 1).is_within(0.01));
     }
 

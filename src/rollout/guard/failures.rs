@@ -167,9 +167,12 @@ impl FailureGuard {
             }
             Some((Beside::Control, _)) => {
                 let is_clean = control.is_within(self.in_force);
-                let needed = if is_clean { CLEAN_NATS } else { -spending::CONTRAST.ln() };
+                let needed = match is_clean {
+                    true => clean_contrast_needed(treated.requests.min(control.requests)),
+                    false => -spending::CONTRAST.ln(),
+                };
                 let counts = (control.requests as f64, control.failures as f64);
-                (contrast(treated, counts) >= needed).then_some(verdict)
+                (contrast(treated, counts) > needed).then_some(verdict)
             }
             None => is_alone.then_some(verdict),
         }
@@ -283,6 +286,15 @@ impl Suspected {
     }
 }
 
+/// The contrast that is needed beside a control arm within the limit. A disturbance that everybody suffers
+/// may strike the treated arm first by chance, so little is said by the first requests; after some
+/// hundreds in either arm it would show in the control arm, and that it does not is a witness itself.
+fn clean_contrast_needed(requests: u64) -> f64 {
+    let [early, late] = CLEAN_REQUESTS.map(|requests| requests as f64);
+    let share = ((requests as f64 - early) / (late - early)).clamp(0.0, 1.0);
+    CLEAN_NATS * (1.0 - share)
+}
+
 /// The least number of failures that so many first requests have with a chance of at most `alpha`.
 fn too_many(rate: f64, alpha: f64) -> u32 {
     let requests = f64::from(FIRST_REQUESTS);
@@ -308,8 +320,10 @@ const SHARES: [f64; 4] = [0.2, 0.35, 0.3, 0.15];
 const STEADY: usize = 1;
 /// So many requests after a raise are counted.
 const FIRST_REQUESTS: u32 = 500;
-/// Contrast that is needed while the control arm is within the limit.
+/// Contrast that is needed at first while the control arm is within the limit.
 const CLEAN_NATS: f64 = 3.0;
+/// From so many requests of either arm on less is needed, and from so many on none.
+const CLEAN_REQUESTS: [u64; 2] = [250, 400];
 /// The past weighs as much as so many times the requests of the treated arm.
 const PAST_WEIGHT: u64 = 20;
 const LEAST_PAST_REQUESTS: u64 = 100;

@@ -51,10 +51,10 @@ const HARM: Service =
 
 #[test]
 fn five_times_the_errors_are_found_within_500_requests() {
-    let found = count_found(HARM, 500, 300);
-    assert!(found >= 297, "{found} of 300");
-    let alone = count_found(Service { share: 1.0, ..HARM }, 500, 300);
-    assert!(alone >= 297, "{alone} of 300");
+    for share in [0.1, 0.5, 1.0] {
+        let found = count_found(Service { share, ..HARM }, 500, 300);
+        assert!(found >= 297, "{found} of 300 at {share}");
+    }
 }
 
 #[test]
@@ -87,6 +87,12 @@ fn what_everybody_suffers_is_not_the_flags_doing() {
     let all = Service { healthy_requests: 2000, treated: 0.05, control: 0.05, ..HARM };
     let found = count_found(all, 5000, 100);
     assert!(found <= 2, "{found} of 100");
+    // It begins with the raise, and the control arm is small.
+    for (rate, most) in [(0.03, 15), (0.05, 10), (0.5, 2)] {
+        let all = Service { share: 0.5, treated: rate, control: rate, ..HARM };
+        let found = count_found(all, 1000, 100);
+        assert!(found <= most, "{found} of 100 at {rate}");
+    }
 }
 
 #[test]
@@ -132,6 +138,8 @@ fn without_a_word_from_the_control_arm_there_is_no_verdict() {
     guard.raise();
     (0..1000_u64).for_each(|request| guard.treated(Time(request * 1_000_000), request % 4, true));
     assert_eq!(guard.verdict(false), None);
+    (0..20).for_each(|_| guard.control(false));
+    assert_eq!(guard.verdict(false), None, "as good as nothing");
     let alone = guard.verdict(true).unwrap();
     assert_eq!((alone.other, alone.treated.failures), (None, alone.treated.requests));
 }

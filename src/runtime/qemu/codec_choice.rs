@@ -94,8 +94,7 @@ mod tests {
     use crate::base::Time;
     use crate::encoding::baseline::PAGE_BYTES;
     use crate::migration::relay::segment_io::{Place, Preparer, limits_for};
-    use crate::qemu::PageSlot;
-    use crate::qemu::segment::Segment;
+    use crate::qemu::{PageSlot, Segment};
     use crate::rollout::Flag;
     use crate::runtime::rollout::Rollout;
 

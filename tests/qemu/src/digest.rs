@@ -4,22 +4,23 @@ use crate::LabError;
 use dwcp::runtime::qemu::Qmp;
 use serde_json::json;
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use twox_hash::XxHash3_128;
+use twox_hash::XxHash3_64;
 
 /// Beyond it QEMU's machines leave a hole for devices.
 const MAX_BYTES: u64 = 3 << 30;
 const SAVE_TIMEOUT: Duration = Duration::from_secs(120);
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// The XXH3-128 of physical memory from address zero on. The guest must be stopped.
+/// The XXH3-64 of physical memory from address zero on. The guest must be stopped.
 ///
 /// # Errors
 /// The guest runs or has over 3 GiB, or QEMU cannot write the file.
-pub fn memory_digest(qmp: &mut Qmp) -> Result<u128, LabError> {
+pub fn memory_digest(qmp: &mut Qmp) -> Result<u64, LabError> {
     let state = qmp.status()?;
     if state.running {
         return Err(LabError::Digest(format!("it is {}", state.status)));
@@ -38,14 +39,14 @@ pub fn memory_digest(qmp: &mut Qmp) -> Result<u128, LabError> {
     Ok(digest)
 }
 
-fn hash(path: &Path) -> std::io::Result<(u128, u64)> {
+fn hash(path: &Path) -> std::io::Result<(u64, u64)> {
     let mut file = File::open(path)?;
-    let mut hasher = XxHash3_128::new();
+    let mut hasher = XxHash3_64::new();
     let mut block = vec![0; BLOCK_BYTES];
     let mut hashed = 0;
     loop {
         match file.read(&mut block)? {
-            0 => return Ok((hasher.finish_128(), hashed)),
+            0 => return Ok((hasher.finish(), hashed)),
             count => {
                 hasher.write(&block[..count]);
                 hashed += count as u64;
