@@ -40,9 +40,11 @@ pub fn run_operator(args: Vec<OsString>) -> i32 {
         Err(error) if error.exit_code() != 0 && asks_for_json(&args) => {
             let error_code = error.exit_code();
             let text = error.render().to_string();
-            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            // The usage that follows is for people.
+            let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
             // As above.
-            let _ = Output::new(true).value(&CliError::Argument(first.to_owned()).to_json());
+            let _ = Output::new(true).value(&CliError::Argument(told).to_json());
             return error_code;
         }
         Err(error) => {

@@ -15,21 +15,33 @@ pub struct Replacement {
     temporary: PathBuf,
 }
 
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug)]
+pub enum Rights {
+    /// Owner and mode are those of the file that is there; where there is none, this mode.
+    Kept(u32),
+    /// This mode in any case, and this process' owner.
+    Set(u32),
+}
+
 impl Replacement {
-    /// Writes the content down, with the owner and rights of the file that is there, or with `mode`.
+    /// Writes the content down.
     ///
     /// # Errors
-    /// Such as a full disk; then nothing is left behind.
-    pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<Self> {
+    /// Such as a full disk, or something that is no file in the file's place; then nothing is left behind.
+    pub fn write(path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
         // A link stays a link: its target is what is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
         let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
         // Several may be on their way to one file at a time.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!(".{name}.{}-{number}.new", std::process::id());
         let temporary = target.with_file_name(name);
         let replacement = Self { target, temporary };
-        replacement.fill(content, mode)?;
+        replacement.fill(content, rights)?;
         Ok(replacement)
     }
 
@@ -61,11 +73,12 @@ impl Replacement {
         &self.temporary
     }
 
-    fn fill(&self, content: &[u8], mode: u32) -> io::Result<()> {
+    fn fill(&self, content: &[u8], rights: Rights) -> io::Result<()> {
+        let (Rights::Kept(mode) | Rights::Set(mode)) = rights;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(mode);
         let mut file = options.open(&self.temporary)?;
-        if let Ok(metadata) = fs::metadata(&self.target) {
+        if let (Rights::Kept(_), Ok(metadata)) = (rights, fs::metadata(&self.target)) {
             file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
             std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
         }
@@ -104,17 +117,27 @@ mod tests {
     fn a_file_is_old_or_new_and_nothing_else_is_left() {
         let directory = scratch("old-or-new");
         let file = directory.join("f");
-        drop(Replacement::write(&file, b"never", 0o600).unwrap());
+        drop(Replacement::write(&file, b"never", Rights::Kept(0o600)).unwrap());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-        Replacement::write(&file, b"one", 0o600).unwrap().commit_new().unwrap();
+        Replacement::write(&file, b"one", Rights::Kept(0o600)).unwrap().commit_new().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        let refused = Replacement::write(&file, b"two", 0o600).unwrap().commit_new().unwrap_err();
+        let refused = Replacement::write(&file, b"two", Rights::Kept(0o600))
+            .unwrap()
+            .commit_new()
+            .unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&file).unwrap(), b"one");
-        Replacement::write(&file, b"three", 0o644).unwrap().commit().unwrap();
+        Replacement::write(&file, b"three", Rights::Kept(0o644)).unwrap().commit().unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"three");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        Replacement::write(&file, b"four", Rights::Set(0o600)).unwrap().commit().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let refused = Replacement::write(&directory, b"five", Rights::Set(0o600)).unwrap_err();
+        assert_eq!(refused.to_string(), "it is no regular file");
+        let device = Replacement::write(Path::new("/dev/null"), b"six", Rights::Kept(0o600));
+        assert_eq!(device.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         fs::remove_dir_all(directory).unwrap();
     }
 }

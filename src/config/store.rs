@@ -1,7 +1,7 @@
 //! The configuration file of a running daemon: read, reloaded whole, changed key by key.
 
 use super::load::{self, ConfigError};
-use super::replace::Replacement;
+use super::replace::{Replacement, Rights};
 use super::value::Value;
 use super::{Config, Id, Origin, edit, keys};
 use crate::Status;
@@ -195,7 +195,7 @@ impl ConfigStore {
             new = edit::set_key(&name, &new, *id, value)?;
         }
         let config = validate(&self.path, &new)?;
-        let write = || Replacement::write(&self.path, new.as_bytes(), MODE);
+        let write = || Replacement::write(&self.path, new.as_bytes(), Rights::Kept(MODE));
         let replacement =
             (new != old).then(write).transpose().map_err(|error| self.failed(error))?;
         Ok((config, replacement))

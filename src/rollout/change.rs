@@ -244,7 +244,7 @@ impl fmt::Display for ChangeAction {
             ChangeAction::ClearLatch(flag) => write!(to, "{flag}: rollback cleared"),
             ChangeAction::Kill => to.write_str("kill switch on"),
             ChangeAction::LiftKill => to.write_str("kill switch off"),
-            ChangeAction::Whole(_) => to.write_str("all flags replaced"),
+            ChangeAction::Whole(_) => to.write_str("flags replaced"),
         }
     }
 }

@@ -284,6 +284,29 @@ fn the_environment_and_a_call_kill_too() {
 }
 
 #[test]
+fn a_kill_that_is_not_written_down_says_so_and_is_when_the_node_ends() {
+    let (scratch, config, mut daemon) = daemon("");
+    let (state, aside) = (scratch.path("state"), scratch.path("aside"));
+    std::fs::rename(&state, &aside).unwrap();
+    let killed = daemon.run(&["feature-flags", "kill", "--reason", "drill"]);
+    let said = String::from_utf8_lossy(&killed.stderr).into_owned();
+    assert!(
+        killed.status.success() && said.contains("it holds, but is not written down"),
+        "{said}"
+    );
+    assert_eq!(json(&daemon, &["feature-flags", "list"])["is_written_down"], false);
+    std::fs::rename(&aside, &state).unwrap();
+    daemon.process.signal(libc::SIGTERM);
+    daemon.process.0.wait().unwrap();
+    let again = Daemon::start(&scratch, &config);
+    let listed = json(&again, &["feature-flags", "list"]);
+    assert_eq!(
+        (&listed["killed"], &listed["is_written_down"]),
+        (&"call: drill".into(), &true.into())
+    );
+}
+
+#[test]
 fn each_flag_changes_what_runs() {
     let pair = Pair::new();
     pair.add_guest("vm", 256);

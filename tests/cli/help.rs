@@ -76,6 +76,9 @@ fn usage_errors_and_absent_nodes_have_their_codes() {
     assert!(refusal(&run(&["place-guests"]), 2).contains("unrecognized subcommand"));
     assert!(refusal(&run(&["migrate", "vm"]), 2).contains("--to"));
     assert!(refusal(&run(&["status"]), 3).contains("is dwcpd running?"));
+    let output = run(&["feature-flags", "kill", "--json"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("required arguments were not provided: --reason"), "{told}");
     let output = run(&["--json", "status"]);
     assert_eq!(output.status.code(), Some(3));
     let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

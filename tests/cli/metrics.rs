@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Output;
 
 /// Where nobody listens.
 const DEAD: &str = "127.0.0.1:1";
@@ -29,6 +30,12 @@ fn daemon(name: &str, share_with: &str) -> (Scratch, Daemon) {
 
 fn json_of(daemon: &Daemon, args: &[&str]) -> Value {
     serde_json::from_str(&stdout(&daemon.run(&[&["--json"], args].concat()))).unwrap()
+}
+
+/// Also where nobody has answered, for which the exit code stands.
+fn rows_of(output: &Output) -> Value {
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    answer["rows"].clone()
 }
 
 fn scrape(address: &str) -> String {
@@ -83,9 +90,11 @@ fn three_nodes_are_shown_and_one_that_is_dead_and_one_that_refuses() {
 fn nodes_go_by_the_names_of_known_peers() {
     let pair = Pair::new();
     let ask =
-        |nodes: &str| pair.json(&["metrics", "node.guests", "--nodes", nodes])["rows"].clone();
+        |nodes: &str| rows_of(&pair.run(&["--json", "metrics", "node.guests", "--nodes", nodes]));
     let failure = |rows: &Value, row: usize| rows[row]["failure"].as_str().unwrap().to_owned();
     assert!(failure(&ask(&pair.to()), 0).contains("does not name 127.0.0.1"));
+    let silent = pair.run(&["metrics", "node.guests", "--nodes", &pair.to()]);
+    assert_eq!(silent.status.code(), Some(1), "nobody answered");
     pair.destination.share_metrics_with("127.0.0.1".parse().unwrap());
     assert!(failure(&ask(&pair.to()), 0).contains("it keeps no metrics"));
     let socket = pair.scratch.path("there.sock");
@@ -127,15 +136,15 @@ fn a_v1_peer_is_never_asked() {
     let address = v1.local_addr().unwrap().to_string();
     v1.set_nonblocking(true).unwrap();
     pair.json(&["set-mode", "v1-compat", "--peer", &address]);
-    let rows =
-        pair.json(&["metrics", "--nodes", &format!("{address},{}", pair.to())])["rows"].clone();
+    let both = format!("{address},{}", pair.to());
+    let rows = rows_of(&pair.run(&["--json", "metrics", "--nodes", &both]));
     assert_eq!(rows[0]["failure"], "not asked: it is a v1 peer");
     assert!(rows[1]["failure"].as_str().unwrap().contains("does not name"), "{rows}");
     let came = v1.accept().map(|_| ()).unwrap_err();
     assert_eq!(came.kind(), std::io::ErrorKind::WouldBlock);
     // A node that treats every peer as v1 for now asks those all the same whom nobody has called v1.
     pair.json(&["set-mode", "v1-compat"]);
-    let rows = pair.json(&["metrics", "--nodes", &pair.to()])["rows"].clone();
+    let rows = rows_of(&pair.run(&["--json", "metrics", "--nodes", &pair.to()]));
     assert!(rows[0]["failure"].as_str().unwrap().contains("does not name"), "{rows}");
 }
 

@@ -117,7 +117,11 @@ fn what_one_exports_a_fresh_one_takes_in() {
     assert_eq!((&done["differences"], &done["kind"]), (&dry["differences"], &json!("state")));
     assert_eq!(portable(&to.export("after.json")), portable(&document));
     let history = to.said(&["feature-flags", "history"]);
-    assert!(history.contains("all flags replaced") && history.contains("a new disk"), "{history}");
+    assert!(
+        history.contains("flags replaced: hybrid_mode, ml_compression")
+            && history.contains("a new disk"),
+        "{history}"
+    );
     let text = std::fs::read_to_string(&to.config).unwrap();
     assert!(text.contains("# this host's own") && text.contains("max_baselines: 500"), "{text}");
     assert!(to.said(&["settle"]).contains("vm2"), "what was in doubt there is so here");

@@ -1,11 +1,12 @@
 //! `feature-flags`: list, set, explain, history, schedule, disable-all, clear-latch, kill.
 
+use crate::base::text::quoted;
 use crate::cli::args::{FeatureFlags, FlagSchedule, SetFlag};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
 use serde_json::{Map, Value, json};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub async fn run(command: FeatureFlags, client: &Client, output: &Output) -> Result<(), CliError> {
     match command {
@@ -40,7 +41,8 @@ async fn set(options: SetFlag, client: &Client, output: &Output) -> Result<(), C
     let mut body = fields(&options)?;
     let short = |value: &Value| match value {
         Value::Array(names) => format!("of {}", names.len()),
-        value => text(value),
+        value if text(value).chars().any(char::is_control) => quoted(&text(value)),
+        value => text(value).chars().take(MAX_SHOWN_CHARS).collect(),
     };
     let given: Vec<_> =
         body.iter().map(|(field, value)| format!("{field} {}", short(value))).collect();
@@ -130,17 +132,40 @@ fn stages(flag: &Value, output: &Output) -> Result<(), CliError> {
     };
     let percent = flag["rollout_percent"].as_f64().unwrap_or(0.0);
     let start = text(&flag["schedule"]["start"]);
+    let began = humantime::parse_rfc3339(&start).ok();
     output.line(&format!("{name} is at {percent} %; its schedule began at {start}"))?;
+    output.table(&stage_rows(percent, began, stages))
+}
+
+fn stage_rows(percent: f64, began: Option<SystemTime>, stages: &[Value]) -> Vec<Vec<String>> {
     let mut rows = vec![row(["AFTER", "PERCENT", "STATE"])];
     for stage in stages {
         let after = Duration::from_secs(stage["after_s"].as_u64().unwrap_or(0));
         let has_come = stage["percent"].as_f64().unwrap_or(0.0) <= percent;
-        let state = if has_come { "has come" } else { "is to come" };
-        let after = humantime::format_duration(after).to_string();
-        rows.push(vec![after, text(&stage["percent"]), state.to_owned()]);
+        let is_due = began.is_some_and(|began| began.elapsed().is_ok_and(|since| since >= after));
+        let state = match (has_come, is_due) {
+            (true, _) => "has come",
+            (false, true) => "is due; rollout status tells what holds it",
+            (false, false) => "is to come",
+        };
+        rows.push(vec![days(after), text(&stage["percent"]), state.to_owned()]);
     }
-    output.table(&rows)
+    rows
 }
+
+/// Not in months, of which no two are equally long.
+fn days(time: Duration) -> String {
+    let (days, rest) = (time.as_secs() / DAY_S, Duration::from_secs(time.as_secs() % DAY_S));
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (days, true) => format!("{days}d"),
+        (days, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    }
+}
+
+const DAY_S: u64 = 24 * 3600;
+/// So much of a value is in the reason of a change for which none is given.
+const MAX_SHOWN_CHARS: usize = 64;
 
 async fn explain(name: &str, unit: &str, client: &Client, output: &Output) -> Result<(), CliError> {
     let path = format!("/v3/flags/{}/explain", checked(name)?);
@@ -175,6 +200,11 @@ fn list(answer: &Value, output: &Output) -> Result<(), CliError> {
     }
     if let Some(why) = answer["killed"].as_str() {
         output.line(&format!("the kill switch is on, every flag is off: {why}"))?;
+    }
+    if answer["is_written_down"] == false {
+        output.note(
+            "it holds, but is not written down: until it is, a restart loses it; events tell why",
+        );
     }
     let mut rows = vec![row(["FLAG", "STATE", "PERCENT", "ALLOWED", "DENIED", "UNIT", "OWNER"])];
     let flags = answer["flags"].as_array().into_iter().flatten();
@@ -231,4 +261,34 @@ fn checked(name: &str) -> Result<&str, CliError> {
 pub(super) fn who() -> String {
     let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| "operator".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_days_and_less() {
+        for (time_s, shown) in
+            [(0, "0s"), (90, "1m 30s"), (31 * DAY_S, "31d"), (DAY_S + 60, "1d 1m")]
+        {
+            assert_eq!(days(Duration::from_secs(time_s)), shown);
+        }
+    }
+
+    #[test]
+    fn a_stage_whose_time_has_come_is_due() {
+        let shown = |start: &str| {
+            let stages = json!([
+                { "after_s": 0, "percent": 1 }, { "after_s": 60, "percent": 5 },
+            ]);
+            stage_rows(1.0, humantime::parse_rfc3339(start).ok(), stages.as_array().unwrap())
+        };
+        assert_eq!(
+            shown("2020-01-01T00:00:00Z")[2][2],
+            "is due; rollout status tells what holds it"
+        );
+        assert_eq!(shown("2999-01-01T00:00:00Z")[2][2], "is to come");
+        assert_eq!(shown("2999-01-01T00:00:00Z")[1][2], "has come");
+    }
 }

@@ -58,7 +58,7 @@ pub async fn run(command: Command, client: &Client, output: &Output) -> Result<u
         Command::Events { filter, follow } => {
             events::run(filter.as_deref(), follow, client, output).await?;
         }
-        Command::Metrics(options) => metrics::run(&options, client, output).await?,
+        Command::Metrics(options) => return metrics::run(&options, client, output).await,
         Command::CompressionStats { migration } => {
             compression::stats(migration.as_deref(), client, output).await?;
         }

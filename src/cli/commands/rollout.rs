@@ -36,11 +36,12 @@ fn status(answer: &Value, output: &Output) -> Result<(), CliError> {
         let is_watched = if ramp["is_in_flight"] == true { "yes" } else { "no" };
         let held = match &flag["latch"]["reason"] {
             Value::String(reason) => format!("rolled back: {reason}"),
+            _ if answer["killed"].is_string() => "the kill switch".to_owned(),
             _ => held_by(&ramp["hold"]),
         };
         rows.push(vec![
             text(&flag["name"]),
-            text(&ramp["percent"]),
+            text(&flag["rollout_percent"]),
             is_watched.to_owned(),
             text(&ramp["requests"]),
             text(&ramp["failures"]),

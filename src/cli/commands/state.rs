@@ -6,7 +6,7 @@ use crate::cli::args::{ExportState, ImportState};
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, row, text};
-use crate::config::replace::Replacement;
+use crate::config::replace::{Replacement, Rights};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, Read};
@@ -68,7 +68,7 @@ fn write_both(files: [(&PathBuf, &String); 2], force: bool) -> Result<(), CliErr
         }
     };
     let write = |(path, content): (&PathBuf, &String)| {
-        Replacement::write(path, content.as_bytes(), MODE).map_err(failed(path))
+        Replacement::write(path, content.as_bytes(), Rights::Set(MODE)).map_err(failed(path))
     };
     let [first, second] = files;
     let (document, compat) = (write(first)?, write(second)?);

@@ -2,6 +2,7 @@
 
 use super::State;
 use crate::base::limits::MAX_STATE_BYTES;
+use crate::base::text::{nearest, quoted};
 use crate::wire::v1::flags::Flags;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,9 @@ pub fn decode(bytes: &[u8]) -> Result<Input, DocumentError> {
     let head: Head = serde_json::from_slice(bytes).map_err(|error| broken(&error, bytes))?;
     match (&head.format, &head.version) {
         (None, _) if head.is_v1() => {
+            if let Some(name) = &head.other_field {
+                return Err(not_v1s(name));
+            }
             let flags = Flags::decode(bytes);
             return flags
                 .map(Input::V1)
@@ -147,6 +151,8 @@ struct Head {
     format: Option<serde_json::Value>,
     version: Option<serde_json::Value>,
     has_v1_field: bool,
+    /// The first that is none of these.
+    other_field: Option<String>,
 }
 
 impl Head {
@@ -177,7 +183,11 @@ impl<'de> serde::de::Visitor<'de> for HeadVisitor {
                 "format" => &mut head.format,
                 "version" => &mut head.version,
                 name => {
-                    head.has_v1_field |= V1_FIELDS.contains(&name);
+                    let is_v1s = V1_FIELDS.contains(&name);
+                    head.has_v1_field |= is_v1s;
+                    if !is_v1s {
+                        head.other_field.get_or_insert_with(|| clip(name));
+                    }
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
@@ -188,6 +198,13 @@ impl<'de> serde::de::Visitor<'de> for HeadVisitor {
         }
         Ok(head)
     }
+}
+
+/// v1 itself passes over what it does not know, and takes a flag that is misspelt for one that is off.
+fn not_v1s(name: &str) -> DocumentError {
+    let near = nearest(name, V1_FIELDS.into_iter());
+    let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    DocumentError::Malformed(format!("v1 has no flag {}{hint}", quoted(name)))
 }
 
 fn checksum(state: &State) -> Result<String, DocumentError> {

@@ -234,6 +234,11 @@ fn v1s_flags_are_read_as_such() {
         refused("{\"forceV1Mode\":1}").contains("forceV1Mode")
             || refused("{\"forceV1Mode\":1}").contains("invalid type")
     );
+    let misspelt = refused("{\"enableV3Transport\":true,\"forceV1Mod\":true}");
+    assert!(
+        misspelt.contains("v1 has no flag \"forceV1Mod\"; did you mean forceV1Mode?"),
+        "{misspelt}"
+    );
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::base::limits::MAX_AUDIT_LINE_BYTES;
 use crate::base::text::quoted;
-use crate::rollout::change::Change;
+use crate::rollout::Flag;
+use crate::rollout::change::{Change, ChangeAction};
 use crate::rollout::set::{FlagSet, StatePart};
 use crate::wire::v1::json::Json;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -113,7 +114,7 @@ impl Entry {
             at_us,
             who: change.who.clone(),
             why: change.why.clone(),
-            change: change.action.to_string(),
+            change: described(&change.action, from, to),
             evidence: change.evidence.clone(),
             from: Some(from.part(changed.iter().copied())),
             to: to.part(changed),
@@ -172,6 +173,16 @@ pub(super) fn split_hash(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn encode(entry: &Entry) -> Result<String, EntryError> {
     serde_json::to_string(entry).map_err(|error| EntryError::Encode(error.to_string()))
+}
+
+/// A whole set says nothing of what is new in it.
+fn described(action: &ChangeAction, from: &FlagSet, to: &FlagSet) -> String {
+    let ChangeAction::Whole(_) = action else { return action.to_string() };
+    let mut changed: Vec<&str> = from.changed(to).into_iter().map(Flag::name).collect();
+    if from.killed.is_some() != to.killed.is_some() {
+        changed.push(if to.killed.is_some() { "kill switch on" } else { "kill switch off" });
+    }
+    format!("{action}: {}", changed.join(", "))
 }
 
 impl EntryHash {

@@ -138,10 +138,22 @@ fn without_a_word_from_the_control_arm_there_is_no_verdict() {
     guard.raise();
     (0..1000_u64).for_each(|request| guard.treated(Time(request * 1_000_000), request % 4, true));
     assert_eq!(guard.verdict(false), None);
-    (0..20).for_each(|_| guard.control(false));
-    assert_eq!(guard.verdict(false), None, "as good as nothing");
     let alone = guard.verdict(true).unwrap();
     assert_eq!((alone.other, alone.treated.failures), (None, alone.treated.requests));
+}
+
+#[test]
+fn a_few_requests_of_the_control_arm_are_no_witness() {
+    let mut guard = FailureGuard::new(0.01);
+    guard.raise();
+    for request in 0..500_u64 {
+        guard.treated(Time(request * 1_000_000), request % 4, request % 20 == 0);
+        if request % 50 == 0 {
+            guard.control(false);
+        }
+    }
+    assert!(guard.odds().is_some(), "above the limit, for whatever reason");
+    assert_eq!(guard.verdict(false), None);
 }
 
 #[test]

@@ -23,7 +23,12 @@ const WHO_AND_WHY: [&str; 2] = ["who", "why"];
 pub(super) fn list(context: &Context) -> Result<Value, ApiError> {
     let flags = context.node.flags();
     let killed = flags.first().and_then(|flag| flag.killed.clone());
-    Ok(json!({ "node": context.node.name(), "killed": killed, "flags": in_json(&flags)? }))
+    Ok(json!({
+        "node": context.node.name(),
+        "killed": killed,
+        "is_written_down": context.node.are_flags_recorded(),
+        "flags": in_json(&flags)?,
+    }))
 }
 
 /// `GET /v3/rollout`.

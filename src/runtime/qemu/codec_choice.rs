@@ -100,11 +100,10 @@ mod tests {
 
     /// What a segment of text is packed by, on a fast link, where what was learned would store or take LZ4.
     fn used(chooser: &CodecChooser, number: u64) -> Codec {
-        let mut segment = Segment::default();
-        segment.pages = (0..16).map(|page| PageSlot { at: 0, block: 0, page }).collect();
+        let pages = (0..16).map(|page| PageSlot { at: 0, block: 0, page }).collect();
         let words =
             (0..16 * PAGE_BYTES / 8).flat_map(|at| ((at as u64 + number) % 97).to_le_bytes());
-        segment.data = words.collect();
+        let mut segment = Segment { pages, data: words.collect(), ..Segment::default() };
         let mut prepare = Preparer::new(limits_for(0));
         let prepared = prepare.prepare(&mut segment, Place::default(), true, Time(number));
         let link = LinkState {

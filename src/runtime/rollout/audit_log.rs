@@ -167,6 +167,7 @@ impl AuditLog {
         if self.open.is_none() {
             self.open = Some(self.take(true)?);
         }
+        self.demand_untouched()?;
         let before = self.open.as_ref().map_or(0, |open| open.bytes);
         let written = self
             .write(lines)
@@ -254,8 +255,11 @@ impl AuditLog {
         let replay = verifier.finish(rest.len() as u64).map_err(failed)?;
         let known = head.map_or(0, |head| head.seq);
         if replay.tip.seq > known + MOST_AHEAD {
-            let (found, known) = (replay.tip.seq, known);
-            return Err(self.detached(format!("it has {found} entries, but {known} were written")));
+            let what = match head {
+                Some(_) => format!("it has {} entries, but {known} were written", replay.tip.seq),
+                None => format!("its head {HEAD} is gone, which says where it ends"),
+            };
+            return Err(self.detached(what));
         }
         if replay.entries > 0 && head != Some(replay.tip) {
             self.write_head(replay.tip)?;
@@ -263,13 +267,27 @@ impl AuditLog {
         Ok(Found { replay, history })
     }
 
-    fn write(&mut self, lines: &str) -> io::Result<()> {
-        let path = self.path();
-        let Some(open) = &mut self.open else { return Ok(()) };
-        if fs::metadata(&path)?.ino() != open.file.metadata()?.ino() {
-            // What is written to a file that was taken away is gone with this process.
-            return Err(io::Error::other("another file has taken its place"));
+    /// What is written to a file that was taken away is gone with this process, and what follows a stranger's
+    /// line is not to be believed at the next start.
+    fn demand_untouched(&self) -> Result<(), LogError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let failed = |source| self.failed("write", LOG, source);
+        let there = fs::metadata(self.path()).map_err(failed)?;
+        if there.ino() != open.file.metadata().map_err(failed)?.ino() {
+            return Err(failed(io::Error::other("another file has taken its place")));
         }
+        if there.len() != open.bytes {
+            let (found, written) = (there.len(), open.bytes);
+            let why = format!(
+                "somebody has changed it: it has {found} bytes, and {written} were written"
+            );
+            return Err(failed(io::Error::other(why)));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, lines: &str) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
         open.file.write_all(lines.as_bytes())?;
         open.file.sync_data()?;
         open.bytes += lines.len() as u64;

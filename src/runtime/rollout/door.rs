@@ -4,7 +4,7 @@ use super::audit_log::{AuditLog, Found};
 use super::error::RolloutError;
 use crate::base::limits::MAX_FLAG_HISTORY;
 use crate::rollout::audit::{Entry, Tip};
-use crate::rollout::{Change, ChangeAction, Flag, FlagSet, Percent, RuleEdit, apply};
+use crate::rollout::{Change, ChangeAction, FlagSet, Percent, RuleEdit, apply};
 use std::collections::VecDeque;
 use std::path::Path;
 
@@ -131,7 +131,12 @@ fn demand_built(action: &ChangeAction) -> Result<(), RolloutError> {
     let enables = |edit: &RuleEdit| {
         edit.enabled.unwrap_or(edit.rollout_percent.is_some_and(|share| share > Percent::ZERO))
     };
-    let asked = edits.iter().filter(|(_, edit)| enables(edit));
-    asked.map(|(flag, _)| *flag).try_for_each(Flag::demand_built)?;
+    for (flag, edit) in edits {
+        if enables(edit) {
+            flag.demand_built()?;
+        }
+        // Nobody would have a flag that waits for such a one.
+        edit.prerequisites.iter().flatten().try_for_each(|flag| flag.demand_built())?;
+    }
     Ok(())
 }

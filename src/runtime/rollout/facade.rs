@@ -180,6 +180,12 @@ impl Node {
         self.rollout().set_kill_switch(who, reason)
     }
 
+    /// Whether all that is in force is in the audit log as well. What switches flags off, the kill switch and the
+    /// guards, does so also where it cannot be written down; that is then tried again, and at the node's end.
+    pub fn are_flags_recorded(&self) -> bool {
+        self.rollout().is_recorded()
+    }
+
     /// Names the nodes of which percentages are taken, so that 10 % of 20 of them is 2; none: each unit
     /// by its hash alone. Of a pair, the node that sends counts.
     ///

@@ -107,10 +107,17 @@ impl Rollout {
         self.try_to_record(kill);
     }
 
-    /// Writes down a kill that could not be written down before.
+    /// Writes down a kill that could not be written down, but does not try so again and again.
     fn record_emergency(&self) {
+        if self.watch.may_retry(now()) {
+            self.record_emergency_now();
+        }
+    }
+
+    /// The same before another change, and before the node ends: it may be possible by now.
+    pub(super) fn record_emergency_now(&self) {
         let emergency = lock(&self.published).emergency.clone();
-        if let Some(why) = emergency.filter(|_| self.watch.may_retry(now())) {
+        if let Some(why) = emergency {
             self.try_to_record(&change(WHO, &why, ChangeAction::Kill));
         }
     }

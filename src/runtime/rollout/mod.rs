@@ -169,6 +169,9 @@ impl Rollout {
     /// # Errors
     /// [`RolloutError`]; all is as before.
     pub fn change(&self, change: &Change) -> Result<(), RolloutError> {
+        if !matches!(change.action, ChangeAction::Kill | ChangeAction::LiftKill) {
+            self.record_emergency_now();
+        }
         let mut door = lock(&self.door);
         let Some(entry) = door.pass(change, wall_clock_us())? else { return Ok(()) };
         let mut published = lock(&self.published);
@@ -247,9 +250,17 @@ impl Rollout {
         }
     }
 
+    /// Whether all that is in force is in the log as well: a kill or a rollback holds at once, also where the disk
+    /// is full.
+    pub fn is_recorded(&self) -> bool {
+        let published = lock(&self.published);
+        published.emergency.is_none() && published.held_off == 0
+    }
+
     /// Ends the thread and lets go of the log. Idempotent.
     pub fn stop(&self) {
         self.watch.stop();
+        self.record_emergency_now();
         lock(&self.door).close();
     }
 

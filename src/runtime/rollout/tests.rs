@@ -108,7 +108,7 @@ fn a_crash_before_the_head_was_written_costs_nothing() {
     );
     // The very first change makes two lines.
     fs::remove_file(scratch.0.join("rollout.head")).unwrap();
-    assert!(scratch.refusal().contains("it has 3 entries, but 0 were written"));
+    assert!(scratch.refusal().contains("its head rollout.head is gone"));
     let two: String = scratch.log().split_inclusive('\n').take(2).collect();
     scratch.write(&two);
     assert_eq!(
@@ -154,6 +154,42 @@ fn a_log_that_was_touched_is_refused_with_its_line() {
     fs::remove_file(scratch.0.join("rollout.log")).unwrap();
     fs::remove_file(scratch.0.join("rollout.head")).unwrap();
     assert_eq!(scratch.open().unwrap().set(), FlagSet::default());
+}
+
+#[test]
+fn nothing_is_added_to_a_log_that_somebody_else_has_changed() {
+    let scratch = Scratch::new("changed");
+    let rollout = scratch.open().unwrap();
+    rollout.change(&percent(Flag::HybridMode, 10)).unwrap();
+    let (log, set) = (scratch.log(), rollout.set());
+    for damaged in [String::new(), format!("{log}junk\n")] {
+        scratch.write(&damaged);
+        let refused = rollout.change(&percent(Flag::HybridMode, 20)).unwrap_err().to_string();
+        assert!(refused.contains("somebody has changed it"), "{refused}");
+        assert_eq!((scratch.log(), rollout.set()), (damaged, set.clone()), "nothing was added");
+    }
+    scratch.write(&log);
+    rollout.change(&percent(Flag::HybridMode, 20)).unwrap();
+}
+
+#[test]
+fn of_a_whole_set_it_is_told_what_is_new() {
+    let rollout = Rollout::in_memory("a");
+    let mut set = rollout.set();
+    set.state_mut(Flag::HybridMode).rule = FlagRule::off();
+    set.killed = Some("v1".to_owned());
+    rollout.change(&change("test", "import", ChangeAction::Whole(Box::new(set)))).unwrap();
+    assert_eq!(rollout.history(1)[0].change, "flags replaced: hybrid_mode, kill switch on");
+}
+
+#[test]
+fn nobody_is_made_to_wait_for_what_is_not_built() {
+    let rollout = Rollout::in_memory("a");
+    let edit = RuleEdit { prerequisites: Some(vec![Flag::CrdtSync]), ..RuleEdit::default() };
+    let edit = change("test", "because", ChangeAction::Edit(vec![(Flag::HybridMode, edit)]));
+    let refused = rollout.change(&edit).unwrap_err();
+    assert_eq!(refused.status(), crate::Status::Unsupported);
+    assert!(refused.to_string().contains("crdt_sync is not built yet"), "{refused}");
 }
 
 #[test]
@@ -360,6 +396,40 @@ fn a_kill_that_cannot_be_written_down_holds_all_the_same() {
     assert!(lock(&rollout.published).emergency.is_none());
     rollout.set_kill_switch("me", None).unwrap();
     assert!(rollout.is_on_for(Flag::HybridMode, "x:1"));
+}
+
+#[test]
+fn a_kill_is_written_down_with_the_next_change_and_at_the_end() {
+    for is_changed in [true, false] {
+        let scratch = Scratch::new("kill-later");
+        let rollout = scratch.open().unwrap();
+        fs::remove_dir_all(&scratch.0).unwrap();
+        rollout.set_kill_switch("me", Some("now")).unwrap();
+        assert!(!rollout.is_recorded());
+        fs::create_dir_all(&scratch.0).unwrap();
+        if is_changed {
+            rollout.change(&percent(Flag::HybridMode, 10)).unwrap();
+            assert!(rollout.is_recorded());
+        }
+        rollout.stop();
+        drop(rollout);
+        assert_eq!(scratch.open().unwrap().set().killed.as_deref(), Some("call: now"));
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_a_kill_switch_too() {
+    let scratch = Scratch::new("kill-link");
+    let rollout = scratch.open().unwrap();
+    let file = scratch.0.join("kill-switch");
+    for target in ["/nowhere/at/all", "kill-switch"] {
+        std::os::unix::fs::symlink(target, &file).unwrap();
+        rollout.look_at_kill_switch();
+        assert!(rollout.set().killed.is_some(), "{target}");
+        fs::remove_file(&file).unwrap();
+        rollout.look_at_kill_switch();
+        assert_eq!(rollout.set().killed, None);
+    }
 }
 
 #[test]

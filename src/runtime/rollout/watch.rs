@@ -60,7 +60,11 @@ impl Watch {
     /// The kill switch's file, if it is there. One that cannot be looked at is as it last was.
     pub fn kill_file(&self) -> Option<&Path> {
         let file = self.file.as_deref()?;
-        let looked = file.try_exists();
+        // A link that leads nowhere was put there all the same.
+        let looked = file.symlink_metadata().map(|_| true).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(false),
+            _ => Err(error),
+        });
         let mut state = lock(&self.state);
         state.was_there = looked.unwrap_or(state.was_there);
         state.was_there.then_some(file)

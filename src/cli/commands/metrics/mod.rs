@@ -14,16 +14,22 @@ use std::time::Duration;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-pub async fn run(options: &Metrics, client: &Client, output: &Output) -> Result<(), CliError> {
-    if let Some(path) = &options.save {
-        return save(path, options, client, output).await;
-    }
-    if let Some(path) = &options.baseline {
-        return baseline::run(path, options, client, output).await;
-    }
+/// Gives the exit code.
+pub async fn run(options: &Metrics, client: &Client, output: &Output) -> Result<u8, CliError> {
     if let Some(nodes) = &options.nodes {
         return nodes::run(nodes, options, client, output).await;
     }
+    if let Some(path) = &options.save {
+        save(path, options, client, output).await?;
+    } else if let Some(path) = &options.baseline {
+        baseline::run(path, options, client, output).await?;
+    } else {
+        own(options, client, output).await?;
+    }
+    Ok(0)
+}
+
+async fn own(options: &Metrics, client: &Client, output: &Output) -> Result<(), CliError> {
     let mut growth = Growth::default();
     loop {
         let answer = fetch(options, client).await?;

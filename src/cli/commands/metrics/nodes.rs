@@ -3,17 +3,18 @@
 use super::{Growth, another_round, begin_round, rows_of};
 use crate::cli::args::Metrics;
 use crate::cli::client::Client;
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, FAILED};
 use crate::cli::output::{Output, row, text};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+/// Gives the exit code: it is a failure where nobody answers.
 pub async fn run(
     nodes: &[String],
     options: &Metrics,
     client: &Client,
     output: &Output,
-) -> Result<(), CliError> {
+) -> Result<u8, CliError> {
     let mut body = json!({ "nodes": nodes.join(",") });
     for (field, value) in [("name", &options.name), ("component", &options.component)] {
         value.iter().for_each(|value| body[field] = value.as_str().into());
@@ -27,9 +28,14 @@ pub async fn run(
             false => output.table(&table(&answer, &mut growths))?,
         }
         if !another_round(options).await {
-            return Ok(());
+            return Ok(if has_answer(&answer) { 0 } else { FAILED });
         }
     }
+}
+
+/// Whether any of them told something.
+fn has_answer(answer: &Value) -> bool {
+    answer["rows"].as_array().into_iter().flatten().any(|told| told["failure"].is_null())
 }
 
 /// A row for each series of each node, and one for each node that told nothing.
@@ -71,7 +77,9 @@ mod tests {
             json!({ "node": "n", "address": address, "time_us": 1, "metrics": [metric] })
         };
         let dead = json!({ "address": "h:1", "failure": "Connection refused" });
+        assert!(!has_answer(&json!({ "rows": [dead] })));
         let answer = json!({ "rows": [told(Value::Null, 1), dead, told("h:2".into(), 2)] });
+        assert!(has_answer(&answer));
         let table = table(&answer, &mut HashMap::new());
         assert_eq!(table[1][..3], ["n", "a.b", "1"]);
         assert_eq!(table[2], ["h:1", "-", "-", "-", "no answer: Connection refused"]);
