@@ -35,7 +35,7 @@ main() {
 # the flags away from build scripts and procedural macros.
 build() {
     local flags=(
-        --cfg fuzzing -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1
+        --cfg fuzzing -Cdebug-assertions -Coverflow-checks -Ccodegen-units=4
         -Cpasses=sancov-module
         -Cllvm-args=-sanitizer-coverage-level=4
         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
