@@ -291,7 +291,7 @@ fn a_kill_that_is_not_written_down_says_so_and_is_when_the_node_ends() {
     let killed = daemon.run(&["feature-flags", "kill", "--reason", "drill"]);
     let said = String::from_utf8_lossy(&killed.stderr).into_owned();
     assert!(
-        killed.status.success() && said.contains("it holds, but is not written down"),
+        killed.status.success() && said.contains("that holds, but is not all written down"),
         "{said}"
     );
     assert_eq!(json(&daemon, &["feature-flags", "list"])["is_written_down"], false);

@@ -203,7 +203,7 @@ fn list(answer: &Value, output: &Output) -> Result<(), CliError> {
     }
     if answer["is_written_down"] == false {
         output.note(
-            "it holds, but is not written down: until it is, a restart loses it; events tell why",
+            "that holds, but is not all written down: until it is, a restart loses it; see events",
         );
     }
     let mut rows = vec![row(["FLAG", "STATE", "PERCENT", "ALLOWED", "DENIED", "UNIT", "OWNER"])];
